@@ -1,0 +1,1 @@
+"""Evaluation: metrics over volumes, pictures and tables."""

@@ -1,0 +1,1 @@
+"""Models: Flax modules, pure functions of (params, inputs, key)."""
