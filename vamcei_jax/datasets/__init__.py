@@ -32,19 +32,25 @@ def prepare(
     **options: further fields of the builder's configuration (patients and seed of the phantom).
 
   Raises:
-    InputError: unknown dataset or domain; a folder or a file in it that cannot be used.
+    InputError: unknown dataset, domain or option; a folder or a file in it that cannot be used.
   """
   if name not in BUILDERS:
-    raise InputError(f"data.name={name}: no such dataset; choose one of {', '.join(BUILDERS)}")
+    raise InputError(f"config.data.name={name}: no such dataset; choose one of {', '.join(BUILDERS)}")
   builder_class = BUILDERS[name]
   configs = {config.name: config for config in builder_class.BUILDER_CONFIGS}
   if domain not in configs:
     raise InputError(f"{name}/{domain}: no such domain; choose one of {', '.join(configs)}")
-  files = builder_class.files(root, domain)
-  stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-  identity = json.dumps([dataclasses.asdict(preprocess), options, root and str(Path(root).resolve()), stats], sort_keys=True)
+  known = {field.name for field in dataclasses.fields(configs[domain])}
+  if unknown := sorted(set(options) - known):
+    raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
+
+  files = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in builder_class.files(root, domain)]
+  identity = json.dumps([dataclasses.asdict(preprocess), options, files], sort_keys=True)
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
   config = dataclasses.replace(configs[domain], name=f"{domain}-{digest}", preprocess=preprocess, **options)
   builder = builder_class(config=config, data_dir=data_dir, file_format="array_record")
-  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+  if not builder.is_prepared():
+    print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
+    tfds.disable_progress_bar()
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
   return builder

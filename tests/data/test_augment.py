@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from vamcei_jax.data.augment import augment, bias_field, blur, contrast, gamma, noise
+
+OFF = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "flip": (), "gamma": 0.0, "contrast": 0.0, "bias": 0.0}
+OFF |= {"blur": 0.0, "noise": 0.0}
+STRONG = OFF | {"rotation": 0.5, "scale": 0.3, "shift": 5.0, "gamma": 0.5, "contrast": 0.5, "bias": 0.5}
+STRONG |= {"blur": 1.0, "noise": 0.2}
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def image():
+  return jax.random.uniform(jax.random.key(1), (24, 20))
+
+
+@pytest.fixture
+def label():
+  return jax.random.randint(jax.random.key(2), (24, 20), 0, 4).astype(jnp.uint8)
+
+
+def test_without_strengths_an_image_of_the_same_size_is_itself(image, label):
+  got, got_label = augment(image, label, KEY, (24, 20), ConfigDict(OFF))
+  np.testing.assert_allclose(got, image, atol=1e-5)
+  np.testing.assert_array_equal(got_label, label)
+
+
+def test_label_moves_with_its_image():
+  y, x = jnp.mgrid[:40, :40]
+  disc = ((y - 20) ** 2 + (x - 14) ** 2 < 80).astype(jnp.float32)
+  strengths = ConfigDict(OFF | {"rotation": 1.0, "scale": 0.3, "shift": 4.0})
+  for seed in range(5):
+    image, label = augment(disc, disc.astype(jnp.uint8), jax.random.key(seed), (32, 32), strengths)
+    assert label.sum() > 20
+    assert float(jnp.abs((image > 0.5) - label.astype(jnp.float32)).mean()) < 0.02
+
+
+def test_views_are_rotated_and_scaled_by_the_strengths_at_most():
+  """The area of a disc tells the scale, its centre the rotation about the middle of the image."""
+  y, x = np.mgrid[:81, :81]
+  disc = jnp.asarray((y - 40) ** 2 + (x - 60) ** 2 < 100, jnp.float32)
+  areas, angles = [], []
+  for seed in range(40):
+    strengths = ConfigDict(OFF | {"rotation": 0.4, "scale": 0.2})
+    view = np.asarray(augment(disc, disc.astype(jnp.uint8), jax.random.key(seed), (81, 81), strengths)[0])
+    areas.append(view.sum() / disc.sum())
+    angles.append(np.arctan2((view * (y - 40)).sum(), (view * (x - 40)).sum()))
+  assert min(areas) > 1.2**-2 * 0.95
+  assert max(areas) < 1.2**2 * 1.05
+  assert 0.3 < max(np.abs(angles)) < 0.42
+  assert max(areas) > 1.15
+  assert min(areas) < 0.87
+
+
+def test_flips_only_where_anatomy_allows(image, label):
+  def views(flip):
+    strengths = ConfigDict(OFF | {"flip": flip})
+    return [augment(image, label, jax.random.key(seed), (24, 20), strengths)[0] for seed in range(12)]
+
+  same = lambda a, b: bool(jnp.allclose(a, b, atol=1e-5))
+  assert all(same(view, image) for view in views(()))
+  assert {(same(view, image), same(view, image[::-1])) for view in views((0,))} == {(True, False), (False, True)}
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_images_stay_in_their_range_and_labels_among_the_classes(seed):
+  image = jax.random.uniform(jax.random.key(seed), (24, 20))
+  label = jax.random.randint(jax.random.key(seed), (24, 20), 0, 4).astype(jnp.uint8)
+  got, got_label = augment(image, label, jax.random.key(seed), (16, 16), ConfigDict(STRONG))
+  assert got.shape == got_label.shape == (16, 16)
+  assert bool(jnp.isfinite(got).all())
+  assert 0.0 <= float(got.min()) <= float(got.max()) <= 1.0
+  assert int(got_label.max()) <= 3
+
+
+def test_gamma_is_a_power(image):
+  exponents = np.log(np.asarray(gamma(image, KEY, 0.5))) / np.log(np.asarray(image))
+  np.testing.assert_allclose(exponents, exponents[0, 0], rtol=1e-3)
+  assert abs(np.log(exponents[0, 0])) <= 0.5
+
+
+def test_contrast_is_affine_in_the_intensity(image):
+  dull = 0.4 + 0.2 * image
+  got = np.asarray(contrast(dull, KEY, 0.2))
+  slope, offset = np.polyfit(np.asarray(dull).ravel(), got.ravel(), 1)
+  np.testing.assert_allclose(got, slope * dull + offset, atol=1e-5)
+  assert 0.8 <= slope <= 1.2
+
+
+def test_bias_field_is_smooth_and_bounded():
+  flat = jnp.full((32, 32), 0.3)
+  log_field = np.log(np.asarray(bias_field(flat, KEY, 0.4)) / 0.3)
+  np.testing.assert_allclose(np.abs(log_field).max(), 0.4, rtol=1e-3)
+  assert np.abs(np.diff(log_field, axis=0)).max() < 0.2
+
+
+def test_blur_keeps_constants_and_lowers_the_variance(image):
+  np.testing.assert_allclose(blur(jnp.full((9, 9), 0.7), KEY, 2.0), 0.7, rtol=1e-5)
+  assert float(blur(image, KEY, 2.0).var()) < float(image.var())
+
+
+def test_noise_is_white_with_at_most_the_stated_deviation():
+  flat = jnp.full((128, 128), 0.5)
+  deviations = [float((noise(flat, jax.random.key(seed), 0.1) - flat).std()) for seed in range(10)]
+  assert 0.05 < max(deviations) < 0.102
+
+
+def test_the_same_key_gives_the_same_view_and_another_key_another(image, label):
+  view = lambda seed: augment(image, label, jax.random.key(seed), (16, 16), ConfigDict(STRONG))[0]
+  np.testing.assert_array_equal(view(3), view(3))
+  assert float(jnp.abs(view(3) - view(4)).max()) > 0.05

@@ -1,0 +1,133 @@
+"""What a run promises: the same parameters after a kill, no recompilation, and nothing learned from target labels."""
+
+import json
+import signal
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, command
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest
+from vamcei_jax.config import read_config
+from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.methods import supervised, vamcei
+from vamcei_jax.parallel import compile_step
+from vamcei_jax.pipeline import METHODS, run
+from vamcei_jax.training import open_log, read_log
+
+
+def final_state(workdir, stage):
+  config = read_config(workdir)
+  state = jax.jit(lambda: METHODS[stage].init_state(config, jax.random.key(0)))()
+  state = restore_newest(open_checkpoints(workdir / stage / "checkpoints"), state)
+  assert int(state.step) == config.train.steps
+  return state
+
+
+def assert_same(a, b):
+  plain = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+  jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), a, b)
+
+
+def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prepared, tmp_path):
+  arguments = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
+  process = subprocess.Popen(
+    command("vamcei_jax.main", *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+  # Step 6 has been taken, step 8 not: the newest checkpoint is that of step 4 or 6, whole or in the making.
+  for line in process.stdout:
+    if line.startswith("vamcei     6/8"):
+      process.send_signal(signal.SIGKILL)
+      break
+  process.stdout.read()
+  assert process.wait() == -signal.SIGKILL
+  assert not (tmp_path / "results.json").exists()
+
+  resumed = subprocess.run(command("vamcei_jax.main", *arguments), cwd=ROOT, capture_output=True, text=True)
+  assert resumed.returncode == 0, resumed.stderr
+  assert "no_adaptation: finished at step 8" in resumed.stdout
+  assert "vamcei: resumes at step" in resumed.stdout
+  for stage in METHODS:
+    assert_same(final_state(tmp_path, stage), final_state(tiny_run, stage))
+  assert json.loads((tmp_path / "results.json").read_text()) == json.loads((tiny_run / "results.json").read_text())
+  without_speed = lambda lines: [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+  steps = [(line["stage"], line["step"]) for line in without_speed(read_log(tmp_path / "metrics.jsonl"))]
+  assert steps == sorted(set(steps), key=steps.index)
+
+
+def test_a_run_writes_what_others_read(tiny_run):
+  lines = read_log(tiny_run / "metrics.jsonl")
+  adapted = [line for line in lines if line["stage"] == "vamcei"]
+  assert [line["step"] for line in adapted if line["step"] % 2 == 0] == [2, 4, 6, 8]
+  terms = {"step", "loss", "segmentation", "reconstruction", "prior_kl", "global_alignment", "prototypes"}
+  assert all(terms | {"generator", "discriminator"} <= set(line) for line in adapted)
+  assert {"dice", "dice_Myo", "dice_LV", "dice_RV"} <= set(adapted[-1])
+
+  results = json.loads((tiny_run / "results.json").read_text())
+  for stage in ("no_adaptation", "vamcei"):
+    metrics = json.loads((tiny_run / stage / "metrics.json").read_text())
+    assert metrics["summary"] == results[stage]
+    assert metrics["split"] == "test"
+    by_patient = [scores["Myo"] for scores in metrics["patients"].values()]
+    assert results[stage]["Myo"] == {"mean": pytest.approx(np.mean(by_patient)), "std": pytest.approx(np.std(by_patient))}
+    means = [results[stage][structure]["mean"] for structure in ("Myo", "LV", "RV")]
+    assert results[stage]["mean"] == pytest.approx(np.mean(means))
+    assert len((tiny_run / stage / "metrics.csv").read_text().splitlines()) == 1 + len(by_patient)
+    assert list((tiny_run / stage).glob("events.*"))
+    assert [picture.name for picture in sorted((tiny_run / stage / "pictures").iterdir())] == ["000004.png", "000008.png"]
+  assert (tiny_run / "overlays.png").stat().st_size > 10_000
+
+
+def test_checkpoints_keep_the_newest_and_the_best(tiny_run):
+  lines = [line for line in read_log(tiny_run / "metrics.jsonl") if line["stage"] == "vamcei" and "dice" in line]
+  best = max(lines, key=lambda line: (line["dice"], line["step"]))["step"]
+  steps = set(open_checkpoints(tiny_run / "vamcei" / "checkpoints").all_steps())
+  assert steps == {6, 8} | {best}
+
+
+@pytest.mark.parametrize("method", [supervised, vamcei])
+def test_one_compilation_serves_every_step(method, tiny_config):
+  image = jax.random.uniform(jax.random.key(0), (4, 32, 32))
+  data = {"source": {"image": image, "label": (image > 0.5).astype("uint8")}, "target": {"image": image}}
+  key = jax.random.key(0)
+  state = jax.jit(lambda: method.init_state(tiny_config, key))()
+  step = compile_step(method.make_step(tiny_config), lambda data, n: draw_batch(data, key, n, tiny_config))
+  for _ in range(4):
+    state, _ = step(state, data)
+  assert step._cache_size() == 1
+  assert int(state.step) == 4
+
+
+def test_target_labels_change_no_training_result(tiny_run, tiny_config, tmp_path, monkeypatch):
+  """The same run where the target's masks are shuffled between classes ends with the same parameters."""
+  from vamcei_jax.datasets import phantom, volumes
+
+  def mislabelled(patient, volume, classes, preprocess):
+    return volumes.example(patient, volume, (3 - classes).astype(classes.dtype), preprocess)
+
+  original = phantom.Phantom._generate_examples
+
+  def generate(self, *arguments):
+    with monkeypatch.context() as patch:
+      if self.builder_config.domain == "lge":
+        patch.setattr(phantom, "example", mislabelled)
+      yield from original(self, *arguments)
+
+  monkeypatch.setattr(phantom.Phantom, "_generate_examples", generate)
+  tiny_config.data.prepared_dir = str(tmp_path / "mislabelled")
+  tiny_config.stages = ("vamcei",)
+  results = run(tiny_config, tmp_path / "run")
+  assert_same(final_state(tmp_path / "run", "vamcei"), final_state(tiny_run, "vamcei"))
+  assert results["vamcei"] != json.loads((tiny_run / "results.json").read_text())["vamcei"]
+
+
+def test_a_resumed_log_drops_what_will_be_logged_again(tmp_path):
+  lines = [("a", 2), ("b", 2), ("b", 4), ("b", 6)]
+  text = "".join(json.dumps({"stage": stage, "step": step}) + "\n" for stage, step in lines)
+  (tmp_path / "metrics.jsonl").write_text(text + '{"stage": "b", "st')
+  with open_log(tmp_path, "b", 4) as log:
+    log(5, {"loss": 1.5}, None, 8)
+  left = [(line["stage"], line["step"]) for line in read_log(tmp_path / "metrics.jsonl")]
+  assert left == [("a", 2), ("b", 2), ("b", 4), ("b", 5)]

@@ -1,0 +1,52 @@
+"""Orbax checkpoints of a stage: the newest few and the best one, written while training goes on.
+
+A checkpoint holds the whole State: parameters, optimizers, moving average and the step, from which the position in
+the data follows (see data/loader.py).
+"""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from vamcei_jax.errors import InputError
+from vamcei_jax.methods.state import State
+
+
+def open_checkpoints(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
+  """The manager of a stage's checkpoints; keeps the newest `keep` and the one of the best validation Dice."""
+  policies = ocp.checkpoint_managers
+  best = policies.BestN(get_metric_fn=lambda metrics: metrics["dice"], n=1, keep_checkpoints_without_metrics=False)
+  policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+  options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+  return ocp.CheckpointManager(folder.resolve(), options=options)
+
+
+def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: float | None) -> None:
+  """Saves the state after `step` steps in the background; `dice`, where it was measured, ranks it."""
+  metrics = None if dice is None else {"dice": dice}
+  checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+
+def restore_newest(checkpoints: ocp.CheckpointManager, state: State) -> State:
+  """The newest saved state, shaped and placed as `state`; `state` itself where nothing is saved yet."""
+  if checkpoints.latest_step() is None:
+    return state
+  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+  return checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(abstract))
+
+
+def restore_segmenter(folder: Path, abstract_state: State):
+  """Moving average of the segmenter's parameters in the newest checkpoint of a stage's folder.
+
+  Raises:
+    InputError: there is no checkpoint.
+  """
+  if not folder.is_dir():
+    raise InputError(f"{folder}: no checkpoints; train first, or name the --workdir of a run")
+  checkpoints = open_checkpoints(folder)
+  if checkpoints.latest_step() is None:
+    raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+  return restore_newest(checkpoints, jax.tree.map(placed, abstract_state)).ema

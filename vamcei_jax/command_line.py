@@ -1,0 +1,41 @@
+"""What the command lines share: flags that are wrong and input that is bad end in one line and exit code 2."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from vamcei_jax.errors import InputError
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the flags and runs main(); does not return."""
+
+  def guarded(argv: list[str]) -> None:
+    del argv
+    # The libraries' progress is not the user's.
+    logging.set_verbosity(logging.ERROR)
+    try:
+      main()
+    except InputError as error:
+      fail(str(error))
+
+  app.run(guarded, flags_parser=parse)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Flags and configuration overrides; what is wrong with them is said in one line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    # str() of a KeyError is the repr of its message.
+    fail(str(error.args[0] if isinstance(error, KeyError) else error))
+  if rest[1:]:
+    fail(f"unexpected argument {rest[1]}; flags are written --name=value")
+  return rest
+
+
+def fail(message: str) -> None:
+  """Prints one line on stderr and ends the program with exit code 2."""
+  print(f"error: {' '.join(message.split())}", file=sys.stderr)
+  sys.exit(2)

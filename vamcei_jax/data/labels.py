@@ -1,0 +1,4 @@
+"""The classes, by index."""
+
+CLASSES = ("background", "Myo", "LV", "RV")
+STRUCTURES = CLASSES[1:]

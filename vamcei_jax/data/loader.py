@@ -1,0 +1,85 @@
+"""Batches from prepared datasets: all slices on the device, drawn by pure functions of (key, step).
+
+There is no state to lose: the batch of a step follows from the step's number alone, so a resumed run sees what an
+unbroken one would have seen, and any split of a batch over devices sees the same images.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from jax import Array
+from ml_collections import ConfigDict
+
+from vamcei_jax.data.augment import augment
+from vamcei_jax.prng import example_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Patient:
+  """A labelled patient for evaluation: the prepared image, and the truth on its original grid."""
+
+  name: str
+  image: np.ndarray  # (D, h, w) in [0, 1]
+  truth: np.ndarray  # (D, H, W) class indices
+  spacing: tuple[float, float, float]  # mm along D, H, W
+
+
+def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) -> dict[str, np.ndarray]:
+  """All slices of a split, patients in order: image (N, h, w) float32 and, if asked for, label (N, h, w) uint8.
+
+  Without `labels`, masks are not even decoded: what trains on a target domain cannot see them.
+  """
+  skipped = ("truth",) if labels else ("truth", "mask")
+  source = builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in skipped})
+  slices = {"image": np.concatenate([example["image"] for example in source])}
+  if labels:
+    slices["label"] = np.concatenate([example["mask"] for example in source])
+  return slices
+
+
+def load_patients(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Patient]:
+  """The labelled patients of a split, for the evaluator; none where the split is missing."""
+  for example in builder.as_data_source(split) if split in builder.info.splits else ():
+    if example["labelled"]:
+      spacing = tuple(float(mm) for mm in np.linalg.norm(example["affine"][:3, :3], axis=0))
+      yield Patient(example["patient"].decode(), example["image"], example["truth"], spacing)
+
+
+def batch_indices(key: Array, step: Array, size: int, batch: int) -> Array:
+  """Which of `size` examples make the batch of a step: (batch,) indices; each epoch is a permutation of its own."""
+  position = step * batch + jnp.arange(batch)
+  permutation = lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), size)
+  # A batch may reach over several epochs when it is larger than the data.
+  epochs = position[0] // size + jnp.arange((batch - 1) // size + 2)
+  return jax.vmap(permutation)(epochs)[position // size - epochs[0], position % size]
+
+
+def draw_batch(data: dict, key: Array, step: Array, config: ConfigDict) -> dict:
+  """The augmented batch of a step, a pure function of its arguments.
+
+  Args:
+    data: domain -> slices of `load_slices`, on the device.
+    key: of the run; examples' keys are folded from it, the step, the domain and the example's index in the batch.
+    step: the step's number.
+    config: `train.batch_size` images a domain, `data.crop` pixels, `augment` strengths.
+
+  Returns:
+    domain -> {"image": (B, h, w, 1) float32, "label": (B, h, w) int32, only where the data has labels}.
+  """
+  batch = {}
+  for number, domain in enumerate(sorted(data)):
+    slices = data[domain]
+    order, views = jax.random.split(jax.random.fold_in(key, number))
+    index = batch_indices(order, step, len(slices["image"]), config.train.batch_size)
+    keys = example_keys(jax.random.fold_in(views, step), config.train.batch_size)
+    view = lambda image, label, key: augment(image, label, key, config.data.crop, config.augment)
+    labels = slices["label"][index] if "label" in slices else jnp.zeros_like(slices["image"][index], jnp.uint8)
+    image, label = jax.vmap(view)(slices["image"][index], labels, keys)
+    batch[domain] = {"image": image[..., None]}
+    if "label" in slices:
+      batch[domain]["label"] = label.astype(jnp.int32)
+  return batch

@@ -1,0 +1,100 @@
+"""The embedded data: short-axis stacks of invented patients, whose two MR contrasts follow from the sequences' physics.
+
+An anatomy is drawn finer than the voxels, a sequence gives its tissues their signals, and the scanner averages these
+over the voxels and adds what scanners add: the coil's falloff, blur of motion, noise.
+"""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from vamcei_jax.data.anatomy import Anatomy, Grid, draw_anatomy
+from vamcei_jax.data.labels import CLASSES
+from vamcei_jax.data.nifti import write_volume
+from vamcei_jax.data.sequences import BLOOD, scan_bssfp, scan_lge
+
+LABEL_VALUES = (0, 200, 500, 600)  # of the classes, in MS-CMRSeg's files
+
+SCAR_RATE = {"bssfp": 0.0, "lge": 0.6}  # share of the patients
+NOISE = {"bssfp": (0.02, 0.04), "lge": (0.07, 0.14)}  # standard deviation over blood's signal
+GRAIN = {"bssfp": 0.3, "lge": 0.7}  # pixels, of the noise: images are interpolated from fewer data
+FALLOFF = {"bssfp": (200, 400), "lge": (70, 160)}  # mm in which the coil's sensitivity falls by e
+BLUR = {"bssfp": (0.4, 0.7), "lge": (0.6, 1.1)}  # pixels, standard deviation along each axis
+TEXTURE = 0.05  # standard deviation of what the tissues' signals vary by, relative
+
+# Directions in RAS of MS-CMRSeg's stacks: from slice to slice (D), row to row (H), column to column (W).
+VIEW = np.array([(0.65, -0.65, 0.45), (-0.45, 0.2, 0.85), (-0.66, -0.72, -0.1)]).T
+VIEW_SPREAD = np.deg2rad(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phantom:
+  """An invented patient: voxels (D, H, W) in a scanner's units, classes (D, H, W), affine from (d, h, w, 1) to RAS mm."""
+
+  voxels: np.ndarray
+  classes: np.ndarray
+  affine: np.ndarray
+
+
+def draw_patient(seed: int, patient_index: int, domain: str, grid: Grid = Grid()) -> Phantom:
+  """The patient of this number, the same whenever drawn; those of the two domains are different people."""
+  rng = np.random.default_rng((seed, list(SCAR_RATE).index(domain), patient_index))
+  anatomy = draw_anatomy(rng, grid, scarred=rng.random() < SCAR_RATE[domain])
+  signals = {"bssfp": scan_bssfp, "lge": scan_lge}[domain](rng)
+  voxels = _scan(rng, anatomy, signals, domain, grid)
+  shares = [voxel_means(anatomy.classes == k, grid) for k in range(len(CLASSES))]
+  return Phantom(voxels, np.argmax(shares, axis=0).astype(np.uint8), _place(rng, voxels.shape, grid))
+
+
+def write_nifti(
+  folder: str | Path, *, seed: int = 0, sources: int = 35, targets: int = 45, masks: int = 5, grid: Grid = Grid()
+) -> None:
+  """Writes patients as MS-CMRSeg's folders: C0 (bSSFP, with masks) and LGE (with masks of the first few patients)."""
+  for domain, name, patients, masked in (("bssfp", "C0", sources, sources), ("lge", "LGE", targets, masks)):
+    place = Path(folder, name)
+    place.mkdir(parents=True, exist_ok=True)
+    for number in range(1, patients + 1):
+      patient = draw_patient(seed, number - 1, domain, grid)
+      write_volume(place / f"patient{number}_{name}.nii.gz", patient.voxels, patient.affine)
+      if number <= masked:
+        labels = np.array(LABEL_VALUES)[patient.classes]
+        write_volume(place / f"patient{number}_{name}_manual.nii.gz", labels, patient.affine)
+
+
+def voxel_means(samples: np.ndarray, grid: Grid) -> np.ndarray:
+  """(D, H, W) means over the samples of each voxel: partial volume."""
+  k, n = grid.sub_slices, grid.oversampling
+  offsets = itertools.product(range(k), range(n), range(n))
+  return sum(samples[a::k, b::n, c::n].astype(np.float32) for a, b, c in offsets) / (k * n * n)
+
+
+def add_rician_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, grain: float = 0.0) -> np.ndarray:
+  """The magnitude of (D, H, W) with Gaussian noise in its real and imaginary part, smooth over `grain` pixels."""
+  noise = gaussian_filter(rng.standard_normal((2, *image.shape), np.float32), (0, 0, grain, grain))
+  real, imaginary = noise * (sigma / float(noise.std()))
+  return np.hypot(image + real, imaginary)
+
+
+def _scan(rng, anatomy: Anatomy, signals, domain, grid):
+  """(D, H, W) float32 magnitude image."""
+  image = np.abs(voxel_means(signals.astype(np.float32)[anatomy.tissues], grid))
+  texture = gaussian_filter(rng.standard_normal(image.shape, np.float32), (0, 2, 2))
+  image *= 1 + TEXTURE * texture / texture.std()
+  depth = voxel_means(anatomy.depth, grid)
+  image *= np.exp((depth[tuple(n // 2 for n in depth.shape)] - depth) / rng.uniform(*FALLOFF[domain]))
+  image = gaussian_filter(image, (0, *rng.uniform(*BLUR[domain], size=2)))
+  noisy = add_rician_noise(rng, image, rng.uniform(*NOISE[domain]) * float(signals[BLOOD]), GRAIN[domain])
+  return 1000 * rng.uniform(0.5, 2) * noisy
+
+
+def _place(rng, shape, grid):
+  """(4, 4) affine of a stack near MS-CMRSeg's view."""
+  u, _, v = np.linalg.svd(Rotation.from_rotvec(rng.normal(0, VIEW_SPREAD, 3)).as_matrix() @ VIEW)
+  affine = np.eye(4)
+  affine[:3, :3] = u @ v * (grid.thickness, grid.spacing, grid.spacing)
+  affine[:3, 3] = rng.normal((-30, 20, 0), 10) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+  return affine

@@ -1,0 +1,20 @@
+"""The prior term of the variational bound (VAMCEI eq. 2)."""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def gaussian_prior_kl(mu: Array, logvar: Array) -> Array:
+  """KL( N(μ, σ²) ‖ N(0, I) ) of each image, in nats (VAMCEI eq. 2).
+
+      ½ Σ_k (σ_k² + μ_k² − log σ_k² − 1)
+
+  Args:
+    mu, logvar: (B, ...) mean and log variance of the latents, any trailing shape.
+
+  Returns:
+    (B,) float32, summed over all latent dimensions.
+  """
+  mu, logvar = mu.astype(jnp.float32), logvar.astype(jnp.float32)
+  per_dim = 0.5 * (jnp.expm1(logvar) - logvar + mu**2)
+  return per_dim.reshape(len(mu), -1).sum(-1)

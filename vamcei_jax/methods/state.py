@@ -1,0 +1,93 @@
+"""The state of a training and its update, the same for every method."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+Params = Any
+Metrics = dict[str, Array]
+
+
+@flax.struct.dataclass
+class State:
+  """All that a step reads and writes. What an ablation varies (weights, rates) is an array here, not a constant.
+
+  Attributes:
+    step: () int32, steps done.
+    key: PRNG key of the stage; a step's keys are folded from it.
+    params: network name -> parameters.
+    opt: network name -> optimizer state.
+    ema: moving average of params["segmenter"], what evaluation and prediction use.
+    rates: network name -> () peak learning rate.
+    weights: loss term -> () or (scales,) weight.
+    ramp: (2,) the step at which unsupervised terms set in, and how many steps they take to reach their weights.
+  """
+
+  step: Array
+  key: Array
+  params: dict[str, Params]
+  opt: dict[str, optax.OptState]
+  ema: Params
+  rates: dict[str, Array]
+  weights: dict[str, Array]
+  ramp: Array
+
+
+def create_state(params: dict[str, Params], key: Array, config: ConfigDict) -> State:
+  """The state before the first step."""
+  optimizer = make_optimizer(config)
+  return State(
+    step=jnp.zeros((), jnp.int32),
+    key=key,
+    params=params,
+    opt={name: optimizer.init(p) for name, p in params.items()},
+    # A copy: the state is donated, and a buffer can be donated once.
+    ema=jax.tree.map(jnp.copy, params["segmenter"]),
+    rates={name: jnp.float32(config.optimizer.rates[name]) for name in params},
+    weights={name: jnp.asarray(weight, jnp.float32) for name, weight in config.loss.weights.items()},
+    ramp=jnp.asarray(config.loss.ramp, jnp.float32),
+  )
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """Adam with global-norm clipping and a decaying schedule, at a learning rate of one: the peak rate is state."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.optimizer.clip),
+    optax.scale_by_adam(),
+    optax.scale_by_learning_rate(make_schedule(config)),
+  )
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+  """Learning rate relative to its peak, by step."""
+  schedules = {
+    # nnU-Net's: (1 - step/steps)^0.9.
+    "polynomial": lambda: optax.polynomial_schedule(1.0, 0.0, 0.9, config.train.steps),
+    # VAMCEI's: 0.9 an epoch.
+    "exponential": lambda: optax.exponential_decay(1.0, config.optimizer.epoch_steps, 0.9, staircase=True),
+  }
+  return schedules[config.optimizer.schedule]()
+
+
+def make_update(config: ConfigDict) -> Callable[[State, dict[str, Params]], State]:
+  """Returns update(state, grads by network) -> state after one optimizer step of these networks."""
+  optimizer = make_optimizer(config)
+
+  def update(state: State, grads: dict[str, Params]) -> State:
+    params, opt = dict(state.params), dict(state.opt)
+    for name, grad in grads.items():
+      updates, opt[name] = optimizer.update(grad, state.opt[name], state.params[name])
+      updates = jax.tree.map(lambda u, rate=state.rates[name]: rate * u, updates)
+      params[name] = optax.apply_updates(state.params[name], updates)
+    # Short memory at the start, so that the average does not remember the initialisation.
+    decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    ema = optax.incremental_update(params["segmenter"], state.ema, 1.0 - decay)
+    return state.replace(step=state.step + 1, params=params, opt=opt, ema=ema)
+
+  return update

@@ -1,0 +1,70 @@
+"""No adaptation: the segmenter learns eq. 4 from labelled source images alone."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from vamcei_jax.losses import segmentation
+from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.models.unet import Segmentation, VariationalUNet
+from vamcei_jax.prng import example_keys
+
+
+def make_segmenter(config: ConfigDict) -> VariationalUNet:
+  """The segmenter that every method shares."""
+  model = config.model
+  return VariationalUNet(
+    classes=len(config.data.label_values),
+    widths=tuple(model.widths),
+    latent_scales=model.latent_scales,
+    norm=model.norm,
+    logvar_range=tuple(model.logvar_range),
+    dtype=jnp.dtype(model.dtype),
+  )
+
+
+def init_state(config: ConfigDict, key: Array) -> State:
+  """The state before the first step."""
+  init, key = jax.random.split(key)
+  params = make_segmenter(config).init(init, jnp.zeros((1, *config.data.crop, 1)))["params"]
+  return create_state({"segmenter": params}, key, config)
+
+
+def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metrics]]:
+  """Returns step(state, batch) -> (state, metrics); the batch needs "source" alone."""
+  segmenter, update = make_segmenter(config), make_update(config)
+
+  def loss(params: Params, state: State, source: dict) -> tuple[Array, Metrics]:
+    keys = example_keys(jax.random.fold_in(state.key, state.step), len(source["image"]))
+    output = segmenter.apply({"params": params}, source["image"], keys)
+    cross_entropy, dice = deep_segmentation(output, source["label"])
+    total = state.weights["segmentation"] * (cross_entropy + dice)
+    return total, {"loss": total, "segmentation": cross_entropy + dice, "cross_entropy": cross_entropy, "dice_loss": dice}
+
+  def step(state: State, batch: dict) -> tuple[State, Metrics]:
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params["segmenter"], state, batch["source"])
+    return update(state, {"segmenter": grads}), metrics
+
+  return step
+
+
+def make_predict(config: ConfigDict) -> Callable[[Params, Array], Array]:
+  """Returns predict(params, images (B, H, W, 1)) -> class probabilities (B, H, W, K), with z = μ."""
+  segmenter = make_segmenter(config)
+  return lambda params, images: jax.nn.softmax(segmenter.apply({"params": params}, images).logits)
+
+
+def deep_segmentation(output: Segmentation, labels: Array) -> tuple[Array, Array]:
+  """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (VAMCEI eq. 4).
+
+  Args:
+    output: of images whose labels are known.
+    labels: (B, H, W) class indices; coarser scales see every 2**s-th pixel.
+  """
+  terms = [segmentation(output.logits, labels)]
+  for scale, logits in enumerate(output.scale_logits):
+    terms.append(segmentation(logits, labels[:, :: 2**scale, :: 2**scale]))
+  return tuple(sum(term) for term in zip(*terms, strict=True))

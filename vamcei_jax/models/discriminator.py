@@ -1,0 +1,21 @@
+"""The discriminator of eqs. 11-12: from which domain is a class map?"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+
+class Discriminator(nn.Module):
+  """Five strided 4×4 convolutions on softmax maps: (B, H, W, K) -> logits (B, H/32, W/32, 1), positive for source."""
+
+  width: int = 64
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, class_map: Array) -> Array:
+    x = class_map
+    for factor in (1, 2, 4, 8):
+      x = nn.leaky_relu(nn.Conv(factor * self.width, (4, 4), (2, 2), dtype=self.dtype)(x), 0.2)
+    return nn.Conv(1, (4, 4), (2, 2))(x)

@@ -1,0 +1,90 @@
+"""The segmenter: a U-Net whose last decoder features are Gaussian latents."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample
+
+
+class Latent(NamedTuple):
+  """q(z | x) at one scale and its sample, each (B, h, w, C)."""
+
+  mu: Array
+  logvar: Array
+  z: Array
+
+
+class Segmentation(NamedTuple):
+  """What the segmenter says of a batch. `latents[s]` and `scale_logits[s]` live at 1/2**s of the full resolution."""
+
+  logits: Array  # (B, H, W, K), fused over scales: the prediction
+  scale_logits: tuple[Array, ...]  # (B, H/2**s, W/2**s, K)
+  latents: tuple[Latent, ...]
+
+
+class VariationalUNet(nn.Module):
+  """U-Net with Gaussian latents after its last decoder blocks (VAMCEI, section III-A).
+
+  Each latent's sample is what the next decoder block sees, so the segmentation is a function of z. Every scale has a
+  segmentation head; a last one fuses them at full resolution.
+
+  Attributes:
+    widths: channels from full resolution down; H and W must be divisible by 2**(len(widths) - 1).
+    latent_scales: how many of the last decoder blocks end in a latent.
+    logvar_range: log σ² is confined to this interval by a tanh; (-1, 1) as published.
+    dtype: of the computation; parameters, latents and logits are float32.
+  """
+
+  classes: int
+  widths: tuple[int, ...]
+  latent_scales: int = 3
+  norm: str = "instance"
+  logvar_range: tuple[float, float] = (-1.0, 1.0)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Array, keys: Array | None = None) -> Segmentation:
+    """Segments images.
+
+    Args:
+      images: (B, H, W, 1) in [0, 1].
+      keys: (B,) a PRNG key an image, for the noise of z = μ + σ·ε; None for z = μ.
+    """
+    block = lambda width: ConvBlock(width, self.norm, self.dtype)
+
+    x, skips = images, []
+    for width in self.widths[:-1]:
+      x = block(width)(x)
+      skips.append(x)
+      x = nn.max_pool(x, (2, 2), (2, 2))
+    x = block(self.widths[-1])(x)
+
+    latents, scale_logits = [], []
+    for scale in reversed(range(len(skips))):
+      x = Upsample(self.widths[scale], self.dtype)(x)
+      x = block(self.widths[scale])(jnp.concatenate([skips[scale], x.astype(skips[scale].dtype)], -1))
+      if scale < self.latent_scales:
+        latent = self._latent(x, keys, scale)
+        x = latent.z
+        latents.insert(0, latent)
+        scale_logits.insert(0, nn.Conv(self.classes, (1, 1), name=f"head_{scale}")(x))
+
+    full = images.shape[1:3]
+    resized = [jax.image.resize(l, (len(l), *full, self.classes), "bilinear") for l in scale_logits]
+    logits = nn.Conv(self.classes, (1, 1), name="head_fused")(jnp.concatenate(resized, -1))
+    return Segmentation(logits, tuple(scale_logits), tuple(latents))
+
+  def _latent(self, x: Array, keys: Array | None, scale: int) -> Latent:
+    conv = partial(nn.Conv, self.widths[scale], (1, 1), use_bias=False, dtype=self.dtype)
+    bounded = lambda name: jnp.tanh(NORMS[self.norm](jnp.float32)(conv(name=f"{name}_{scale}")(x)))
+    low, high = self.logvar_range
+    mu, logvar = bounded("mu"), low + (high - low) * (bounded("logvar") + 1.0) / 2.0
+    if keys is None:
+      return Latent(mu, logvar, mu)
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, scale), mu.shape[1:]))(keys)
+    return Latent(mu, logvar, mu + jnp.exp(0.5 * logvar) * noise)

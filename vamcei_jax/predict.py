@@ -1,0 +1,71 @@
+"""NIfTI in, NIfTI out: masks for volumes, by the last stage of a run. Needs no dataset.
+
+python -m vamcei_jax.predict --workdir=runs/uda --input=volumes --output=masks
+"""
+
+import time
+from pathlib import Path
+
+from absl import flags
+
+from vamcei_jax import command_line
+from vamcei_jax.errors import InputError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
+_INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
+flags.mark_flags_as_required(["workdir", "input", "output"])
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def main() -> None:
+  import jax
+
+  from vamcei_jax.checkpoints import restore_segmenter
+  from vamcei_jax.config import preprocess_settings, read_config
+  from vamcei_jax.data.nifti import read_volume, write_classes
+  from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
+  from vamcei_jax.evaluation.inference import predict_volume
+  from vamcei_jax.pipeline import METHODS
+
+  workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
+  paths = list_volumes(Path(_INPUT.value))
+  if any(path.parent.resolve() == output.resolve() for path in paths):
+    raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
+  config = read_config(workdir)
+  settings, stage = preprocess_settings(config), config.stages[-1]
+  method = METHODS[stage]
+  abstract = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0)))
+  params = restore_segmenter(workdir / stage / "checkpoints", abstract)
+  predict = jax.jit(method.make_predict(config))
+
+  started = time.perf_counter()
+  for number, path in enumerate(paths, start=1):
+    volume = read_volume(path)
+    probs = predict_volume(predict, params, preprocess_image(volume.voxels, volume.spacing, settings))
+    classes = restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings).argmax(-1)
+    write_classes(output / path.name, classes, config.data.label_values, like=path)
+    print(f"{number}/{len(paths)}  {output / path.name}  {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def list_volumes(source: Path) -> list[Path]:
+  """The volumes that `source` names: itself, or the NIfTI files in it but for masks (NAME_manual beside NAME).
+
+  Raises:
+    InputError: nothing there.
+  """
+  if source.is_file():
+    return [source]
+  if not source.is_dir():
+    raise InputError(f"{source}: not found; --input takes a NIfTI file or a folder of them")
+  paths = sorted(path for path in source.iterdir() if path.name.endswith(SUFFIXES))
+  names = {path.name for path in paths}
+  volumes = [path for path in paths if not ("_manual." in path.name and path.name.replace("_manual.", ".") in names)]
+  if not volumes:
+    raise InputError(f"{source}: no {' or '.join(SUFFIXES)} file in it")
+  return volumes
+
+
+if __name__ == "__main__":
+  command_line.run(main)

@@ -1,0 +1,113 @@
+"""The one loop that every stage shares: step, evaluate, log, checkpoint."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save
+from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.files import write_text
+from vamcei_jax.methods.state import Params
+from vamcei_jax.parallel import compile_step
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def train(
+  config: ConfigDict,
+  stage: str,
+  method: ModuleType,
+  key: jax.Array,
+  data: dict,
+  evaluate: Callable[[Params, int], Mapping[str, float]],
+  workdir: Path,
+) -> Params:
+  """Trains one stage to its last step, from its newest checkpoint if there is one.
+
+  Args:
+    config: of the run.
+    stage: its name, and that of its folder in `workdir`.
+    method: a module of vamcei_jax/methods.
+    key: PRNG key of the stage.
+    data: domain -> slices, on the device.
+    evaluate: (segmenter parameters, step) -> scores by name, "dice" among them; called every `train.eval_every` steps.
+    workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
+
+  Returns:
+    The moving average of the segmenter's parameters.
+  """
+  steps = config.train.steps
+  draws, own = jax.random.split(key)
+  checkpoints = open_checkpoints(workdir / stage / "checkpoints", config.train.keep)
+  state = restore_newest(checkpoints, jax.jit(lambda: method.init_state(config, own))())
+  first = int(state.step)
+  if first == steps:
+    print(f"{stage}: finished at step {steps}", flush=True)
+    return state.ema
+  print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}; compiling", flush=True)
+  run = compile_step(method.make_step(config), lambda data, step: draw_batch(data, draws, step, config))
+
+  with open_log(workdir, stage, first) as log:
+    pending, started = [], None
+    for step in range(first + 1, steps + 1):
+      state, metrics = run(state, data)
+      pending.append(metrics)
+      due = lambda every, step=step: step % every == 0 or step == steps
+
+      scores = {}
+      if due(config.train.eval_every):
+        scores = evaluate(state.ema, step)
+
+      if due(config.train.log_every) or scores or started is None:
+        means = {name: float(np.mean([m[name] for m in jax.device_get(pending)])) for name in metrics}
+        now = time.perf_counter()
+        # The first call compiles, and an evaluation is not a step: neither counts for the rate.
+        rate = len(pending) / (now - started) if started and not scores else None
+        log(step, {**means, **scores}, rate, steps)
+        pending, started = [], time.perf_counter()
+
+      if due(config.train.checkpoint_every):
+        save(checkpoints, state, step, scores.get("dice"))
+  checkpoints.wait_until_finished()
+  checkpoints.close()
+  return state.ema
+
+
+@contextmanager
+def open_log(workdir: Path, stage: str, step: int):
+  """A function log(step, scalars, rate, steps) that writes a line of metrics.jsonl, TensorBoard events and a printed line.
+
+  What an interrupted run has logged after `step` is dropped first: it will be logged again.
+  """
+  path = workdir / METRICS_FILE
+  kept = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
+  write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+  with path.open("a", encoding="utf-8") as lines, SummaryWriter(str(workdir / stage), purge_step=step + 1) as events:
+
+    def log(step: int, scalars: Mapping[str, float], rate: float | None, steps: int) -> None:
+      speed = {"steps_per_second": rate} if rate else {}
+      lines.write(json.dumps({"stage": stage, "step": step, **scalars, **speed}) + "\n")
+      lines.flush()
+      for name, value in {**scalars, **speed}.items():
+        events.add_scalar(name, value, step)
+      left = f"{rate:6.2f} steps/s  ETA {(steps - step) / rate / 60:5.1f} min" if rate else ""
+      terms = "  ".join(f"{name} {value:.3g}" for name, value in scalars.items())
+      print(f"{stage} {step:>5}/{steps}  {left}  {terms}", flush=True)
+
+    yield log
+
+
+def read_log(path: Path) -> list[dict]:
+  """The lines of metrics.jsonl; none where there is no file. A last line that was cut off is left out."""
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+  return [json.loads(line) for line in lines]
