@@ -71,12 +71,14 @@ def test_a_run_writes_what_others_read(tiny_run):
     assert metrics["summary"] == results[stage]
     assert metrics["split"] == "test"
     by_patient = [scores["Myo"] for scores in metrics["patients"].values()]
-    assert results[stage]["Myo"] == {"mean": pytest.approx(np.mean(by_patient)), "std": pytest.approx(np.std(by_patient))}
+    expected = {"mean": np.mean(by_patient), "std": np.std(by_patient)}
+    assert results[stage]["Myo"] == pytest.approx(expected)
     means = [results[stage][structure]["mean"] for structure in ("Myo", "LV", "RV")]
     assert results[stage]["mean"] == pytest.approx(np.mean(means))
     assert len((tiny_run / stage / "metrics.csv").read_text().splitlines()) == 1 + len(by_patient)
     assert list((tiny_run / stage).glob("events.*"))
-    assert [picture.name for picture in sorted((tiny_run / stage / "pictures").iterdir())] == ["000004.png", "000008.png"]
+    pictures = sorted(picture.name for picture in (tiny_run / stage / "pictures").iterdir())
+    assert pictures == ["000004.png", "000008.png"]
   assert (tiny_run / "overlays.png").stat().st_size > 10_000
 
 

@@ -28,8 +28,10 @@ def parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # str() of a KeyError is the repr of its message.
-    fail(str(error.args[0] if isinstance(error, KeyError) else error))
+    # An unknown field comes as an AttributeError that wraps a KeyError, whose str() is the repr of its message.
+    while error.args and isinstance(error.args[0], Exception):
+      error = error.args[0]
+    fail(f"unknown config field {error.args[0]}" if isinstance(error, KeyError) else str(error))
   if rest[1:]:
     fail(f"unexpected argument {rest[1]}; flags are written --name=value")
   return rest

@@ -83,7 +83,7 @@ def train(
 
 @contextmanager
 def open_log(workdir: Path, stage: str, step: int):
-  """A function log(step, scalars, rate, steps) that writes a line of metrics.jsonl, TensorBoard events and a printed line.
+  """A function log(step, scalars, rate, steps): a line in metrics.jsonl, TensorBoard events and a printed line.
 
   What an interrupted run has logged after `step` is dropped first: it will be logged again.
   """

@@ -79,8 +79,8 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters_and_latents(
   assert float(jnp.abs(output.logits - full).mean() / jnp.abs(full).mean()) < 0.1
 
 
-def test_upsample_is_the_transposed_convolution(rng=np.random.default_rng(0)):
-  x = jnp.asarray(rng.normal(size=(2, 5, 6, 3)), jnp.float32)
+def test_upsample_is_the_transposed_convolution():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
   variables = Upsample(4).init(jax.random.key(0), x)
   kernel = variables["params"]["Dense_0"]["kernel"].reshape(3, 2, 2, 4).transpose(1, 2, 0, 3)
   transposed = nn.ConvTranspose(4, (2, 2), (2, 2), transpose_kernel=False, use_bias=False)
@@ -89,6 +89,6 @@ def test_upsample_is_the_transposed_convolution(rng=np.random.default_rng(0)):
   np.testing.assert_allclose(Upsample(4).apply(variables, x), expected, atol=1e-5)
 
 
-def test_average_pool_is_the_mean_of_windows(rng=np.random.default_rng(1)):
-  x = rng.normal(size=(2, 8, 4, 3))
-  np.testing.assert_allclose(average_pool(jnp.asarray(x), 4)[1, 1, 0], x[1, 4:8, 0:4].mean((0, 1)), rtol=1e-5)
+def test_average_pool_is_the_mean_of_windows():
+  x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
+  np.testing.assert_allclose(average_pool(x, 4)[1, 1, 0], x[1, 4:8, 0:4].mean((0, 1)), rtol=1e-5)

@@ -10,7 +10,20 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from vamcei_jax.data.sequences import AIR, BLOOD, BONE, FAT, LIVER, LUNG, MARROW, MUSCLE, MYOCARDIUM, SCAR, SPLEEN, VENOUS_BLOOD
+from vamcei_jax.data.sequences import (
+  AIR,
+  BLOOD,
+  BONE,
+  FAT,
+  LIVER,
+  LUNG,
+  MARROW,
+  MUSCLE,
+  MYOCARDIUM,
+  SCAR,
+  SPLEEN,
+  VENOUS_BLOOD,
+)
 
 MYO, LV, RV = 1, 2, 3  # classes
 
@@ -18,14 +31,14 @@ MYO, LV, RV = 1, 2, 3  # classes
 LENGTH = (62, 80)  # of the left ventricle's cavity
 CAVITY = (22, 30)  # its radius at the base
 WALL = (8, 12.5)
-RV_HALF_WIDTH, RV_HALF_HEIGHT, RV_WALL = (24, 32), (36, 44), 2
+RV_HALF_WIDTH, RV_HALF_HEIGHT, RV_WALL = (26, 34), (38, 46), 2
 EPICARDIAL_FAT, FAT_PAD, SKIN_FAT, CHEST_MUSCLE = (0, 3), (2, 12), (7, 16), (12, 20)
 MISREGISTRATION = 1.0  # of slices, which are taken in different breath-holds: standard deviation
 
 # Directions in the plane, in radians: 0 is right, pi / 2 is down.
 CHEST = math.radians(150)
 PAPILLARIES = (math.radians(-65), math.radians(40))
-TERRITORIES = (math.radians(135), math.radians(-110), math.radians(-15))  # of the LAD, the RCA and the circumflex artery
+TERRITORIES = (math.radians(135), math.radians(-110), math.radians(-15))  # of LAD, RCA and circumflex
 
 BINS = 512  # of the circle
 ANGLES = np.arange(BINS) * (2 * math.pi / BINS)
@@ -42,9 +55,12 @@ class Grid:
   sub_slices: int = 2
 
 
+GRID = Grid()
+
+
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-  """One patient: at samples (D', H', W'), tissues and classes (uint8), and the depth (mm) under the skin of the chest."""
+  """One patient at samples (D', H', W'): tissues and classes (uint8), and depth (mm) under the skin of the chest."""
 
   tissues: np.ndarray
   classes: np.ndarray
@@ -103,9 +119,6 @@ def draw_anatomy(rng: np.random.Generator, grid: Grid, *, scarred: bool) -> Anat
   return Anatomy(canvas.tissues, classes, depth)
 
 
-# The left ventricle
-
-
 def _left_ventricle(rng, level, length):
   """(planes, BINS) radii of the inner and the outer surface of its wall; 0 in planes below them."""
   radius, wall, apex = rng.uniform(*CAVITY), rng.uniform(*WALL), rng.uniform(5, 7)
@@ -146,12 +159,9 @@ def _infarct(rng, level):
   return inside * np.clip(transmurality * (1 + _ripples(rng, level, range(3, 12), 0.6)), 0, 1)
 
 
-# What lies around it
-
-
 def _right_ventricle(rng, level, septum, dx, dy):
   """Distance (mm, roughly) to the surface of an ellipse whose right part the left ventricle covers."""
-  size = np.maximum(1e-3, _taper((level - rng.uniform(0.05, 0.2)) / 0.9))
+  size = np.maximum(1e-3, _taper((level - rng.uniform(0.14, 0.26)) / 0.85))
   width, height = rng.uniform(*RV_HALF_WIDTH) * size, rng.uniform(*RV_HALF_HEIGHT) * size
   direction, turn = math.pi + rng.normal(0.15, 0.12), rng.normal(0.15, 0.12)
   reach = septum + 0.2 * width
@@ -204,9 +214,6 @@ def _paint_chest(rng, canvas, dx, dy, z):
   return depth, under_fat - muscle
 
 
-# Means of drawing
-
-
 class _Canvas:
   """Tissues (planes, H', W'), painted over one another, on lung."""
 
@@ -243,7 +250,7 @@ class _Polar:
 
 
 def _ripples(rng, level, orders, amplitude):
-  """(planes, BINS) smooth random functions of the angle, of about this amplitude, that change slowly along the planes."""
+  """(planes, BINS) smooth random functions of the angle, of about this amplitude, that change slowly with the level."""
   orders = np.asarray(orders)
   waves = np.concatenate([f(np.outer(orders, ANGLES)) for f in (np.cos, np.sin)])
   apex, base = rng.normal(0, np.tile(amplitude / (2 * orders), (2, 2))) @ waves

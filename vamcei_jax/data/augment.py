@@ -10,7 +10,9 @@ from jax.scipy.ndimage import map_coordinates
 from ml_collections import ConfigDict
 
 
-def augment(image: Array, label: Array, key: Array, size: tuple[int, int], strengths: ConfigDict) -> tuple[Array, Array]:
+def augment(
+  image: Array, label: Array, key: Array, size: tuple[int, int], strengths: ConfigDict
+) -> tuple[Array, Array]:
   """A random view of an image and its label.
 
   Args:

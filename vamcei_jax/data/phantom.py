@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from vamcei_jax.data.anatomy import Anatomy, Grid, draw_anatomy
+from vamcei_jax.data.anatomy import GRID, Anatomy, Grid, draw_anatomy
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.data.nifti import write_volume
 from vamcei_jax.data.sequences import BLOOD, scan_bssfp, scan_lge
@@ -20,11 +20,11 @@ from vamcei_jax.data.sequences import BLOOD, scan_bssfp, scan_lge
 LABEL_VALUES = (0, 200, 500, 600)  # of the classes, in MS-CMRSeg's files
 
 SCAR_RATE = {"bssfp": 0.0, "lge": 0.6}  # share of the patients
-NOISE = {"bssfp": (0.02, 0.04), "lge": (0.07, 0.14)}  # standard deviation over blood's signal
+NOISE = {"bssfp": (0.02, 0.04), "lge": (0.05, 0.1)}  # standard deviation, relative to blood's signal
 GRAIN = {"bssfp": 0.3, "lge": 0.7}  # pixels, of the noise: images are interpolated from fewer data
-FALLOFF = {"bssfp": (200, 400), "lge": (70, 160)}  # mm in which the coil's sensitivity falls by e
-BLUR = {"bssfp": (0.4, 0.7), "lge": (0.6, 1.1)}  # pixels, standard deviation along each axis
-TEXTURE = 0.05  # standard deviation of what the tissues' signals vary by, relative
+FALLOFF = {"bssfp": (200, 400), "lge": (90, 180)}  # mm in which the coil's sensitivity falls by e
+BLUR = {"bssfp": (0.4, 0.7), "lge": (0.5, 0.9)}  # pixels, standard deviation along each axis
+TEXTURE = 0.05  # relative standard deviation of the signal within a tissue
 
 # Directions in RAS of MS-CMRSeg's stacks: from slice to slice (D), row to row (H), column to column (W).
 VIEW = np.array([(0.65, -0.65, 0.45), (-0.45, 0.2, 0.85), (-0.66, -0.72, -0.1)]).T
@@ -33,14 +33,17 @@ VIEW_SPREAD = np.deg2rad(3)
 
 @dataclasses.dataclass(frozen=True)
 class Phantom:
-  """An invented patient: voxels (D, H, W) in a scanner's units, classes (D, H, W), affine from (d, h, w, 1) to RAS mm."""
+  """An invented patient.
+
+  voxels: (D, H, W) float32 in arbitrary units; classes: (D, H, W) uint8; affine: (4, 4) from (d, h, w, 1) to RAS mm.
+  """
 
   voxels: np.ndarray
   classes: np.ndarray
   affine: np.ndarray
 
 
-def draw_patient(seed: int, patient_index: int, domain: str, grid: Grid = Grid()) -> Phantom:
+def draw_patient(seed: int, patient_index: int, domain: str, grid: Grid = GRID) -> Phantom:
   """The patient of this number, the same whenever drawn; those of the two domains are different people."""
   rng = np.random.default_rng((seed, list(SCAR_RATE).index(domain), patient_index))
   anatomy = draw_anatomy(rng, grid, scarred=rng.random() < SCAR_RATE[domain])
@@ -51,7 +54,7 @@ def draw_patient(seed: int, patient_index: int, domain: str, grid: Grid = Grid()
 
 
 def write_nifti(
-  folder: str | Path, *, seed: int = 0, sources: int = 35, targets: int = 45, masks: int = 5, grid: Grid = Grid()
+  folder: str | Path, *, seed: int = 0, sources: int = 35, targets: int = 45, masks: int = 5, grid: Grid = GRID
 ) -> None:
   """Writes patients as MS-CMRSeg's folders: C0 (bSSFP, with masks) and LGE (with masks of the first few patients)."""
   for domain, name, patients, masked in (("bssfp", "C0", sources, sources), ("lge", "LGE", targets, masks)):

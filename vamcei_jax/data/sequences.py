@@ -4,11 +4,12 @@ import numpy as np
 
 AIR, LUNG, FAT, MUSCLE, BONE, MARROW, LIVER, SPLEEN, BLOOD, VENOUS_BLOOD, MYOCARDIUM, SCAR = range(12)
 
-# T1 and T2 in ms, proton density relative to water, and the partition coefficient of gadolinium (in tissue over in blood).
-# T1 and partition of blood and myocardium: Sharma et al., JMRI 23:323, 2006. T2 of blood and T1 of muscle: Stanisz et al., MRM
-# 54:507, 2005, less in the right heart for want of oxygen: Wright et al., JMRI 1:275, 1991; T2 of myocardium: Giri et al., JCMR 11:56, 2009. Fat, marrow, liver, spleen: de Bazelaire et al., Radiology
-# 230:652, 2004. Scar holds gadolinium as blood does: its extracellular volume is about 0.55, blood's plasma 0.58 (Flett et
-# al., Circulation 122:138, 2010). Densities are round figures; those of lung and bone are what T2* leaves of the signal.
+# T1 and T2 in ms, proton density relative to water, and the partition coefficient of gadolinium (tissue over blood).
+# Blood and myocardium, T1 and partition: Sharma et al., JMRI 23:323, 2006. T2 of blood, muscle: Stanisz et al., MRM
+# 54:507, 2005; blood in veins has given off oxygen, which shortens T2: Wright et al., JMRI 1:275, 1991; T2 of
+# myocardium: Giri et al., JCMR 11:56, 2009. Fat: Rakow-Penner et al., JMRI 23:87, 2006. Marrow, liver, spleen: de
+# Bazelaire et al., Radiology 230:652, 2004. Scar: extracellular volume 0.51 (Ugander et al., EHJ 33:1268, 2012) over
+# the plasma's 0.58 in blood. Densities are round figures; those of lung and bone are what T2* leaves of the signal.
 TISSUES = np.array([
   (1000, 50, 0.00, 0.00),  # AIR
   (1200, 40, 0.06, 0.30),  # LUNG
@@ -21,19 +22,19 @@ TISSUES = np.array([
   (1580, 290, 0.95, 1.00),  # BLOOD
   (1580, 170, 0.95, 1.00),  # VENOUS_BLOOD
   (1070, 52, 0.80, 0.46),  # MYOCARDIUM
-  (1150, 60, 0.88, 1.00),  # SCAR
+  (1150, 60, 0.88, 0.88),  # SCAR
 ]).T
 SPREAD = 0.02  # standard deviation over patients, relative, of each of these numbers
 
 BSSFP_TR, BSSFP_TE, BSSFP_FLIP = 3.0, 1.5, (45.0, 60.0)  # ms, ms, degrees
 INVERSION_TR, INVERSION_TE = 1600.0, 3.3  # ms: an inversion every second heartbeat
-TI_ERROR = 0.08  # standard deviation over patients, relative to the time that nulls healthy myocardium
-GADOLINIUM = (0.36, 0.54)  # mM in blood, a quarter of an hour after 0.1 to 0.2 mmol/kg: brings blood's T1 to 380-560 ms
+TI_ERROR = (-0.04, 0.1)  # range over patients, relative to the time that nulls healthy myocardium
+GADOLINIUM = (0.2, 0.35)  # mM in blood, half an hour after 0.1 to 0.2 mmol/kg: brings blood's T1 to 480-690 ms
 RELAXIVITY = 4.1e-3  # per ms and mM, gadopentetate in plasma: Rohrer et al., Investigative Radiology 40:715, 2005
 
 
 def bssfp_signal(t1, t2, density, *, flip: float, tr: float, te: float):
-  """Balanced SSFP on resonance, in the steady state (Freeman and Hill, J. Magn. Reson. 4:366, 1971); `flip` in radians."""
+  """Balanced SSFP, steady, on resonance (Freeman and Hill, J. Magn. Reson. 4:366, 1971); `flip` in radians."""
   e1, e2 = np.exp(-tr / t1), np.exp(-tr / t2)
   return density * np.sin(flip) * (1 - e1) / (1 - (e1 - e2) * np.cos(flip) - e1 * e2) * np.exp(-te / t2)
 
@@ -54,7 +55,7 @@ def post_contrast_t1(t1, partition, gadolinium: float):
 
 
 def scan_bssfp(rng: np.random.Generator) -> np.ndarray:
-  """(tissues,) signals of one patient. Fat's is negative: at TE = TR/2 it opposes water, hence the dark lines between."""
+  """(tissues,) signals of one patient. Fat's is negative: at TE = TR/2 it opposes water, which darkens borders."""
   t1, t2, density, _ = _tissues_of_patient(rng)
   signals = bssfp_signal(t1, t2, density, flip=np.deg2rad(rng.uniform(*BSSFP_FLIP)), tr=BSSFP_TR, te=BSSFP_TE)
   signals[FAT] *= -1
@@ -62,14 +63,14 @@ def scan_bssfp(rng: np.random.Generator) -> np.ndarray:
 
 
 def scan_lge(rng: np.random.Generator) -> np.ndarray:
-  """(tissues,) signals of one patient after gadolinium, near the null of healthy myocardium; negative where T1 is longer."""
+  """(tissues,) signals of one patient after gadolinium, near the null of healthy myocardium, signed."""
   t1, t2, density, partition = _tissues_of_patient(rng)
   t1 = post_contrast_t1(t1, partition, rng.uniform(*GADOLINIUM))
-  ti = null_time(t1[MYOCARDIUM], INVERSION_TR) * (1 + TI_ERROR * rng.normal())
+  ti = null_time(t1[MYOCARDIUM], INVERSION_TR) * (1 + rng.uniform(*TI_ERROR))
   return inversion_recovery_signal(t1, t2, density, ti=ti, tr=INVERSION_TR, te=INVERSION_TE)
 
 
 def _tissues_of_patient(rng):
   tissues = TISSUES * np.exp(SPREAD * rng.normal(size=TISSUES.shape))
-  tissues[:, VENOUS_BLOOD] = tissues[:, BLOOD] * TISSUES[:, VENOUS_BLOOD] / TISSUES[:, BLOOD]  # the same blood
+  tissues[:, VENOUS_BLOOD] = tissues[:, BLOOD] * TISSUES[:, VENOUS_BLOOD] / TISSUES[:, BLOOD]  # it is the same blood
   return tissues

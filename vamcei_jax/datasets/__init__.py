@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 
 import tensorflow_datasets as tfds
 
@@ -44,7 +43,8 @@ def prepare(
   if unknown := sorted(set(options) - known):
     raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
 
-  files = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in builder_class.files(root, domain)]
+  stats = [(file.absolute(), file.stat()) for file in builder_class.files(root, domain)]
+  files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
   identity = json.dumps([dataclasses.asdict(preprocess), options, files], sort_keys=True)
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
   config = dataclasses.replace(configs[domain], name=f"{domain}-{digest}", preprocess=preprocess, **options)

@@ -41,8 +41,9 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
     keys = example_keys(jax.random.fold_in(state.key, state.step), len(source["image"]))
     output = segmenter.apply({"params": params}, source["image"], keys)
     cross_entropy, dice = deep_segmentation(output, source["label"])
-    total = state.weights["segmentation"] * (cross_entropy + dice)
-    return total, {"loss": total, "segmentation": cross_entropy + dice, "cross_entropy": cross_entropy, "dice_loss": dice}
+    supervised = cross_entropy + dice
+    total = state.weights["segmentation"] * supervised
+    return total, {"loss": total, "segmentation": supervised, "cross_entropy": cross_entropy, "dice_loss": dice}
 
   def step(state: State, batch: dict) -> tuple[State, Metrics]:
     grads, metrics = jax.grad(loss, has_aux=True)(state.params["segmenter"], state, batch["source"])

@@ -76,7 +76,9 @@ class VariationalUNet(nn.Module):
 
     full = images.shape[1:3]
     resized = [jax.image.resize(l, (len(l), *full, self.classes), "bilinear") for l in scale_logits]
-    logits = nn.Conv(self.classes, (1, 1), name="head_fused")(jnp.concatenate(resized, -1))
+    # The fusion starts as the mean over scales, so that it can be no worse than its parts.
+    mean = lambda key, shape, dtype: jnp.tile(jnp.eye(self.classes, dtype=dtype) / len(resized), (len(resized), 1))
+    logits = nn.Dense(self.classes, kernel_init=mean, name="head_fused")(jnp.concatenate(resized, -1))
     return Segmentation(logits, tuple(scale_logits), tuple(latents))
 
   def _latent(self, x: Array, keys: Array | None, scale: int) -> Latent:

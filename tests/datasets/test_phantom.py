@@ -1,0 +1,65 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from vamcei_jax.data.phantom import draw_patient
+from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, preprocess_image
+from vamcei_jax.datasets.phantom import Phantom
+
+PREPROCESS = Preprocess(size=(40, 36), zoom=0.5)
+SPACING = (8.0, 1.5, 1.5)
+
+
+def build(domain, data_dir, **options):
+  config = next(config for config in Phantom.BUILDER_CONFIGS if config.name == domain)
+  config = dataclasses.replace(config, name=f"{domain}-test", preprocess=PREPROCESS, **options)
+  builder = Phantom(config=config, data_dir=data_dir, file_format="array_record")
+  builder.download_and_prepare()
+  return builder
+
+
+@pytest.fixture(scope="module", params=["bssfp", "lge"])
+def prepared(request, tmp_path_factory):
+  builder = build(request.param, tmp_path_factory.mktemp("data"), seed=7, train=3, validation=1, test=2)
+  return request.param, builder
+
+
+def examples(builder):
+  return [example for split in ("train", "validation", "test") for example in builder.as_data_source(split)]
+
+
+def test_splits_have_the_sizes_asked_for_and_share_no_patient(prepared):
+  _, builder = prepared
+  assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
+    "train": 3,
+    "validation": 1,
+    "test": 2,
+  }
+  assert len({example["patient"] for example in examples(builder)}) == 6
+  assert len({example["truth"].tobytes() for example in examples(builder)}) == 6
+
+
+def test_examples_are_drawn_patients_preprocessed(prepared):
+  domain, builder = prepared
+  for example in examples(builder):
+    patient = draw_patient(7, int(example["patient"].removeprefix(b"patient")), domain)
+    np.testing.assert_array_equal(example["image"], preprocess_image(patient.voxels, SPACING, PREPROCESS))
+    np.testing.assert_array_equal(example["mask"], preprocess_classes(patient.classes, SPACING, PREPROCESS))
+    np.testing.assert_array_equal(example["truth"], patient.classes)
+    np.testing.assert_allclose(example["affine"], patient.affine, rtol=1e-6)  # TFDS stores float32
+    assert example["labelled"]
+    assert example["image"].shape[1:] == PREPROCESS.size
+
+
+def test_no_files_are_read():
+  assert Phantom.files(None, "lge") == []
+
+
+def test_domains_and_default_sizes():
+  assert {config.name: config.domain for config in Phantom.BUILDER_CONFIGS} == {"bssfp": "bssfp", "lge": "lge"}
+  assert {(config.seed, config.train, config.validation, config.test) for config in Phantom.BUILDER_CONFIGS} == {
+    (0, 24, 4, 12)
+  }
+  assert issubclass(Phantom, tfds.core.GeneratorBasedBuilder)

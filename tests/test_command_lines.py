@@ -1,0 +1,185 @@
+"""The command lines as a user meets them: what goes wrong is one line and exit code 2, and masks fit their volumes."""
+
+import gzip
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from vamcei_jax.data.phantom import write_nifti
+
+TINY = "--config=tests/configs/tiny.py"
+
+
+def error_of(finished):
+  """The one line of an expected failure."""
+  assert finished.returncode == 2, finished.stdout + finished.stderr
+  errors = finished.stderr.strip().splitlines()
+  assert len(errors) == 1, finished.stderr
+  assert errors[0].startswith("error: ")
+  return errors[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A folder of MS-CMRSeg's form."""
+  root = tmp_path_factory.mktemp("mscmrseg")
+  write_nifti(root, sources=2, targets=6)
+  return root
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+  """A copy of the folder, to be damaged."""
+  return shutil.copytree(folder, tmp_path / "data")
+
+
+def train_on(run_command, root, tmp_path):
+  return run_command(
+    "vamcei_jax.main",
+    TINY,
+    "--config.data.name=mscmrseg",
+    "--config.data.options={}",
+    f"--config.data.root={root}",
+    f"--config.data.prepared_dir={tmp_path / 'prepared'}",
+    f"--workdir={tmp_path / 'run'}",
+  )
+
+
+def rewrite(path, change, dtype=None):
+  """Replaces the voxels of a NIfTI file by change(voxels)."""
+  image = nib.load(path)
+  voxels = change(np.asarray(image.dataobj))
+  nib.Nifti1Image(voxels, image.affine, dtype=dtype).to_filename(path)
+
+
+def set_first_voxel(value):
+  def change(voxels):
+    voxels = voxels.copy()
+    voxels[0, 0, 0] = value
+    return voxels
+
+  return change
+
+
+DAMAGES = {
+  "truncated": ("LGE/patient6_LGE.nii.gz", lambda p: p.write_bytes(p.read_bytes()[:-2000]), "Export or copy"),
+  "4-D": ("C0/patient1_C0.nii.gz", lambda p: rewrite(p, lambda v: np.stack([v, v], -1)), "Split the series"),
+  "NaN": ("LGE/patient6_LGE.nii.gz", lambda p: rewrite(p, set_first_voxel(np.nan)), "NaN"),
+  "shape": ("C0/patient2_C0_manual.nii.gz", lambda p: rewrite(p, lambda v: v[:, :, 1:]), "image has"),
+  "label": ("C0/patient2_C0_manual.nii.gz", lambda p: rewrite(p, set_first_voxel(77)), "77"),
+  "missing mask": ("LGE/patient3_LGE_manual.nii.gz", lambda p: p.unlink(), "no such mask"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_is_named_before_training(run_command, damaged, tmp_path, damage):
+  name, apply, reason = DAMAGES[damage]
+  apply(damaged / name)
+  error = error_of(train_on(run_command, damaged, tmp_path))
+  assert name in error
+  assert reason in error
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_and_an_empty_folder(run_command, tmp_path):
+  (tmp_path / "empty").mkdir()
+  assert "no such folder" in error_of(train_on(run_command, tmp_path / "missing", tmp_path))
+  assert "C0/patientN_C0.nii.gz" in error_of(train_on(run_command, tmp_path / "empty", tmp_path))
+
+
+def test_a_workdir_of_another_config(run_command, tiny_run, prepared):
+  flags = [TINY, f"--config.data.prepared_dir={prepared}", f"--workdir={tiny_run}"]
+  error = error_of(run_command("vamcei_jax.main", *flags, "--config.train.batch_size=3"))
+  assert "train.batch_size was 2 and is now 3" in error
+
+
+@pytest.mark.parametrize(
+  ("flags", "expected"),
+  [
+    ([TINY, "--config.train.stepz=3"], "stepz"),
+    ([TINY, "--config.train.steps=many"], "steps"),
+    ([TINY, "--config.train.steps=0"], "config.train.steps=0"),
+    ([TINY, "--config.data.crop=(24,25)"], "config.data.crop"),
+    ([TINY, "--config.stages=('nosuch',)"], "no_adaptation, vamcei"),
+    ([TINY, "--nosuch=1"], "nosuch"),
+    (["--config=configs/nosuch.py"], "configs/nosuch.py"),
+    ([], "--config"),
+  ],
+)
+def test_wrong_flags(run_command, tmp_path, flags, expected):
+  assert expected in error_of(run_command("vamcei_jax.main", *flags, f"--workdir={tmp_path / 'run'}"))
+  assert not (tmp_path / "run").exists()
+
+
+def test_predictions_lie_on_their_volumes_grid(run_command, tiny_run, folder, tmp_path):
+  """A copy of the run without its data predicts; masks have grid, affine and header codes of their volumes."""
+  workdir = tmp_path / "run"
+  shutil.copytree(tiny_run, workdir)
+  turned = tmp_path / "volumes"
+  turned.mkdir()
+  for path in sorted((folder / "LGE").glob("*LGE.nii.gz"))[:2]:
+    shutil.copy(path, turned)
+  image = nib.load(turned / "patient1_LGE.nii.gz")
+  nib.as_closest_canonical(image).to_filename(turned / "turned.nii.gz")
+  output = tmp_path / "o"
+  finished = run_command("vamcei_jax.predict", f"--workdir={workdir}", f"--input={turned}", f"--output={output}")
+  assert finished.returncode == 0, finished.stderr
+
+  assert sorted(path.name for path in (tmp_path / "o").iterdir()) == sorted(path.name for path in turned.iterdir())
+  for path in turned.iterdir():
+    volume, mask = nib.load(path), nib.load(tmp_path / "o" / path.name)
+    assert mask.shape == volume.shape
+    np.testing.assert_array_equal(mask.affine, volume.affine)
+    assert mask.header["sform_code"] == volume.header["sform_code"]
+    assert set(np.unique(mask.dataobj)) <= {0, 200, 500, 600}
+  straight = nib.as_closest_canonical(nib.load(tmp_path / "o" / "patient1_LGE.nii.gz"))
+  np.testing.assert_array_equal(straight.dataobj, nib.load(tmp_path / "o" / "turned.nii.gz").dataobj)
+
+
+def test_predictions_are_those_that_were_scored(run_command, tiny_run, prepared, tmp_path):
+  """Test patients of the phantom, written as NIfTI and predicted, score what the run's metrics say."""
+  from vamcei_jax.data.nifti import Volume, read_classes, write_volume
+  from vamcei_jax.data.phantom import LABEL_VALUES, draw_patient
+  from vamcei_jax.evaluation.metrics import dice
+
+  config = json.loads((tiny_run / "config.json").read_text())["data"]["options"]
+  index = config["train"] + config["validation"]  # the first test patient
+  patient = draw_patient(config["seed"], index, "lge")
+  write_volume(tmp_path / "volume.nii.gz", patient.voxels, patient.affine)
+  finished = run_command(
+    "vamcei_jax.predict", f"--workdir={tiny_run}", f"--input={tmp_path / 'volume.nii.gz'}", f"--output={tmp_path / 'o'}"
+  )
+  assert finished.returncode == 0, finished.stderr
+  predicted = read_classes(tmp_path / "o" / "volume.nii.gz", Volume(patient.voxels, patient.affine), LABEL_VALUES)
+  metrics = json.loads((tiny_run / "vamcei" / "metrics.json").read_text())
+  assert dice(predicted, patient.classes) == pytest.approx(metrics["patients"][f"patient{index}"])
+
+
+def test_prediction_refuses_what_it_cannot_use(run_command, tiny_run, folder, tmp_path):
+  volume = folder / "LGE" / "patient1_LGE.nii.gz"
+  predict = lambda workdir, source, output: error_of(
+    run_command("vamcei_jax.predict", f"--workdir={workdir}", f"--input={source}", f"--output={output}")
+  )
+  assert "config.json" in predict(tmp_path, volume, tmp_path / "o")
+  assert "nosuch.nii.gz" in predict(tiny_run, tmp_path / "nosuch.nii.gz", tmp_path / "o")
+  assert "choose another --output" in predict(tiny_run, volume, volume.parent)
+  cut = tmp_path / "cut.nii.gz"
+  cut.write_bytes(gzip.compress(gzip.decompress(volume.read_bytes())[:5000]))
+  assert "cut.nii.gz" in predict(tiny_run, cut, tmp_path / "o")
+  assert not (tmp_path / "o").exists()
+
+
+def test_importing_the_package_is_quick_and_brings_no_tensorflow(run_command):
+  code = (
+    "import time, sys; start = time.perf_counter(); import vamcei_jax; "
+    "print(time.perf_counter() - start); print('tensorflow' in sys.modules, 'matplotlib' in sys.modules)"
+  )
+  import subprocess
+  import sys
+
+  printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+  assert float(printed[0]) < 2.0
+  assert printed[1:] == ["False", "False"]
