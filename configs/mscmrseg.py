@@ -15,17 +15,26 @@ def get_config() -> ConfigDict:
   config.data.options = ConfigDict()
   # The bSSFP headers' spacing does not describe their grid, so the pixel grid is used as it is (see datasets/mscmrseg).
   config.data.spacing = None
-  config.data.zoom = 0.75
-  config.data.size = (144, 144)
-  config.data.crop = (128, 128)
+  config.data.zoom = 0.5
+  config.data.size = (96, 96)
+  config.data.crop = (80, 80)
+
+  config.augment.rotation = 0.5
+  config.augment.scale = 0.2
+  config.augment.shift = 6.0
+  config.augment.gamma = 0.3
+  config.augment.contrast = 0.2
+  config.augment.bias = 0.2
+  config.augment.noise = 0.05
 
   config.model.widths = (16, 32, 64, 128, 256)
   config.model.discriminator_width = 32
 
-  config.train.steps = 900
-  config.train.batch_size = 6
-  config.train.eval_every = 150
-  config.train.checkpoint_every = 150
+  config.loss.weights.global_alignment = (1e-7, 1e-7, 1e-8)
+  config.loss.ramp = (100, 300)
+
+  config.train.steps = 1000
+  config.train.eval_every = 200
+  config.train.checkpoint_every = 200
   config.train.ema_decay = 0.99
-  config.loss.ramp = (100, 200)
   return config

@@ -5,28 +5,23 @@ python -m vamcei_jax.main --config=configs/vamcei_paper.py --config.data.root=DI
 
 from ml_collections import ConfigDict
 
-from configs import uda
+from configs import mscmrseg
 
 
 def get_config() -> ConfigDict:
-  config = uda.get_config()
+  config = mscmrseg.get_config()
 
-  config.data.name = "mscmrseg"
-  config.data.options = ConfigDict()
-  config.data.spacing = None
+  config.data.zoom = 1.0
   config.data.size = (192, 192)
   config.data.crop = (160, 160)
 
   config.model.widths = (64, 128, 256, 512, 1024)
+  config.model.logvar_range = (-1.0, 1.0)
   config.model.discriminator_width = 64
 
-  config.loss.weights.reconstruction = 3e-3
-  config.loss.weights.prior_kl = 3e-4
   config.loss.weights.global_alignment = (7e-7, 7e-7, 7e-8)
-  config.loss.weights.prototypes = 0.33
   config.loss.weights.generator = 0.033
   config.loss.ramp = (0, 1)
-  config.loss.global_kl.estimator = "paper"
 
   # 690 target slices in batches of 4: 172 steps an epoch, 30 epochs.
   config.optimizer.rates.segmenter = 1e-4

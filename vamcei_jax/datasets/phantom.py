@@ -28,7 +28,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
   bound of adaptation.
   """
 
-  VERSION = tfds.core.Version("1.0.1")
+  VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [PhantomConfig(name=domain, domain=domain) for domain in ("bssfp", "lge")]
   LABEL_VALUES = LABEL_VALUES
 
