@@ -13,12 +13,15 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import State
 
 
-def open_checkpoints(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
-  """The manager of a stage's checkpoints; keeps the newest `keep` and the one of the best validation Dice."""
+def open_checkpoints(folder: Path, keep: int) -> ocp.CheckpointManager:
+  """The manager of a stage's checkpoints; keeps the newest `keep` and the one of the best validation Dice.
+
+  What a killed run was about to write is removed.
+  """
   policies = ocp.checkpoint_managers
   best = policies.BestN(get_metric_fn=lambda metrics: metrics["dice"], n=1, keep_checkpoints_without_metrics=False)
   policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-  options = ocp.CheckpointManagerOptions(preservation_policy=policy)
+  options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
@@ -44,9 +47,9 @@ def restore_segmenter(folder: Path, abstract_state: State):
   """
   if not folder.is_dir():
     raise InputError(f"{folder}: no checkpoints; train first, or name the --workdir of a run")
-  checkpoints = open_checkpoints(folder)
-  if checkpoints.latest_step() is None:
-    raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-  return restore_newest(checkpoints, jax.tree.map(placed, abstract_state)).ema
+  with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as checkpoints:
+    if checkpoints.latest_step() is None:
+      raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
+    return restore_newest(checkpoints, jax.tree.map(placed, abstract_state)).ema

@@ -19,6 +19,10 @@ def run(main: Callable[[], None]) -> None:
       main()
     except InputError as error:
       fail(str(error))
+    except OSError as error:
+      if error.filename is None:
+        raise
+      fail(f"{error.filename}: {error.strerror}")
 
   app.run(guarded, flags_parser=parse)
 
@@ -27,7 +31,7 @@ def parse(argv: list[str]) -> list[str]:
   """Flags and configuration overrides; what is wrong with them is said in one line."""
   try:
     rest = flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
     # An unknown field comes as an AttributeError that wraps a KeyError, whose str() is the repr of its message.
     while error.args and isinstance(error.args[0], Exception):
       error = error.args[0]

@@ -10,7 +10,7 @@ from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
-from vamcei_jax.models.layers import NORMS
+from vamcei_jax.models.layers import GROUPS, NORMS
 
 CONFIG_FILE = "config.json"
 
@@ -25,15 +25,31 @@ def check_config(config: ConfigDict, stages: Collection[str]) -> None:
   # The global alignment pools the coarsest latent by 4×4.
   divisor = max(coarsest, 4 * 2 ** (config.model.latent_scales - 1))
   positive = lambda value: value > 0
+  distinct = lambda values: len(set(values)) == len(values)
+  strengths = {name: value for name, value in config.augment.items() if name != "flip"}
   divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
   rules = [
-    ("stages", config.stages and all(s in stages for s in config.stages), f"some of {', '.join(stages)}"),
+    (
+      "stages",
+      config.stages and distinct(config.stages) and all(s in stages for s in config.stages),
+      f"some of {', '.join(stages)}, each once",
+    ),
     ("data.size", divisible(config.data.size), f"two multiples of {divisor}"),
     ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
-    ("data.label_values", len(config.data.label_values) == len(CLASSES), f"{len(CLASSES)} values, one a class"),
+    (
+      "data.label_values",
+      len(config.data.label_values) == len(CLASSES) and distinct(config.data.label_values),
+      f"{len(CLASSES)} different values, one a class",
+    ),
+    *((f"augment.{name}", value >= 0, "at least 0") for name, value in strengths.items()),
     ("data.zoom", positive(config.data.zoom), "positive"),
     ("model.latent_scales", 0 < config.model.latent_scales < len(config.model.widths), "1 to len(widths) - 1"),
     ("model.norm", config.model.norm in NORMS, f"one of {', '.join(NORMS)}"),
+    (
+      "model.widths",
+      config.model.norm != "group" or all(width % GROUPS == 0 for width in config.model.widths),
+      f"multiples of {GROUPS} for group norm",
+    ),
     ("model.dtype", config.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("loss.global_kl.estimator", config.loss.global_kl.estimator in ("paper", "pairwise"), "paper or pairwise"),
     (
@@ -43,6 +59,9 @@ def check_config(config: ConfigDict, stages: Collection[str]) -> None:
     ),
     ("loss.prototypes.temperature", positive(config.loss.prototypes.temperature), "positive"),
     ("optimizer.schedule", config.optimizer.schedule in ("polynomial", "exponential"), "polynomial or exponential"),
+    ("loss.ramp", len(config.loss.ramp) == 2, "two numbers of steps, start and length"),
+    ("optimizer.clip", positive(config.optimizer.clip), "positive"),
+    ("optimizer.epoch_steps", positive(config.optimizer.epoch_steps), "at least 1"),
     ("train.ema_decay", 0 <= config.train.ema_decay < 1, "in [0, 1)"),
     *(
       (f"train.{name}", positive(config.train[name]), "at least 1")
@@ -54,22 +73,25 @@ def check_config(config: ConfigDict, stages: Collection[str]) -> None:
       raise InputError(f"config.{field}={_get(config, field)}: must be {expected}")
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-  """Writes config.json into a new workdir; into an old one only the run that made it may return.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+  """A workdir belongs to the configuration that made it; where prepared data is kept does not matter.
 
   Raises:
-    InputError: the workdir belongs to another configuration; names the first field that differs.
+    InputError: another configuration ran there; names the first field that differs.
   """
   path = workdir / CONFIG_FILE
-  ours = json.loads(config.to_json_best_effort())
   if not path.exists():
-    write_text(path, json.dumps(ours, indent=2, sort_keys=True) + "\n")
     return
-  theirs = _flat(read_config(workdir).to_dict())
-  for field, value in _flat(ConfigDict(ours).to_dict()).items():
-    if theirs.get(field) != value:
-      was = f"was {theirs[field]} and is now {value}" if field in theirs else "did not exist then"
-      raise InputError(f"{path}: another configuration ran here: {field} {was}. Use another --workdir.")
+  ours, theirs = _flat(_plain(config)), _flat(_plain(read_config(workdir)))
+  for field in sorted((set(ours) | set(theirs)) - {"data.prepared_dir"}):
+    was, now = theirs.get(field, "not there"), ours.get(field, "not there")
+    if was != now:
+      raise InputError(f"{path}: made with another configuration: {field} was {was}, is {now}. Use another --workdir.")
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+  """Writes config.json."""
+  write_text(workdir / CONFIG_FILE, json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -80,11 +102,14 @@ def read_config(workdir: Path) -> ConfigDict:
   """
   path = workdir / CONFIG_FILE
   try:
-    return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    content = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise InputError(f"{path}: not found; --workdir must name the folder of a run") from None
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise InputError(f"{path}: not valid JSON ({error}); restore it or use another --workdir") from None
+  if not isinstance(content, dict) or "stages" not in content:
+    raise InputError(f"{path}: not the configuration of a run; restore it or use another --workdir")
+  return ConfigDict(content)
 
 
 def preprocess_settings(config: ConfigDict) -> Preprocess:
@@ -93,6 +118,11 @@ def preprocess_settings(config: ConfigDict) -> Preprocess:
   return Preprocess(
     size=tuple(data.size), spacing=data.spacing, zoom=data.zoom, percentiles=tuple(data.percentiles)
   )
+
+
+def _plain(config: ConfigDict) -> dict:
+  """The configuration as JSON holds it: tuples are lists."""
+  return json.loads(config.to_json_best_effort())
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

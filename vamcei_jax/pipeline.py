@@ -1,6 +1,7 @@
 """A run: its data, its stages in order, and its results. A finished stage is skipped, a broken one resumed."""
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from vamcei_jax.config import check_config, claim, preprocess_settings
+from vamcei_jax.config import check_config, check_workdir, preprocess_settings, write_config
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.loader import Patient, load_patients, load_slices
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, restore_probabilities
 from vamcei_jax.datasets import prepare
+from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import predict_volume
 from vamcei_jax.evaluation.metrics import dice, format_table, summarise, write_metrics
 from vamcei_jax.evaluation.pictures import save_curves, save_overlays
@@ -36,15 +38,18 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     InputError: config, data or workdir that cannot be used; nothing has been trained then.
   """
   check_config(config, METHODS)
+  check_workdir(workdir, config)
   source, target = (prepare_domain(config, domain) for domain in (config.data.source, config.data.target))
   validation, test = (list(load_patients(target, split)) for split in ("validation", "test"))
+  if not validation:
+    raise InputError(f"{target.info.full_name}: no labelled validation patient; training is watched on at least one")
   split, patients = ("test", test) if test else ("validation", validation)
-  claim(workdir, config)
   settings = preprocess_settings(config)
   data = jax.device_put({
     "source": load_slices(source, "train", labels=True),
     "target": load_slices(target, "train", labels=False),
   })
+  write_config(workdir, config)
 
   maps = {}
   for stage in config.stages:
@@ -57,7 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
       summary = summarise(score(validation, probs, settings))
       return {f"dice_{name}": summary[name]["mean"] for name in STRUCTURES} | {"dice": summary["mean"]}
 
-    key = jax.random.fold_in(jax.random.key(config.seed), list(METHODS).index(stage))
+    key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(stage.encode()))
     params = train(config, stage, METHODS[stage], key, data, evaluate, workdir)
     maps[stage] = predict_patients(predict, params, patients)
 
@@ -82,6 +87,7 @@ def prepare_domain(config: ConfigDict, domain: str) -> tfds.core.DatasetBuilder:
     data_dir=str(Path(data.prepared_dir).expanduser()),
     root=data.root,
     preprocess=preprocess_settings(config),
+    label_values=tuple(data.label_values),
     **data.options,
   )
 

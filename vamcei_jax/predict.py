@@ -40,6 +40,9 @@ def main() -> None:
   params = restore_segmenter(workdir / stage / "checkpoints", abstract)
   predict = jax.jit(method.make_predict(config))
 
+  for path in paths:
+    read_volume(path)  # a file that cannot be read is named before anything is written
+
   started = time.perf_counter()
   for number, path in enumerate(paths, start=1):
     volume = read_volume(path)
@@ -59,7 +62,7 @@ def list_volumes(source: Path) -> list[Path]:
     return [source]
   if not source.is_dir():
     raise InputError(f"{source}: not found; --input takes a NIfTI file or a folder of them")
-  paths = sorted(path for path in source.iterdir() if path.name.endswith(SUFFIXES))
+  paths = sorted(p for p in source.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
   names = {path.name for path in paths}
   volumes = [path for path in paths if not ("_manual." in path.name and path.name.replace("_manual.", ".") in names)]
   if not volumes:

@@ -5,6 +5,6 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def example_keys(key: Array, count: int, first: int = 0) -> Array:
-  """(count,) keys of the examples first, first + 1, …: each folded from its index in the global batch."""
-  return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(count))
+def example_keys(key: Array, count: int) -> Array:
+  """(count,) keys of a batch's examples, each folded from its index in the batch."""
+  return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))

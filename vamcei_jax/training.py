@@ -46,39 +46,37 @@ def train(
   """
   steps = config.train.steps
   draws, own = jax.random.split(key)
-  checkpoints = open_checkpoints(workdir / stage / "checkpoints", config.train.keep)
-  state = restore_newest(checkpoints, jax.jit(lambda: method.init_state(config, own))())
-  first = int(state.step)
-  if first == steps:
-    print(f"{stage}: finished at step {steps}", flush=True)
+  with open_checkpoints(workdir / stage / "checkpoints", config.train.keep) as checkpoints:
+    state = restore_newest(checkpoints, jax.jit(lambda: method.init_state(config, own))())
+    first = int(state.step)
+    if first == steps:
+      print(f"{stage}: finished at step {steps}", flush=True)
+      return state.ema
+
+    print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}; compiling", flush=True)
+    run = compile_step(method.make_step(config), lambda data, step: draw_batch(data, draws, step, config))
+    with open_log(workdir, stage, first) as log:
+      pending, started = [], None
+      for step in range(first + 1, steps + 1):
+        state, metrics = run(state, data)
+        pending.append(metrics)
+        due = lambda every, step=step: step % every == 0 or step == steps
+
+        scores = {}
+        if due(config.train.log_every) or due(config.train.eval_every) or step == 1:
+          fetched = jax.device_get(pending)
+          means = {name: float(np.mean([line[name] for line in fetched])) for name in metrics}
+          # The first lines of a run take in the compilation: no rate.
+          rate = len(pending) / (time.perf_counter() - started) if started else None
+          if due(config.train.eval_every):
+            scores = evaluate(state.ema, step)
+          log(step, {**means, **scores}, rate, steps)
+          pending, started = [], time.perf_counter()
+
+        if due(config.train.checkpoint_every):
+          save(checkpoints, state, step, scores.get("dice"))
+    checkpoints.wait_until_finished()
     return state.ema
-  print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}; compiling", flush=True)
-  run = compile_step(method.make_step(config), lambda data, step: draw_batch(data, draws, step, config))
-
-  with open_log(workdir, stage, first) as log:
-    pending, started = [], None
-    for step in range(first + 1, steps + 1):
-      state, metrics = run(state, data)
-      pending.append(metrics)
-      due = lambda every, step=step: step % every == 0 or step == steps
-
-      scores = {}
-      if due(config.train.eval_every):
-        scores = evaluate(state.ema, step)
-
-      if due(config.train.log_every) or scores or started is None:
-        means = {name: float(np.mean([m[name] for m in jax.device_get(pending)])) for name in metrics}
-        now = time.perf_counter()
-        # The first call compiles, and an evaluation is not a step: neither counts for the rate.
-        rate = len(pending) / (now - started) if started and not scores else None
-        log(step, {**means, **scores}, rate, steps)
-        pending, started = [], time.perf_counter()
-
-      if due(config.train.checkpoint_every):
-        save(checkpoints, state, step, scores.get("dice"))
-  checkpoints.wait_until_finished()
-  checkpoints.close()
-  return state.ema
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import read_classes, read_volume, write_volume
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, preprocess_image
 from vamcei_jax.datasets import mscmrseg
@@ -24,7 +25,7 @@ def add_patient(root, domain, number, mask=True):
   (root / name).mkdir(exist_ok=True, parents=True)
   write_volume(root / name / f"patient{number}_{name}.nii.gz", rng.normal(size=shape), AFFINE)
   if mask:
-    labels = np.take(Mscmrseg.LABEL_VALUES, rng.integers(0, 4, shape))
+    labels = np.take(LABEL_VALUES, rng.integers(0, 4, shape))
     write_volume(root / name / f"patient{number}_{name}_manual.nii.gz", labels, AFFINE)
 
 
@@ -92,7 +93,7 @@ def test_an_example_is_the_patients_prepared_and_original_data(root, tmp_path, d
   example = build(root, domain, tmp_path / "data").as_data_source(split)[1 if number == 2 else 0]
   name = {"bssfp": "C0", "lge": "LGE"}[domain]
   volume = read_volume(root / name / f"patient{number}_{name}.nii.gz")
-  truth = read_classes(root / name / f"patient{number}_{name}_manual.nii.gz", volume, Mscmrseg.LABEL_VALUES)
+  truth = read_classes(root / name / f"patient{number}_{name}_manual.nii.gz", volume, LABEL_VALUES)
   np.testing.assert_array_equal(example["image"], preprocess_image(volume.voxels, volume.spacing, PREPROCESS))
   np.testing.assert_array_equal(example["mask"], preprocess_classes(truth, volume.spacing, PREPROCESS))
   np.testing.assert_array_equal(example["truth"], truth)

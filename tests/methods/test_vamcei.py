@@ -13,7 +13,10 @@ UNSUPERVISED = ("reconstruction", "prior_kl", "global_alignment", "prototypes", 
 
 @pytest.fixture(scope="module")
 def config():
-  return tiny.get_config()
+  config = tiny.get_config()
+  config.loss.prototypes.confidence = 0.0  # an untrained network is sure of nothing
+  config.train.steps = 1000  # the learning rate stays up
+  return config
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from vamcei_jax.data.augment import augment
+from vamcei_jax.errors import InputError
 from vamcei_jax.prng import example_keys
 
 
@@ -32,12 +33,17 @@ def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) 
   """All slices of a split, patients in order: image (N, h, w) float32 and, if asked for, label (N, h, w) uint8.
 
   Without `labels`, masks are not even decoded: what trains on a target domain cannot see them.
+
+  Raises:
+    InputError: `labels` are asked for and a patient has none.
   """
   skipped = ("truth",) if labels else ("truth", "mask")
-  source = builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in skipped})
-  slices = {"image": np.concatenate([example["image"] for example in source])}
+  examples = list(builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in skipped}))
+  slices = {"image": np.concatenate([example["image"] for example in examples])}
   if labels:
-    slices["label"] = np.concatenate([example["mask"] for example in source])
+    if unlabelled := [example["patient"].decode() for example in examples if not example["labelled"]]:
+      raise InputError(f"{builder.info.full_name}: no mask of {', '.join(unlabelled[:5])}; a source needs all of them")
+    slices["label"] = np.concatenate([example["mask"] for example in examples])
   return slices
 
 

@@ -20,8 +20,8 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
 
 # Unit directions in RAS of a typical short-axis view: from slice to slice (D), row to row (H), column to column (W).
-_VIEW = np.array([[0.65, -0.65, 0.45], [-0.45, 0.2, 0.85], [-0.66, -0.72, -0.1]])
-_VIEW /= np.linalg.norm(_VIEW, axis=1, keepdims=True)
+VIEW = np.array([[0.65, -0.65, 0.45], [-0.45, 0.2, 0.85], [-0.66, -0.72, -0.1]])
+VIEW /= np.linalg.norm(VIEW, axis=1, keepdims=True)
 
 # What gzip, numpy and nibabel raise on damaged files.
 _DAMAGED = (
@@ -131,7 +131,7 @@ def _orientation(affine: np.ndarray) -> np.ndarray:
   directions = affine[:3, :3] / spacing
   thickest = np.flatnonzero(spacing >= 0.99 * spacing.max())
   across = thickest[np.abs(directions[2, thickest]).argmax()]
-  cosines = _VIEW @ directions
+  cosines = VIEW @ directions
   a, b = np.delete(np.arange(3), across)
   rows, columns = max((a, b), (b, a), key=lambda pair: np.abs(cosines[[1, 2], pair]).sum())
   turn = np.empty((3, 2), int)

@@ -13,11 +13,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from vamcei_jax.data.anatomy import GRID, Anatomy, Grid, draw_anatomy
-from vamcei_jax.data.labels import CLASSES
-from vamcei_jax.data.nifti import write_volume
+from vamcei_jax.data.labels import CLASSES, LABEL_VALUES
+from vamcei_jax.data.nifti import VIEW, write_volume
 from vamcei_jax.data.sequences import BLOOD, scan_bssfp, scan_lge
-
-LABEL_VALUES = (0, 200, 500, 600)  # of the classes, in MS-CMRSeg's files
 
 SCAR_RATE = {"bssfp": 0.0, "lge": 0.6}  # share of the patients
 NOISE = {"bssfp": (0.02, 0.04), "lge": (0.05, 0.1)}  # standard deviation, relative to blood's signal
@@ -26,9 +24,7 @@ FALLOFF = {"bssfp": (200, 400), "lge": (90, 180)}  # mm in which the coil's sens
 BLUR = {"bssfp": (0.4, 0.7), "lge": (0.5, 0.9)}  # pixels, standard deviation along each axis
 TEXTURE = 0.05  # relative standard deviation of the signal within a tissue
 
-# Directions in RAS of MS-CMRSeg's stacks: from slice to slice (D), row to row (H), column to column (W).
-VIEW = np.array([(0.65, -0.65, 0.45), (-0.45, 0.2, 0.85), (-0.66, -0.72, -0.1)]).T
-VIEW_SPREAD = np.deg2rad(3)
+VIEW_SPREAD = np.deg2rad(3)  # of the stacks' orientation about the typical one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +92,7 @@ def _scan(rng, anatomy: Anatomy, signals, domain, grid):
 
 def _place(rng, shape, grid):
   """(4, 4) affine of a stack near MS-CMRSeg's view."""
-  u, _, v = np.linalg.svd(Rotation.from_rotvec(rng.normal(0, VIEW_SPREAD, 3)).as_matrix() @ VIEW)
+  u, _, v = np.linalg.svd(Rotation.from_rotvec(rng.normal(0, VIEW_SPREAD, 3)).as_matrix() @ VIEW.T)
   affine = np.eye(4)
   affine[:3, :3] = u @ v * (grid.thickness, grid.spacing, grid.spacing)
   affine[:3, 3] = rng.normal((-30, 20, 0), 10) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)

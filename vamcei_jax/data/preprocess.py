@@ -24,12 +24,14 @@ class Preprocess:
   percentiles: tuple[float, float] = (1.0, 99.0)
 
   def __post_init__(self):
-    low, high = self.percentiles
     rules = {
       "size": (min(self.size) > 0, "positive"),
       "spacing": (self.spacing is None or self.spacing > 0, "positive, or None"),
       "zoom": (self.zoom > 0, "positive"),
-      "percentiles": (0 <= low < high <= 100, "two rising numbers in [0, 100]"),
+      "percentiles": (
+        len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100,
+        "two rising numbers in [0, 100]",
+      ),
     }
     for field, (holds, expected) in rules.items():
       if not holds:
@@ -84,9 +86,9 @@ def restore_classes(
 def _resampled_size(
   shape: tuple[int, int, int], spacing: tuple[float, float, float], settings: Preprocess
 ) -> tuple[int, int]:
-  """Pixels (H, W) of the whole slice after resampling."""
+  """Pixels (H, W) of the whole slice after resampling; rounded twice, so that an affine's last bit decides nothing."""
   factors = [settings.zoom if settings.spacing is None else mm / settings.spacing for mm in spacing[1:]]
-  return tuple(max(1, round(pixels * factor)) for pixels, factor in zip(shape[1:], factors, strict=True))
+  return tuple(max(1, round(round(pixels * factor, 3))) for pixels, factor in zip(shape[1:], factors, strict=True))
 
 
 def _resample(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ AIR, LUNG, FAT, MUSCLE, BONE, MARROW, LIVER, SPLEEN, BLOOD, VENOUS_BLOOD, MYOCAR
 # 54:507, 2005; blood in veins has given off oxygen, which shortens T2: Wright et al., JMRI 1:275, 1991; T2 of
 # myocardium: Giri et al., JCMR 11:56, 2009. Fat: Rakow-Penner et al., JMRI 23:87, 2006. Marrow, liver, spleen: de
 # Bazelaire et al., Radiology 230:652, 2004. Scar: extracellular volume 0.48 (Ugander et al., EHJ 33:1268, 2012: 0.51)
-# over the plasma's 0.58 in blood. Densities are round figures; those of lung and bone are what T2* leaves of the signal.
+# over the plasma's 0.58 in blood. Densities are round figures; those of lung and bone are what T2* leaves of them.
 TISSUES = np.array([
   (1000, 50, 0.00, 0.00),  # AIR
   (1200, 40, 0.06, 0.30),  # LUNG

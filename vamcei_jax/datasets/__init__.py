@@ -15,7 +15,14 @@ BUILDERS = {"phantom": Phantom, "mscmrseg": Mscmrseg}
 
 
 def prepare(
-  name: str, domain: str, *, data_dir: str, root: str | None, preprocess: Preprocess, **options
+  name: str,
+  domain: str,
+  *,
+  data_dir: str,
+  root: str | None,
+  preprocess: Preprocess,
+  label_values: tuple[int, ...],
+  **options,
 ) -> tfds.core.DatasetBuilder:
   """The prepared dataset `name` of one domain; built under `data_dir` if it is not there yet.
 
@@ -28,6 +35,7 @@ def prepare(
     data_dir: where prepared data is kept.
     root: folder of the NIfTI volumes, for datasets that read some.
     preprocess: grid and intensities of the prepared images.
+    label_values: what masks hold for each class, by class index.
     **options: further fields of the builder's configuration (patients and seed of the phantom).
 
   Raises:
@@ -39,15 +47,16 @@ def prepare(
   configs = {config.name: config for config in builder_class.BUILDER_CONFIGS}
   if domain not in configs:
     raise InputError(f"{name}/{domain}: no such domain; choose one of {', '.join(configs)}")
-  known = {field.name for field in dataclasses.fields(configs[domain])}
+  settings = {"preprocess": preprocess, "label_values": label_values}
+  known = {field.name for field in dataclasses.fields(configs[domain])} - set(settings)
   if unknown := sorted(set(options) - known):
     raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
 
   stats = [(file.absolute(), file.stat()) for file in builder_class.files(root, domain)]
   files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-  identity = json.dumps([dataclasses.asdict(preprocess), options, files], sort_keys=True)
+  identity = json.dumps([dataclasses.asdict(preprocess), label_values, options, files], sort_keys=True)
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-  config = dataclasses.replace(configs[domain], name=f"{domain}-{digest}", preprocess=preprocess, **options)
+  config = dataclasses.replace(configs[domain], name=f"{domain}-{digest}", **settings, **options)
   builder = builder_class(config=config, data_dir=data_dir, file_format="array_record")
   if not builder.is_prepared():
     print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)

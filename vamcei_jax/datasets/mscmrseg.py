@@ -33,7 +33,6 @@ class Mscmrseg(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"Get the data from the challenge's organisers and lay it out as {_TREE}."
   BUILDER_CONFIGS = [VolumesConfig(name=domain, domain=domain) for domain in _FOLDERS]
-  LABEL_VALUES = (0, 200, 500, 600)  # background, Myo, LV, RV
 
   @staticmethod
   def files(root: str | None, domain: str) -> list[Path]:
@@ -56,10 +55,11 @@ class Mscmrseg(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(members) for split, members in splits.items() if members}
 
   def _generate_examples(self, patients: list[tuple[int, Path, Path | None]]) -> Iterator[tuple[int, dict]]:
+    config = self.builder_config
     for number, image, mask in patients:
       volume = read_volume(image)
-      classes = None if mask is None else read_classes(mask, volume, self.LABEL_VALUES)
-      yield number, example(f"patient{number}", volume, classes, self.builder_config.preprocess)
+      classes = None if mask is None else read_classes(mask, volume, config.label_values)
+      yield number, example(f"patient{number}", volume, classes, config.preprocess)
 
 
 def _patients(root: str | Path | None, domain: str) -> list[tuple[int, Path, Path | None]]:

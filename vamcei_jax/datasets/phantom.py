@@ -7,7 +7,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from vamcei_jax.data.nifti import Volume
-from vamcei_jax.data.phantom import LABEL_VALUES, draw_patient
+from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.datasets.volumes import VolumesConfig, dataset_info, example
 
 
@@ -25,12 +25,11 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
   """Invented cardiac short-axis stacks with the contrasts of bSSFP and LGE; see vamcei_jax/data/phantom.py.
 
   Every patient has a mask, those of the target's train split too: training on it without adaptation is the upper
-  bound of adaptation.
+  bound of adaptation. VERSION goes up whenever patients are drawn differently.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [PhantomConfig(name=domain, domain=domain) for domain in ("bssfp", "lge")]
-  LABEL_VALUES = LABEL_VALUES
 
   @staticmethod
   def files(root: str | None, domain: str) -> list[Path]:

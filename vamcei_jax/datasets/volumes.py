@@ -5,16 +5,18 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import Volume
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, preprocess_image
 
 
 @dataclasses.dataclass(eq=False)
 class VolumesConfig(tfds.core.BuilderConfig):
-  """One domain of a dataset, prepared in one way."""
+  """One domain of a dataset, prepared in one way; label_values are those of its mask files, by class."""
 
   domain: str = ""
   preprocess: Preprocess = Preprocess()
+  label_values: tuple[int, ...] = LABEL_VALUES
 
 
 def dataset_info(builder: tfds.core.DatasetBuilder, **info) -> tfds.core.DatasetInfo:
@@ -30,7 +32,7 @@ def dataset_info(builder: tfds.core.DatasetBuilder, **info) -> tfds.core.Dataset
     "image": volume(np.float32),
     "mask": volume(np.uint8),
     "truth": volume(np.uint8),
-    "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64),
+    "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64, encoding="zlib"),
     "labelled": tfds.features.Scalar(np.bool_),
   })
   return tfds.core.DatasetInfo(builder=builder, features=features, disable_shuffling=True, **info)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vamcei_jax.losses import segmentation
 from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.models.layers import average_pool
 from vamcei_jax.models.unet import Segmentation, VariationalUNet
 from vamcei_jax.prng import example_keys
 
@@ -63,9 +64,10 @@ def deep_segmentation(output: Segmentation, labels: Array) -> tuple[Array, Array
 
   Args:
     output: of images whose labels are known.
-    labels: (B, H, W) class indices; coarser scales see every 2**s-th pixel.
+    labels: (B, H, W) class indices; coarser scales see the most frequent class of each 2**s×2**s window.
   """
+  one_hot = jax.nn.one_hot(labels, output.logits.shape[-1])
   terms = [segmentation(output.logits, labels)]
   for scale, logits in enumerate(output.scale_logits):
-    terms.append(segmentation(logits, labels[:, :: 2**scale, :: 2**scale]))
+    terms.append(segmentation(logits, average_pool(one_hot, 2**scale).argmax(-1)))
   return tuple(sum(term) for term in zip(*terms, strict=True))

@@ -1,7 +1,8 @@
 """VAMCEI: the segmenter learns on labelled source images, and seven losses align the target with them.
 
-One step is one forward pass of segmenter, decoders and discriminator over both domains. Segmenter and decoders follow
-the gradient of six losses, the discriminator that of eq. 11, whose inputs carry no gradient.
+One step is one forward pass of segmenter, decoders and discriminator over both domains (the target is judged twice in
+the code, for eqs. 12 and 11, but the inputs are the same and XLA merges the two). Segmenter and decoders follow the
+gradient of six losses, the discriminator that of eq. 11, whose inputs carry no gradient.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ POOL = 4  # windows of POOL×POOL latents are averaged before the global alignme
 
 
 def init_state(config: ConfigDict, key: Array) -> State:
-  """The state before the first step. The segmenter starts where the one without adaptation starts."""
+  """The state before the first step."""
   init, key = jax.random.split(key)
   image = jnp.zeros((1, *config.data.crop, 1))
   output, segmenter = make_segmenter(config).init_with_output(init, image)

@@ -8,7 +8,7 @@ from jax import Array
 
 
 class Discriminator(nn.Module):
-  """Five strided 4×4 convolutions on softmax maps: (B, H, W, K) -> logits (B, H/32, W/32, 1), positive for source."""
+  """Five strided 4×4 convolutions on class maps (B, H, W, K) -> logits (B, ⌈H/32⌉, ⌈W/32⌉, 1), positive for source."""
 
   width: int = 64
   dtype: Any = jnp.float32

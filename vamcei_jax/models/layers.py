@@ -8,9 +8,10 @@ from jax import Array
 
 he_normal = nn.initializers.he_normal()
 
+GROUPS = 8  # of group norm
 NORMS = {
   "instance": lambda dtype: nn.InstanceNorm(dtype=dtype),
-  "group": lambda dtype: nn.GroupNorm(num_groups=8, dtype=dtype),
+  "group": lambda dtype: nn.GroupNorm(num_groups=GROUPS, dtype=dtype),
 }
 
 
