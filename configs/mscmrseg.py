@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
   config.loss.weights.global_alignment = (1e-7, 1e-7, 1e-8)
   config.loss.ramp = (100, 300)
 
-  config.train.steps = 1500
-  config.train.eval_every = 250
-  config.train.checkpoint_every = 250
+  config.train.steps = 1200
+  config.train.eval_every = 200
+  config.train.checkpoint_every = 200
   config.train.ema_decay = 0.99
   return config

@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
   optimizer.clip = 10.0  # global norm of a network's gradient
 
   config.train = train = ConfigDict()
-  train.steps = 400
+  train.steps = 350
   train.batch_size = 8  # images a domain
   train.log_every = 20
   train.eval_every = 100
