@@ -31,7 +31,9 @@ def get_config() -> ConfigDict:
   config.model.discriminator_width = 32
 
   config.loss.weights.global_alignment = (1e-7, 1e-7, 1e-8)
-  config.loss.ramp = (100, 300)
+  config.loss.weights.generator = 0.2
+  config.loss.ramp = (0, 200)
+  config.optimizer.rates.discriminator = 1e-3
 
   config.train.steps = 1200
   config.train.eval_every = 200

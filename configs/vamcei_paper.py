@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
   # 686 target slices in batches of 4: 172 steps an epoch, 30 epochs.
   config.optimizer.rates.segmenter = 1e-4
   config.optimizer.rates.decoders = 1e-4
+  config.optimizer.rates.discriminator = 5e-4
   config.optimizer.schedule = "exponential"
   config.optimizer.epoch_steps = 172
 
