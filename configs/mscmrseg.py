@@ -35,8 +35,8 @@ def get_config() -> ConfigDict:
   config.loss.ramp = (0, 200)
   config.optimizer.rates.discriminator = 1e-3
 
-  config.train.steps = 1200
-  config.train.eval_every = 200
-  config.train.checkpoint_every = 200
+  config.train.steps = 500
+  config.train.eval_every = 100
+  config.train.checkpoint_every = 100
   config.train.ema_decay = 0.99
   return config
