@@ -1,6 +1,8 @@
 """VAMCEI at its published size (Cui et al., IEEE TMI 2024) on MS-CMRSeg 2019, for one GPU.
 
 python -m vamcei_jax.main --config=configs/vamcei_paper.py --config.data.root=DIR
+
+Not yet run to its end: no time and no score are known.
 """
 
 from ml_collections import ConfigDict
