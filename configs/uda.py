@@ -1,6 +1,9 @@
 """VAMCEI on the embedded phantom, bSSFP -> LGE, sized for a laptop CPU. Every field of a config is explained here.
 
 python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
+
+4 min 14 s on 2 cores with all set-up. Mean Dice on the target's test patients: no adaptation 0.451, VAMCEI 0.737;
+trained on target labels 0.909 (python -m experiments.domain_gap --config=configs/uda.py).
 """
 
 from ml_collections import ConfigDict, config_dict
