@@ -2,7 +2,7 @@
 
 python -m vamcei_jax.main --config=configs/vamcei_paper.py --config.data.root=DIR
 
-Not yet run to its end: no time and no score are known.
+Not yet run: no time and no score are known.
 """
 
 from ml_collections import ConfigDict
