@@ -26,11 +26,6 @@ def get_config() -> ConfigDict:
   config.augment.rotation = 0.5
   config.augment.scale = 0.2
   config.augment.shift = 6.0
-  # Intensities are left alone, as published: what VAMCEI gains is then the adaptation's.
-  config.augment.gamma = 0.0
-  config.augment.contrast = 0.0
-  config.augment.blur = 0.0
-  config.augment.noise = 0.0
 
   config.model.widths = (16, 32, 64, 128, 256)
   config.model.discriminator_width = 32
