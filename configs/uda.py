@@ -14,6 +14,8 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.stages = ("no_adaptation", "vamcei")  # in this order, each in its folder of the workdir
 
+  config.stage = ConfigDict()  # stage -> what differs for it from the rest of this config; see configs/multistage.py
+
   config.data = data = ConfigDict()
   data.name = "phantom"  # a dataset of vamcei_jax/datasets
   data.root = config_dict.placeholder(str)  # folder of the NIfTI volumes, for datasets that read some
@@ -62,7 +64,8 @@ def get_config() -> ConfigDict:
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.rates = ConfigDict({"segmenter": 2e-3, "decoders": 1e-3, "discriminator": 5e-4})  # peak learning rates
-  optimizer.schedule = "polynomial"  # or "exponential": 0.9 every epoch_steps
+  optimizer.b1 = 0.9  # of Adam
+  optimizer.schedule = "polynomial"  # or "exponential": 0.9 every epoch_steps, or "half_linear"
   optimizer.epoch_steps = 100
   optimizer.clip = 10.0  # global norm of a network's gradient
 

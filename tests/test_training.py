@@ -14,14 +14,15 @@ from vamcei_jax.config import read_config
 from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.methods import supervised, vamcei
 from vamcei_jax.parallel import compile_step
-from vamcei_jax.pipeline import METHODS, run
+from vamcei_jax.pipeline import run
+from vamcei_jax.stages import STAGES
 from vamcei_jax.training import open_log, read_log
 
 
 def final_state(workdir, stage):
-  config = read_config(workdir)
-  state = jax.jit(lambda: METHODS[stage].init_state(config, jax.random.key(0)))()
-  state = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), state)
+  config = read_config(workdir / stage)
+  abstract = jax.eval_shape(lambda: STAGES[stage].method.init_state(config, jax.random.key(0)))
+  state = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), abstract)
   assert int(state.step) == config.train.steps
   return state
 
@@ -49,7 +50,7 @@ def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prep
   assert resumed.returncode == 0, resumed.stderr
   assert "no_adaptation: finished at step 8" in resumed.stdout
   assert "vamcei: resumes at step" in resumed.stdout
-  for stage in METHODS:
+  for stage in ("no_adaptation", "vamcei"):
     assert_same(final_state(tmp_path, stage), final_state(tiny_run, stage))
   assert json.loads((tmp_path / "results.json").read_text()) == json.loads((tiny_run / "results.json").read_text())
   logged = lambda workdir: [(line["stage"], line["step"]) for line in read_log(workdir / "metrics.jsonl")]

@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from vamcei_jax.errors import InputError
-from vamcei_jax.methods.state import State
+from vamcei_jax.methods.state import Params, State
 
 
 def open_checkpoints(folder: Path, keep: int) -> ocp.CheckpointManager:
@@ -31,25 +31,26 @@ def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: floa
   checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
 
-def restore_newest(checkpoints: ocp.CheckpointManager, state: State) -> State:
-  """The newest saved state, shaped and placed as `state`; `state` itself where nothing is saved yet."""
+def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) -> State | None:
+  """The newest saved state, shaped and placed as `abstract_state`; None where nothing is saved yet."""
   if checkpoints.latest_step() is None:
-    return state
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    return None
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+  abstract = jax.tree.map(placed, abstract_state)
   return checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(abstract))
 
 
-def restore_segmenter(folder: Path, abstract_state: State):
-  """Moving average of the segmenter's parameters in the newest checkpoint of a stage's folder.
+def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
+  """The moving averages of the newest checkpoint of a stage's folder: what evaluation and prediction use.
 
   Raises:
     InputError: there is no checkpoint.
   """
   if not folder.is_dir():
     raise InputError(f"{folder}: no checkpoints; train first, or name the --workdir of a run")
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
   with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as checkpoints:
-    if checkpoints.latest_step() is None:
-      raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
-    return restore_newest(checkpoints, jax.tree.map(placed, abstract_state)).ema
+    state = restore_newest(checkpoints, abstract_state)
+  if state is None:
+    raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
+  return state.ema

@@ -1,7 +1,6 @@
 """What a run's configuration must satisfy, and what is derived from it."""
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,10 +12,11 @@ from vamcei_jax.files import write_text
 from vamcei_jax.models.layers import GROUPS, NORMS
 
 CONFIG_FILE = "config.json"
+SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 
 
-def check_config(config: ConfigDict, stages: Collection[str]) -> None:
-  """Checks what would fail late or silently.
+def check_config(config: ConfigDict) -> None:
+  """Checks what would fail late or silently in the configuration of a stage.
 
   Raises:
     InputError: names the field and what it may be.
@@ -29,11 +29,6 @@ def check_config(config: ConfigDict, stages: Collection[str]) -> None:
   strengths = {name: value for name, value in config.augment.items() if name != "flip"}
   divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
   rules = [
-    (
-      "stages",
-      config.stages and distinct(config.stages) and all(s in stages for s in config.stages),
-      f"some of {', '.join(stages)}, each once",
-    ),
     ("data.size", divisible(config.data.size), f"two multiples of {divisor}"),
     ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
     (
@@ -58,7 +53,8 @@ def check_config(config: ConfigDict, stages: Collection[str]) -> None:
       "one weight a latent scale",
     ),
     ("loss.prototypes.temperature", positive(config.loss.prototypes.temperature), "positive"),
-    ("optimizer.schedule", config.optimizer.schedule in ("polynomial", "exponential"), "polynomial or exponential"),
+    ("optimizer.schedule", config.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+    ("optimizer.b1", 0 <= config.optimizer.b1 < 1, "in [0, 1)"),
     ("loss.ramp", len(config.loss.ramp) == 2, "two numbers of steps, start and length"),
     ("optimizer.clip", positive(config.optimizer.clip), "positive"),
     ("optimizer.epoch_steps", positive(config.optimizer.epoch_steps), "at least 1"),
@@ -68,6 +64,15 @@ def check_config(config: ConfigDict, stages: Collection[str]) -> None:
       for name in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep")
     ),
   ]
+  if "translation" in config:
+    sizes = ("width", "discriminator_width", "history")
+    rules += [(f"translation.{name}", positive(config.translation[name]), "at least 1") for name in sizes]
+    rules.append(("translation.blocks", config.translation.blocks >= 0, "at least 0"))
+  if "distillation" in config:
+    weights = config.distillation.teachers
+    usable = len(weights) == 2 and min(weights) >= 0 and sum(weights) > 0
+    rules.append(("distillation.teachers", usable, "two weights, of target_vamcei and source_vamcei"))
+    rules.append(("distillation.temperature", positive(config.distillation.temperature), "positive"))
   for field, holds, expected in rules:
     if not holds:
       raise InputError(f"config.{field}={_get(config, field)}: must be {expected}")

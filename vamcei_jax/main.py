@@ -15,6 +15,7 @@ from vamcei_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
+_STAGES = flags.DEFINE_list("stages", [], "Stages to train anew, with those built upon them.")
 flags.mark_flag_as_required("config")
 
 
@@ -25,7 +26,7 @@ def main() -> None:
   path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   if not path.is_file():
     raise InputError(f"{path}: no such config; see configs/")
-  pipeline.run(_CONFIG.value, Path(_WORKDIR.value or Path("runs") / path.stem))
+  pipeline.run(_CONFIG.value, Path(_WORKDIR.value or Path("runs") / path.stem), _STAGES.value)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -10,72 +10,136 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from vamcei_jax.config import check_config, check_workdir, preprocess_settings, write_config
+from vamcei_jax.checkpoints import restore_networks
+from vamcei_jax.config import check_workdir, preprocess_settings, read_config, write_config
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.loader import Patient, load_patients, load_slices
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, restore_probabilities
 from vamcei_jax.datasets import prepare
+from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import predict_volume
 from vamcei_jax.evaluation.metrics import dice, format_table, summarise, write_metrics
-from vamcei_jax.evaluation.pictures import save_curves, save_overlays
+from vamcei_jax.evaluation.pictures import save_curves, save_panels
 from vamcei_jax.files import write_text
-from vamcei_jax.methods import supervised, vamcei
+from vamcei_jax.methods import cyclegan, distillation
+from vamcei_jax.methods.distillation import mean_probabilities
 from vamcei_jax.methods.state import Params
+from vamcei_jax.stages import STAGES, TEACHERS, TRANSLATED, built_upon, remove_stages, stage_configs
 from vamcei_jax.training import METRICS_FILE, read_log, train
 
-METHODS = {"no_adaptation": supervised, "vamcei": vamcei}
-PICTURED = 6  # patients in a picture
+PICTURED = 6  # cases in a picture
+WATCHED = 16  # slices a domain on which translation is watched
+Networks = dict[str, Params]
+Datasets = dict[str, tfds.core.DatasetBuilder]
 
 
-def run(config: ConfigDict, workdir: Path) -> dict:
+def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   """Runs every stage of `config.stages` in `workdir` and returns what results.json holds.
 
   The final table is of the target's test patients where their masks are known, else of its validation patients, and
   of the last parameters, not of the best on validation: no choice is made by target labels.
 
+  Args:
+    config: of the run, see configs/uda.py.
+    workdir: of the run; what it holds is gone on with.
+    again: stages to train anew, with those that were built upon them.
+
   Raises:
-    InputError: config, data or workdir that cannot be used; nothing has been trained then.
+    InputError: config, data or workdir that cannot be used; nothing has been trained or removed then.
   """
-  check_config(config, METHODS)
-  check_workdir(workdir, config)
-  source, target = (prepare_domain(config, domain) for domain in (config.data.source, config.data.target))
-  validation, test = (list(load_patients(target, split)) for split in ("validation", "test"))
-  if not validation:
-    raise InputError(f"{target.info.full_name}: no labelled validation patient; training is watched on at least one")
-  split, patients = ("test", test) if test else ("validation", validation)
-  settings = preprocess_settings(config)
-  data = jax.device_put({
-    "source": load_slices(source, "train", labels=True),
-    "target": load_slices(target, "train", labels=False),
-  })
+  configs = stage_configs(config)
+  stale = built_upon(again, configs)
+  for stage in set(configs) - stale:
+    check_workdir(workdir / stage, configs[stage])
+  datasets = {domain: prepare_domain(config, config.data[domain]) for domain in ("source", "target")}
+  if not list(load_patients(datasets["target"], "validation")):
+    name = datasets["target"].info.full_name
+    raise InputError(f"{name}: no labelled validation patient; training is watched on at least one")
+  split = "test" if list(load_patients(datasets["target"], "test")) else "validation"
   write_config(workdir, config)
+  remove_stages(workdir, stale)
 
-  maps = {}
-  for stage in config.stages:
-    predict = jax.jit(METHODS[stage].make_predict(config))
-
-    def evaluate(params: Params, step: int, stage=stage, predict=predict) -> dict[str, float]:
-      probs = predict_patients(predict, params, validation)
-      picture = workdir / stage / "pictures" / f"{step:06d}.png"
-      save_overlays(picture, overlay_rows(validation, {stage: probs}, settings))
-      summary = summarise(score(validation, probs, settings))
-      return {f"dice_{name}": summary[name]["mean"] for name in STRUCTURES} | {"dice": summary["mean"]}
-
+  settings = preprocess_settings(config)
+  predict = {stage: jax.jit(STAGES[stage].method.make_predict(own)) for stage, own in configs.items()}
+  networks, maps = {}, {}
+  for stage, own in configs.items():
+    folder, translates = workdir / stage, STAGES[stage].method is cyclegan
+    write_config(folder, own)
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(stage.encode()))
-    params = train(config, stage, METHODS[stage], key, data, evaluate, workdir)
-    maps[stage] = predict_patients(predict, params, patients)
+    if translates:
+      evaluate = translation_evaluator(predict[stage], datasets, folder)
+    else:
+      watched = load_patients(datasets[STAGES[stage].target], "validation")
+      evaluate = segmentation_evaluator(predict[stage], list(watched), settings, folder, stage)
+    teach = lambda own=own: teacher_probabilities(predict, networks, datasets, own)
+    load = lambda stage=stage, teach=teach: load_stage(stage, datasets, teach)
+    networks[stage] = train(own, stage, STAGES[stage].method, key, load, evaluate, workdir)
 
-  scores = {stage: score(patients, probs, settings) for stage, probs in maps.items()}
-  for stage, by_patient in scores.items():
-    write_metrics(workdir / stage, by_patient, split)
-  results = {stage: summarise(by_patient) for stage, by_patient in scores.items()}
+    if translates:
+      datasets.update(translate_datasets(predict[stage], networks[stage], datasets, folder / "data"))
+      continue
+    patients = load_patients(datasets[STAGES[stage].target], split)
+    probs = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
+    if STAGES[stage].method is distillation:
+      of_teachers = zip(*(maps[teacher] for teacher in TEACHERS), strict=True)
+      maps["teachers"] = [mean_probabilities(pair, own.distillation.teachers) for pair in of_teachers]
+    maps[stage] = probs
+
+  patients = list(load_patients(datasets["target"], split))
+  return write_results(config, patients, split, maps, workdir)
+
+
+def write_results(
+  config: ConfigDict, patients: Sequence[Patient], split: str, maps: Mapping[str, Sequence], workdir: Path
+) -> dict:
+  """Scores class probabilities by name, and writes and prints what a run ends with; returns what results.json holds."""
+  settings = preprocess_settings(config)
+  scores = {name: score(patients, probs, settings) for name, probs in maps.items()}
+  for name, by_patient in scores.items():
+    write_metrics(workdir / name, by_patient, split)
+  results = {name: summarise(by_patient) for name, by_patient in scores.items()}
   write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-  save_overlays(workdir / "overlays.png", overlay_rows(patients, maps, settings))
+  save_panels(workdir / "overlays.png", overlay_rows(patients, maps, settings))
   save_curves(workdir / "curves.png", read_log(workdir / METRICS_FILE))
   print(f"\n{len(patients)} {split} patients of {config.data.name}/{config.data.target}\n{format_table(results)}")
   print(f"Pictures and numbers: {workdir}")
   return results
+
+
+def restore_predict(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], ConfigDict]:
+  """What the last stage of a run, or the stage whose folder it is, says of target images.
+
+  Returns:
+    predict: prepared volume (D, h, w) -> class probabilities (D, h, w, K).
+    config: of the stage.
+
+  Raises:
+    InputError: no run or no checkpoint there, or a stage that segments nothing.
+  """
+  last = read_config(folder).stages[-1]
+  workdir = folder.parent if (folder / "checkpoints").is_dir() else folder
+  if not (workdir / last).is_dir():
+    raise InputError(f"{workdir / last}: not there yet; let the run reach this stage")
+  stage, (config, networks) = STAGES[last], restore_stage(workdir / last)
+  if stage.method is cyclegan:
+    raise InputError(f"{folder}: a stage that translates and segments nothing; name the run or another stage of it")
+  predict = jax.jit(stage.method.make_predict(config))
+  segment = lambda image: predict_volume(predict, networks, image)
+  if stage.target not in TRANSLATED:
+    return segment, config
+  translation, translators = restore_stage(workdir / "translate")
+  translate = jax.jit(cyclegan.make_predict(translation))
+  direction = TRANSLATED[stage.target][1]
+  return lambda image: segment(translate_volume(translate, translators, direction, image)), config
+
+
+def restore_stage(folder: Path) -> tuple[ConfigDict, Networks]:
+  """Configuration and networks of the stage that lives in a folder."""
+  config = read_config(folder)
+  method = STAGES[config.stages[-1]].method
+  abstract = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0)))
+  return config, restore_networks(folder / "checkpoints", abstract)
 
 
 def prepare_domain(config: ConfigDict, domain: str) -> tfds.core.DatasetBuilder:
@@ -92,9 +156,84 @@ def prepare_domain(config: ConfigDict, domain: str) -> tfds.core.DatasetBuilder:
   )
 
 
-def predict_patients(predict: Callable, params: Params, patients: Sequence[Patient]) -> list[np.ndarray]:
-  """Class probabilities (D, h, w, K) of each patient, on the network's grid."""
-  return [predict_volume(predict, params, patient.image) for patient in patients]
+def translate_datasets(translate: Callable, networks: Networks, datasets: Datasets, folder: Path) -> Datasets:
+  """Both datasets in the contrast of the other, made once and kept in `folder`."""
+  translated = {}
+  for name, (original, direction) in TRANSLATED.items():
+    through = lambda image, direction=direction: translate_volume(translate, networks, direction, image)
+    translated[name] = prepare_translated(datasets[original], through, folder / name)
+  return translated
+
+
+def translate_volume(translate: Callable, networks: Networks, direction: str, image: np.ndarray) -> np.ndarray:
+  """A prepared volume (D, h, w) in the other domain's contrast."""
+  return predict_volume(translate, networks["translators"][direction], image)[..., 0]
+
+
+def load_stage(stage: str, datasets: Datasets, teach: Callable[[], np.ndarray]) -> dict:
+  """The slices that a stage learns from, by domain; with what the teachers say of the target's, for their student."""
+  slices = {
+    "source": load_slices(datasets[STAGES[stage].source], "train", labels=True),
+    "target": load_slices(datasets[STAGES[stage].target], "train", labels=False),
+  }
+  if STAGES[stage].method is distillation:
+    slices["target"]["teacher"] = teach()
+  return slices
+
+
+def teacher_probabilities(predict: Mapping, networks: Mapping, datasets: Datasets, config: ConfigDict) -> np.ndarray:
+  """The teachers' mean class probabilities of all the target's slices: (N, h, w, K) float16, to save memory."""
+  probs = []
+  for teacher in TEACHERS:
+    images = load_slices(datasets[STAGES[teacher].target], "train", labels=False)["image"]
+    probs.append(predict_volume(predict[teacher], networks[teacher], images))
+  return mean_probabilities(probs, config.distillation.teachers).astype(np.float16)
+
+
+def segmentation_evaluator(
+  predict: Callable, patients: Sequence[Patient], settings: Preprocess, folder: Path, stage: str
+) -> Callable[[Networks, int], dict[str, float]]:
+  """Returns evaluate(networks, step) -> Dice of the patients; it leaves a picture of them."""
+
+  def evaluate(networks: Networks, step: int) -> dict[str, float]:
+    probs = [predict_volume(predict, networks, patient.image) for patient in patients]
+    save_panels(folder / "pictures" / f"{step:06d}.png", overlay_rows(patients, {stage: probs}, settings))
+    summary = summarise(score(patients, probs, settings))
+    return {f"dice_{name}": summary[name]["mean"] for name in STRUCTURES} | {"dice": summary["mean"]}
+
+  return evaluate
+
+
+def translation_evaluator(
+  translate: Callable, datasets: Datasets, folder: Path
+) -> Callable[[Networks, int], dict[str, float]]:
+  """Returns evaluate(networks, step) -> mean absolute error of the way there and back, by domain; it leaves a picture.
+
+  The picture has S | S→T | S→T→S with the source's masks, and T | T→S | T→S→T.
+  """
+  watched = {}
+  for domain in ("source", "target"):
+    slices = load_slices(datasets[domain], "train", labels=domain == "source")
+    every = np.linspace(0, len(slices["image"]) - 1, WATCHED).round().astype(int)
+    watched[domain] = {name: values[every] for name, values in slices.items()}
+
+  def evaluate(networks: Networks, step: int) -> dict[str, float]:
+    errors, rows = {}, []
+    for domain, there, back in (("source", "to_target", "to_source"), ("target", "to_source", "to_target")):
+      image = watched[domain]["image"]
+      translated = translate_volume(translate, networks, there, image)
+      restored = translate_volume(translate, networks, back, translated)
+      errors[f"cycle_error_{domain}"] = float(np.abs(restored - image).mean())
+      own, other = ("S", "T") if domain == "source" else ("T", "S")
+      titles = (own, f"{own}→{other}", f"{own}→{other}→{own}")
+      for i in range(WATCHED // 4, WATCHED, WATCHED // 4):
+        mask = watched[domain]["label"][i] if "label" in watched[domain] else None
+        panels = zip(titles, (image, translated, restored), strict=True)
+        rows.append([(title, images[i], mask) for title, images in panels])
+    save_panels(folder / "pictures" / f"{step:06d}.png", rows)
+    return errors
+
+  return evaluate
 
 
 def score(patients: Sequence[Patient], maps: Sequence[np.ndarray], settings: Preprocess) -> dict[str, dict[str, float]]:
@@ -113,5 +252,6 @@ def overlay_rows(patients: Sequence[Patient], maps: Mapping[str, Sequence[np.nda
     middle = len(patient.image) // 2
     truth = preprocess_classes(patient.truth[middle : middle + 1], patient.spacing, settings)[0]
     masks = {"truth": truth} | {stage: probs[i][middle].argmax(-1) for stage, probs in maps.items()}
-    rows.append((f"{patient.name}, slice {middle}", patient.image[middle], masks))
+    panels = {f"{patient.name}, slice {middle}": None} | masks
+    rows.append([(title, patient.image[middle], mask) for title, mask in panels.items()])
   return rows

@@ -1,4 +1,4 @@
-"""NIfTI in, NIfTI out: masks for volumes, by the last stage of a run. Needs no dataset.
+"""NIfTI in, NIfTI out: masks for volumes, by the last stage of a run or by any other. Needs no dataset.
 
 python -m vamcei_jax.predict --workdir=runs/uda --input=volumes --output=masks
 """
@@ -11,7 +11,7 @@ from absl import flags
 from vamcei_jax import command_line
 from vamcei_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts), or of one of its stages.")
 _INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
 flags.mark_flags_as_required(["workdir", "input", "output"])
@@ -20,25 +20,17 @@ SUFFIXES = (".nii", ".nii.gz")
 
 
 def main() -> None:
-  import jax
-
-  from vamcei_jax.checkpoints import restore_segmenter
-  from vamcei_jax.config import preprocess_settings, read_config
+  from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.nifti import read_volume, write_classes
   from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
-  from vamcei_jax.evaluation.inference import predict_volume
-  from vamcei_jax.pipeline import METHODS
+  from vamcei_jax.pipeline import restore_predict
 
   workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
   paths = list_volumes(Path(_INPUT.value))
   if any(path.parent.resolve() == output.resolve() for path in paths):
     raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
-  config = read_config(workdir)
-  settings, stage = preprocess_settings(config), config.stages[-1]
-  method = METHODS[stage]
-  abstract = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0)))
-  params = restore_segmenter(workdir / stage / "checkpoints", abstract)
-  predict = jax.jit(method.make_predict(config))
+  predict, config = restore_predict(workdir)
+  settings = preprocess_settings(config)
 
   for path in paths:
     read_volume(path)  # a file that cannot be read is named before anything is written
@@ -46,7 +38,7 @@ def main() -> None:
   started = time.perf_counter()
   for number, path in enumerate(paths, start=1):
     volume = read_volume(path)
-    probs = predict_volume(predict, params, preprocess_image(volume.voxels, volume.spacing, settings))
+    probs = predict(preprocess_image(volume.voxels, volume.spacing, settings))
     classes = restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings).argmax(-1)
     write_classes(output / path.name, classes, config.data.label_values, like=path)
     print(f"{number}/{len(paths)}  {output / path.name}  {time.perf_counter() - started:.1f} s", flush=True)

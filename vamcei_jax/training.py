@@ -26,10 +26,10 @@ def train(
   stage: str,
   method: ModuleType,
   key: jax.Array,
-  data: dict,
-  evaluate: Callable[[Params, int], Mapping[str, float]],
+  load: Callable[[], dict],
+  evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
-) -> Params:
+) -> dict[str, Params]:
   """Trains one stage to its last step, from its newest checkpoint if there is one.
 
   Args:
@@ -37,17 +37,21 @@ def train(
     stage: its name, and that of its folder in `workdir`.
     method: a module of vamcei_jax/methods.
     key: PRNG key of the stage.
-    data: domain -> slices, on the device.
-    evaluate: (segmenter parameters, step) -> scores by name, "dice" among them; called every `train.eval_every` steps.
+    load: () -> domain -> slices; called if there is something left to train.
+    evaluate: (networks, step) -> scores by name; called every `train.eval_every` steps. "dice", where it is among
+      them, tells the best checkpoint.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
 
   Returns:
-    The moving average of the segmenter's parameters.
+    The moving averages of the networks' parameters.
   """
   steps = config.train.steps
   draws, own = jax.random.split(key)
   with open_checkpoints(workdir / stage / "checkpoints", config.train.keep) as checkpoints:
-    state = restore_newest(checkpoints, jax.jit(lambda: method.init_state(config, own))())
+    init = lambda: method.init_state(config, own)
+    state = restore_newest(checkpoints, jax.eval_shape(init))
+    if state is None:
+      state = jax.jit(init)()
     first = int(state.step)
     if first == steps:
       print(f"{stage}: finished at step {steps}", flush=True)
@@ -55,6 +59,7 @@ def train(
 
     print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}; compiling", flush=True)
     run = compile_step(method.make_step(config), lambda data, step: draw_batch(data, draws, step, config))
+    data = jax.device_put(load())
     with open_log(workdir, stage, first) as log:
       pending, started = [], None
       for step in range(first + 1, steps + 1):

@@ -26,19 +26,33 @@ def label():
 
 
 def test_without_strengths_an_image_of_the_same_size_is_itself(image, label):
-  got, got_label = augment(image, label, KEY, (24, 20), ConfigDict(OFF))
-  np.testing.assert_allclose(got, image, atol=1e-5)
-  np.testing.assert_array_equal(got_label, label)
+  teacher = jax.nn.softmax(jax.random.normal(KEY, (24, 20, 4)))
+  got = augment({"image": image, "label": label, "teacher": teacher}, KEY, (24, 20), ConfigDict(OFF))
+  np.testing.assert_allclose(got["image"], image, atol=1e-5)
+  np.testing.assert_array_equal(got["label"], label)
+  np.testing.assert_allclose(got["teacher"], teacher, atol=1e-5)
 
 
-def test_label_moves_with_its_image():
+def test_labels_and_teachers_move_with_their_image():
   y, x = jnp.mgrid[:40, :40]
   disc = ((y - 20) ** 2 + (x - 14) ** 2 < 80).astype(jnp.float32)
   strengths = ConfigDict(OFF | {"rotation": 1.0, "scale": 0.3, "shift": 4.0})
   for seed in range(5):
-    image, label = augment(disc, disc.astype(jnp.uint8), jax.random.key(seed), (32, 32), strengths)
-    assert label.sum() > 20
-    assert float(jnp.abs((image > 0.5) - label.astype(jnp.float32)).mean()) < 0.02
+    example = {"image": disc, "label": disc.astype(jnp.uint8), "teacher": jnp.stack([1.0 - disc, disc], -1)}
+    view = augment(example, jax.random.key(seed), (32, 32), strengths)
+    assert view["label"].sum() > 20
+    assert float(jnp.abs((view["image"] > 0.5) - view["label"].astype(jnp.float32)).mean()) < 0.02
+    np.testing.assert_allclose(view["teacher"][..., 1], view["image"], atol=1e-6)
+
+
+def test_a_teacher_says_background_outside_of_the_image():
+  teacher = jnp.full((8, 8, 4), 0.25, jnp.float16)
+  strengths = ConfigDict(OFF | {"shift": 6.0, "rotation": 0.5})
+  view = augment({"image": jnp.ones((8, 8)), "teacher": teacher}, KEY, (16, 16), strengths)
+  np.testing.assert_allclose(view["teacher"].sum(-1), 1.0, atol=1e-5)
+  outside = view["image"] == 0.0
+  assert outside.sum() > 100
+  np.testing.assert_array_equal(view["teacher"][outside], jnp.tile(jnp.eye(4)[0], (int(outside.sum()), 1)))
 
 
 def test_views_are_rotated_and_scaled_by_the_strengths_at_most():
@@ -48,7 +62,7 @@ def test_views_are_rotated_and_scaled_by_the_strengths_at_most():
   areas, angles = [], []
   for seed in range(40):
     strengths = ConfigDict(OFF | {"rotation": 0.4, "scale": 0.2})
-    view = np.asarray(augment(disc, disc.astype(jnp.uint8), jax.random.key(seed), (81, 81), strengths)[0])
+    view = np.asarray(augment({"image": disc}, jax.random.key(seed), (81, 81), strengths)["image"])
     areas.append(view.sum() / disc.sum())
     angles.append(np.arctan2((view * (y - 40)).sum(), (view * (x - 40)).sum()))
   assert min(areas) > 1.2**-2 * 0.95
@@ -58,10 +72,10 @@ def test_views_are_rotated_and_scaled_by_the_strengths_at_most():
   assert min(areas) < 0.87
 
 
-def test_flips_only_where_anatomy_allows(image, label):
+def test_flips_only_where_anatomy_allows(image):
   def views(flip):
     strengths = ConfigDict(OFF | {"flip": flip})
-    return [augment(image, label, jax.random.key(seed), (24, 20), strengths)[0] for seed in range(12)]
+    return [augment({"image": image}, jax.random.key(seed), (24, 20), strengths)["image"] for seed in range(12)]
 
   same = lambda a, b: bool(jnp.allclose(a, b, atol=1e-5))
   assert all(same(view, image) for view in views(()))
@@ -73,7 +87,8 @@ def test_flips_only_where_anatomy_allows(image, label):
 def test_images_stay_in_their_range_and_labels_among_the_classes(seed):
   image = jax.random.uniform(jax.random.key(seed), (24, 20))
   label = jax.random.randint(jax.random.key(seed), (24, 20), 0, 4).astype(jnp.uint8)
-  got, got_label = augment(image, label, jax.random.key(seed), (16, 16), ConfigDict(STRONG))
+  view = augment({"image": image, "label": label}, jax.random.key(seed), (16, 16), ConfigDict(STRONG))
+  got, got_label = view["image"], view["label"]
   assert got.shape == got_label.shape == (16, 16)
   assert bool(jnp.isfinite(got).all())
   assert 0.0 <= float(got.min()) <= float(got.max()) <= 1.0
@@ -112,7 +127,7 @@ def test_noise_is_white_with_at_most_the_stated_deviation():
   assert 0.05 < max(deviations) < 0.102
 
 
-def test_the_same_key_gives_the_same_view_and_another_key_another(image, label):
-  view = lambda seed: augment(image, label, jax.random.key(seed), (16, 16), ConfigDict(STRONG))[0]
+def test_the_same_key_gives_the_same_view_and_another_key_another(image):
+  view = lambda seed: augment({"image": image}, jax.random.key(seed), (16, 16), ConfigDict(STRONG))["image"]
   np.testing.assert_array_equal(view(3), view(3))
   assert float(jnp.abs(view(3) - view(4)).max()) > 0.05

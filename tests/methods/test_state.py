@@ -61,4 +61,4 @@ def test_the_average_remembers_little_at_first_and_a_decay_later(config, state):
   for step, decay in ((0, 0.1), (10, 11 / 20), (1000, 0.9)):
     after = update(state.replace(step=jnp.int32(step)), {"segmenter": {"w": jnp.ones(3)}})
     expected = decay * 1.0 + (1 - decay) * after.params["segmenter"]["w"]
-    np.testing.assert_allclose(after.ema["w"], expected, rtol=1e-6)
+    np.testing.assert_allclose(after.ema["segmenter"]["w"], expected, rtol=1e-6)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vamcei_jax.models.layers import Upsample, average_pool
-from vamcei_jax.models.unet import VariationalUNet
+from vamcei_jax.models.unet import UNet, VariationalUNet
 from vamcei_jax.prng import example_keys
 
 MODEL = VariationalUNet(classes=4, widths=(8, 8, 16), latent_scales=2, logvar_range=(-3.0, 1.0))
@@ -92,3 +92,13 @@ def test_upsample_is_the_transposed_convolution():
 def test_average_pool_is_the_mean_of_windows():
   x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
   np.testing.assert_allclose(average_pool(x, 4)[1, 1, 0], x[1, 4:8, 0:4].mean((0, 1)), rtol=1e-5)
+
+
+def test_the_plain_unet_has_one_head_and_needs_no_key(images):
+  model = UNet(classes=4, widths=(4, 8, 8))
+  variables = jax.jit(model.init)(jax.random.key(1), images)
+  logits = model.apply(variables, images)
+  assert logits.shape == (3, 32, 24, 4)
+  assert logits.dtype == jnp.float32
+  np.testing.assert_array_equal(logits, model.apply(variables, images))
+  assert [name for name in variables["params"] if "head" in name or "mu" in name] == ["head"]

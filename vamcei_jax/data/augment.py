@@ -10,13 +10,12 @@ from jax.scipy.ndimage import map_coordinates
 from ml_collections import ConfigDict
 
 
-def augment(
-  image: Array, label: Array, key: Array, size: tuple[int, int], strengths: ConfigDict
-) -> tuple[Array, Array]:
-  """A random view of an image and its label.
+def augment(example: dict[str, Array], key: Array, size: tuple[int, int], strengths: ConfigDict) -> dict[str, Array]:
+  """A random view of an example, all of whose maps are moved alike.
 
   Args:
-    image, label: (H, W) image in [0, 1] and class indices, moved alike.
+    example: "image" (H, W) in [0, 1] and, where there are any, "label" (H, W) class indices and "teacher" (H, W, K)
+      class probabilities. What comes from outside of them is 0, background.
     key: PRNG key.
     size: (h, w) of the view, a random crop where it is smaller than the image.
     strengths: `config.augment`: rotation (radians), scale (relative), shift (pixels), flip (axes of the image that
@@ -24,14 +23,21 @@ def augment(
       and blur (pixels), each the largest amount drawn.
   """
   geometry, *keys = jax.random.split(key, 6)
-  where = random_coordinates(geometry, image.shape, size, strengths)
-  image = map_coordinates(image, where, order=1, mode="constant")
-  label = map_coordinates(label, where, order=0, mode="constant")
+  where = random_coordinates(geometry, example["image"].shape, size, strengths)
+  sample = lambda map, order: map_coordinates(map, where, order=order, mode="constant")
+  view = {"image": sample(example["image"], 1)}
+  if "label" in example:
+    view["label"] = sample(example["label"], 0)
+  if "teacher" in example:
+    structures = jnp.moveaxis(example["teacher"][..., 1:].astype(jnp.float32), -1, 0)
+    structures = jnp.moveaxis(jax.vmap(lambda map: sample(map, 1))(structures), 0, -1)
+    view["teacher"] = jnp.concatenate([1.0 - structures.sum(-1, keepdims=True), structures], -1)
+
   amounts = (strengths.gamma, strengths.contrast, strengths.bias, strengths.blur, strengths.noise)
   for transform, amount, own_key in zip((gamma, contrast, bias_field, blur, noise), amounts, keys, strict=True):
     if amount:
-      image = transform(image, own_key, amount)
-  return image, label
+      view["image"] = transform(view["image"], own_key, amount)
+  return view
 
 
 def random_coordinates(key: Array, shape: tuple[int, int], size: tuple[int, int], strengths: ConfigDict) -> Array:

@@ -74,18 +74,18 @@ def draw_batch(data: dict, key: Array, step: Array, config: ConfigDict) -> dict:
     config: `train.batch_size` images a domain, `data.crop` pixels, `augment` strengths.
 
   Returns:
-    domain -> {"image": (B, h, w, 1) float32, "label": (B, h, w) int32, only where the data has labels}.
+    domain -> {"image": (B, h, w, 1) float32, and where the data has them "label": (B, h, w) int32 and "teacher":
+    (B, h, w, K) float32}.
   """
   batch = {}
   for number, domain in enumerate(sorted(data)):
-    slices = data[domain]
     order, views = jax.random.split(jax.random.fold_in(key, number))
-    index = batch_indices(order, step, len(slices["image"]), config.train.batch_size)
+    index = batch_indices(order, step, len(data[domain]["image"]), config.train.batch_size)
     keys = example_keys(jax.random.fold_in(views, step), config.train.batch_size)
-    view = lambda image, label, key: augment(image, label, key, config.data.crop, config.augment)
-    labels = slices["label"][index] if "label" in slices else jnp.zeros_like(slices["image"][index], jnp.uint8)
-    image, label = jax.vmap(view)(slices["image"][index], labels, keys)
-    batch[domain] = {"image": image[..., None]}
-    if "label" in slices:
-      batch[domain]["label"] = label.astype(jnp.int32)
+    view = lambda example, key: augment(example, key, config.data.crop, config.augment)
+    examples = jax.tree.map(lambda slices, index=index: slices[index], data[domain])
+    batch[domain] = jax.vmap(view)(examples, keys)
+    batch[domain]["image"] = batch[domain]["image"][..., None]
+    if "label" in batch[domain]:
+      batch[domain]["label"] = batch[domain]["label"].astype(jnp.int32)
   return batch

@@ -11,25 +11,24 @@ from vamcei_jax.files import replacing
 COLOURS = {"Myo": "#35b779", "LV": "#e4572e", "RV": "#3f8efc"}
 
 
-def save_overlays(path: Path, rows: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]]) -> None:
-  """One row a case: the image, then the image with the outlines of each mask.
+def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.ndarray | None]]]) -> None:
+  """Rows of titled images, each with the outlines of a mask.
 
   Args:
     path: of the PNG.
-    rows: (title, image (h, w), column title -> class indices (h, w)).
+    rows: of (title, image (h, w) in [0, 1], class indices (h, w) or None).
   """
   plt = _pyplot()
-  columns = 1 + max(len(masks) for _, _, masks in rows)
+  columns = max(map(len, rows))
   figure, axes = plt.subplots(len(rows), columns, figsize=(2.4 * columns, 2.5 * len(rows)), squeeze=False)
-  for row_axes, (title, image, masks) in zip(axes, rows, strict=True):
-    panels = [(title, np.zeros(image.shape, np.uint8)), *masks.items()]
+  for row_axes, panels in zip(axes, rows, strict=True):
     for axis in row_axes:
       axis.axis("off")
-    for axis, (name, mask) in zip(row_axes, panels, strict=False):
+    for axis, (title, image, mask) in zip(row_axes, panels, strict=False):
       axis.imshow(image, cmap="gray", vmin=0, vmax=1)
-      axis.set_title(name, fontsize=8)
+      axis.set_title(title, fontsize=8)
       for index, structure in enumerate(STRUCTURES, start=1):
-        if (mask == index).any():
+        if mask is not None and (mask == index).any():
           axis.contour(mask == index, levels=[0.5], colors=COLOURS[structure], linewidths=1.2)
   handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()]
   figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)

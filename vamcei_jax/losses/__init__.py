@@ -1,4 +1,4 @@
-"""The losses of VAMCEI: pure functions of arrays, which know neither models nor weights nor configs.
+"""The losses of VAMCEI and of image translation: pure functions of arrays, which know neither models nor configs.
 
 All of them compute and answer in float32 whatever the dtype of their inputs.
 
@@ -19,8 +19,10 @@ from vamcei_jax.losses.prior import gaussian_prior_kl
 from vamcei_jax.losses.prototypes import class_prototypes, prototype_contrast
 from vamcei_jax.losses.reconstruction import reconstruction
 from vamcei_jax.losses.segmentation import segmentation
+from vamcei_jax.losses.translation import absolute_difference, patch_discriminator_loss, translator_loss
 
 __all__ = [
+  "absolute_difference",
   "class_prototypes",
   "discriminator_loss",
   "distillation",
@@ -28,7 +30,9 @@ __all__ = [
   "generator_loss",
   "global_alignment",
   "pairwise_gaussian_kl",
+  "patch_discriminator_loss",
   "prototype_contrast",
   "reconstruction",
   "segmentation",
+  "translator_loss",
 ]

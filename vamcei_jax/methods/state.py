@@ -23,24 +23,26 @@ class State:
     key: PRNG key of the stage; a step's keys are folded from it.
     params: network name -> parameters.
     opt: network name -> optimizer state.
-    ema: moving average of params["segmenter"], what evaluation and prediction use.
+    ema: network name -> moving average of its parameters, for the networks that evaluation and prediction use.
     rates: network name -> () peak learning rate.
     weights: loss term -> () or (scales,) weight.
     ramp: (2,) the step at which unsupervised terms set in, and how many steps they take to reach their weights.
+    memory: what a method remembers besides, as arrays: the CycleGAN's history of images.
   """
 
   step: Array
   key: Array
   params: dict[str, Params]
   opt: dict[str, optax.OptState]
-  ema: Params
+  ema: dict[str, Params]
   rates: dict[str, Array]
   weights: dict[str, Array]
   ramp: Array
+  memory: Any = ()
 
 
-def create_state(params: dict[str, Params], key: Array, config: ConfigDict) -> State:
-  """The state before the first step."""
+def create_state(params: dict[str, Params], key: Array, config: ConfigDict, averaged: str = "segmenter") -> State:
+  """The state before the first step; `averaged` names the network that evaluation and prediction use."""
   optimizer = make_optimizer(config)
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -48,7 +50,7 @@ def create_state(params: dict[str, Params], key: Array, config: ConfigDict) -> S
     params=params,
     opt={name: optimizer.init(p) for name, p in params.items()},
     # A copy: the state is donated, and a buffer can be donated once.
-    ema=jax.tree.map(jnp.copy, params["segmenter"]),
+    ema={averaged: jax.tree.map(jnp.copy, params[averaged])},
     rates={name: jnp.float32(config.optimizer.rates[name]) for name in params},
     weights={name: jnp.asarray(weight, jnp.float32) for name, weight in config.loss.weights.items()},
     ramp=jnp.asarray(config.loss.ramp, jnp.float32),
@@ -59,18 +61,21 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """Adam with global-norm clipping and a decaying schedule, at a learning rate of one: the peak rate is state."""
   return optax.chain(
     optax.clip_by_global_norm(config.optimizer.clip),
-    optax.scale_by_adam(),
+    optax.scale_by_adam(b1=config.optimizer.b1),
     optax.scale_by_learning_rate(make_schedule(config)),
   )
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
   """Learning rate relative to its peak, by step."""
+  steps = config.train.steps
   schedules = {
     # nnU-Net's: (1 - step/steps)^0.9.
-    "polynomial": lambda: optax.polynomial_schedule(1.0, 0.0, 0.9, config.train.steps),
+    "polynomial": lambda: optax.polynomial_schedule(1.0, 0.0, 0.9, steps),
     # VAMCEI's: 0.9 an epoch.
     "exponential": lambda: optax.exponential_decay(1.0, config.optimizer.epoch_steps, 0.9, staircase=True),
+    # CycleGAN's: constant for half of the steps, then a line to zero.
+    "half_linear": lambda: optax.linear_schedule(1.0, 0.0, steps - steps // 2, steps // 2),
   }
   return schedules[config.optimizer.schedule]()
 
@@ -87,7 +92,7 @@ def make_update(config: ConfigDict) -> Callable[[State, dict[str, Params]], Stat
       params[name] = optax.apply_updates(state.params[name], updates)
     # Short memory at the start, so that the average does not remember the initialisation.
     decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema = optax.incremental_update(params["segmenter"], state.ema, 1.0 - decay)
+    ema = {name: optax.incremental_update(params[name], old, 1.0 - decay) for name, old in state.ema.items()}
     return state.replace(step=state.step + 1, params=params, opt=opt, ema=ema)
 
   return update

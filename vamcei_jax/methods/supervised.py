@@ -53,10 +53,13 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
   return step
 
 
-def make_predict(config: ConfigDict) -> Callable[[Params, Array], Array]:
-  """Returns predict(params, images (B, H, W, 1)) -> class probabilities (B, H, W, K), with z = μ."""
+def make_predict(config: ConfigDict) -> Callable[[dict[str, Params], Array], Array]:
+  """Returns predict(networks, images (B, H, W, 1)) -> class probabilities (B, H, W, K), with z = μ.
+
+  `networks` is a state's `ema`.
+  """
   segmenter = make_segmenter(config)
-  return lambda params, images: jax.nn.softmax(segmenter.apply({"params": params}, images).logits)
+  return lambda networks, images: jax.nn.softmax(segmenter.apply({"params": networks["segmenter"]}, images).logits)
 
 
 def deep_segmentation(output: Segmentation, labels: Array) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
-"""The segmenter: a U-Net whose last decoder features are Gaussian latents."""
+"""The segmenters: a U-Net whose last decoder features are Gaussian latents, and a plain one."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,18 +57,11 @@ class VariationalUNet(nn.Module):
       keys: (B,) a PRNG key an image, for the noise of z = μ + σ·ε; None for z = μ.
     """
     block = lambda width: ConvBlock(width, self.norm, self.dtype)
-
-    x, skips = images, []
-    for width in self.widths[:-1]:
-      x = block(width)(x)
-      skips.append(x)
-      x = nn.max_pool(x, (2, 2), (2, 2))
-    x = block(self.widths[-1])(x)
+    x, skips = _encode(images, self.widths, block)
 
     latents, scale_logits = [], []
     for scale in reversed(range(len(skips))):
-      x = Upsample(self.widths[scale], self.dtype)(x)
-      x = block(self.widths[scale])(jnp.concatenate([skips[scale], x.astype(skips[scale].dtype)], -1))
+      x = _decode(x, skips[scale], self.widths[scale], block, self.dtype)
       if scale < self.latent_scales:
         latent = self._latent(x, keys, scale)
         x = latent.z
@@ -90,3 +84,41 @@ class VariationalUNet(nn.Module):
       return Latent(mu, logvar, mu)
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, scale), mu.shape[1:]))(keys)
     return Latent(mu, logvar, mu + jnp.exp(0.5 * logvar) * noise)
+
+
+class UNet(nn.Module):
+  """Plain U-Net, one forward pass without noise: (B, H, W, 1) in [0, 1] -> float32 logits (B, H, W, classes).
+
+  Attributes:
+    widths: channels from full resolution down; H and W must be divisible by 2**(len(widths) - 1).
+    dtype: of the computation; parameters and logits are float32.
+  """
+
+  classes: int
+  widths: tuple[int, ...]
+  norm: str = "instance"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Array) -> Array:
+    block = lambda width: ConvBlock(width, self.norm, self.dtype)
+    x, skips = _encode(images, self.widths, block)
+    for width, skip in zip(self.widths[-2::-1], reversed(skips), strict=True):
+      x = _decode(x, skip, width, block, self.dtype)
+    return nn.Conv(self.classes, (1, 1), name="head")(x.astype(jnp.float32))
+
+
+def _encode(images: Array, widths: tuple[int, ...], block: Callable) -> tuple[Array, list[Array]]:
+  """The coarsest features, and those of every finer level, finest first."""
+  x, skips = images, []
+  for width in widths[:-1]:
+    x = block(width)(x)
+    skips.append(x)
+    x = nn.max_pool(x, (2, 2), (2, 2))
+  return block(widths[-1])(x), skips
+
+
+def _decode(x: Array, skip: Array, width: int, block: Callable, dtype: Any) -> Array:
+  """Features at the level of `skip`, from those one level below."""
+  x = Upsample(width, dtype)(x)
+  return block(width)(jnp.concatenate([skip, x.astype(skip.dtype)], -1))

@@ -1,0 +1,16 @@
+"""The multi-stage framework on MS-CMRSeg 2019, bSSFP -> LGE, sized for a laptop CPU.
+
+python -m vamcei_jax.main --config=configs/mscmrseg_multistage.py --config.data.root=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from configs import mscmrseg, multistage
+
+
+def get_config() -> ConfigDict:
+  config = mscmrseg.get_config()
+  phantom = multistage.get_config()
+  config.stages = phantom.stages
+  config.stage = phantom.stage
+  return config

@@ -1,0 +1,22 @@
+"""The multi-stage framework on MS-CMRSeg 2019 at the published size, for one GPU.
+
+python -m vamcei_jax.main --config=configs/mscmrseg_multistage_paper.py --config.data.root=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from configs import multistage, vamcei_paper
+
+
+def get_config() -> ConfigDict:
+  config = vamcei_paper.get_config()
+  config.stages = multistage.get_config().stages
+  config.stage = multistage.get_config().stage
+
+  translate = config.stage.translate
+  translate.translation.update(width=64, blocks=9, discriminator_width=64)
+  translate.optimizer.rates.update(translators=2e-4, discriminators=2e-4)
+  translate.train.update(steps=20_000, batch_size=1)
+
+  config.stage.distill.model.widths = (32, 64, 128, 256, 512)
+  return config

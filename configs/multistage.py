@@ -1,0 +1,36 @@
+"""The multi-stage framework on the embedded phantom, sized for a laptop CPU: translation, two VAMCEIs, one student.
+
+python -m vamcei_jax.main --config=configs/multistage.py --workdir=runs/multistage
+"""
+
+from ml_collections import ConfigDict
+
+from configs import uda
+
+
+def get_config() -> ConfigDict:
+  config = uda.get_config()
+  config.stages = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
+
+  config.stage.translate = translate = ConfigDict()
+  translate.translation = ConfigDict({
+    "width": 16,  # channels of the translators at full resolution
+    "blocks": 4,  # residual blocks
+    "discriminator_width": 16,
+    "history": 50,  # translated images that the discriminators are shown again
+  })
+  translate.loss = ConfigDict({"weights": {"adversarial": 1.0, "cycle": 10.0, "identity": 5.0}})
+  translate.optimizer = ConfigDict({"b1": 0.5, "schedule": "half_linear"})
+  translate.optimizer.rates = ConfigDict({"translators": 1e-3, "discriminators": 5e-4})
+  # What a contrast is must not be blurred by changes of contrast.
+  translate.augment = ConfigDict({"gamma": 0.0, "contrast": 0.0, "blur": 0.0, "noise": 0.0})
+  translate.train = ConfigDict({"steps": 300, "batch_size": 4})
+
+  config.stage.distill = distill = ConfigDict()
+  distill.distillation = ConfigDict({
+    "temperature": 2.0,  # of eq. 16
+    "teachers": (0.5, 0.5),  # weights of target_vamcei and source_vamcei in the teachers' mean
+  })
+  distill.model = ConfigDict({"widths": (12, 24, 48, 96)})
+  distill.loss = ConfigDict({"weights": {"segmentation": 1.0, "distillation": 1.0}})
+  return config

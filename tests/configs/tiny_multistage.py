@@ -1,0 +1,17 @@
+"""The smallest run of the multi-stage framework."""
+
+from ml_collections import ConfigDict
+
+from configs import multistage
+from tests.configs import tiny
+
+
+def get_config() -> ConfigDict:
+  config = tiny.get_config()
+  published = multistage.get_config()
+  config.stages = published.stages
+  config.stage = published.stage
+  config.stage.translate.translation.update(width=2, blocks=1, discriminator_width=2, history=3)
+  config.stage.translate.train.update(steps=6, batch_size=2)
+  config.stage.distill.model.widths = (4, 8, 8)
+  return config

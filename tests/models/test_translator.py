@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vamcei_jax.models.translator import PatchDiscriminator, Translator
+
+
+def test_translations_have_their_image_s_shape_and_range():
+  images = 10.0 * jax.random.normal(jax.random.key(0), (2, 24, 32, 1))
+  translator = Translator(width=4, blocks=2)
+  got = translator.apply(translator.init(jax.random.key(1), images), images)
+  assert got.shape == images.shape
+  assert 0.0 <= float(got.min()) < float(got.max()) <= 1.0
+
+
+def test_the_published_size_has_the_published_number_of_parameters():
+  """ResNet-9 has 11.378 million parameters at width 64; here, upsampling is 2×2 where the authors' is 3×3."""
+  shapes = jax.eval_shape(Translator(width=64, blocks=9).init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+  got = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]) if leaf.ndim == 4 and leaf.shape[:2] == (3, 3))
+  assert got == 9 * (64 * 128 + 128 * 256 + 18 * 256 * 256)
+
+
+@pytest.mark.parametrize("norm", ["none"])
+def test_one_answer_sees_70_by_70_pixels(norm, monkeypatch):
+  """Without the norms, which see the whole image."""
+  from vamcei_jax.models import translator
+
+  monkeypatch.setitem(translator.NORMS, norm, lambda dtype: lambda x: x)
+  discriminator = PatchDiscriminator(width=2, norm=norm)
+  image = jax.random.uniform(jax.random.key(0), (1, 128, 128, 1))
+  variables = discriminator.init(jax.random.key(1), image)
+  answers = discriminator.apply(variables, image)
+  row, column = (size // 2 for size in answers.shape[1:3])
+  seen = jax.grad(lambda x: discriminator.apply(variables, x)[0, row, column, 0])(image)
+  rows = np.flatnonzero(np.abs(seen[0, :, :, 0]).sum(1))
+  assert rows.max() - rows.min() + 1 == 70

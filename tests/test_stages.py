@@ -1,0 +1,66 @@
+"""Stages: what each is given to learn from, and what a run says of settings that do not fit together."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from tests.configs import tiny_multistage
+from vamcei_jax.errors import InputError
+from vamcei_jax.stages import built_upon, remove_stages, stage_config, stage_configs
+
+
+@pytest.fixture
+def config():
+  return tiny_multistage.get_config()
+
+
+def test_a_stage_s_section_is_laid_over_the_run_and_over_no_other_stage(config):
+  configs = stage_configs(config)
+  assert list(configs) == list(config.stages)
+  assert configs["translate"].train.steps == 6
+  assert configs["target_vamcei"].train.steps == config.train.steps == 8
+  assert configs["translate"].train.eval_every == config.train.eval_every
+  assert configs["distill"].model.widths == (4, 8, 8)
+  assert "translation" not in configs["distill"]
+  assert config.stage.translate.train.steps == 6
+
+
+def test_a_stage_s_configuration_is_that_of_a_run_of_it_alone(config):
+  own = stage_config(config, "translate")
+  assert own.stages == ("translate",)
+  assert stage_config(own, "translate") == own
+
+
+WRONG = {
+  "unknown": (lambda c: c.update(stages=("vamcei", "nonsense")), "config.stages"),
+  "twice": (lambda c: c.update(stages=("vamcei", "vamcei")), "config.stages"),
+  "none": (lambda c: c.update(stages=()), "config.stages"),
+  "order": (lambda c: c.update(stages=("target_vamcei", "translate")), "translate must come before target_vamcei"),
+  "data": (lambda c: c.stage.distill.update(data=ConfigDict({"size": (64, 64)})), "config.stage.distill.data.size"),
+  "history": (lambda c: c.stage.translate.translation.update(history=0), "config.translation.history=0"),
+  "teachers": (lambda c: c.stage.distill.distillation.update(teachers=(0, 0)), "config.distillation.teachers"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_does_not_fit_is_named(config, what):
+  change, expected = WRONG[what]
+  change(config)
+  with pytest.raises(InputError, match=expected.replace(".", r"\.").replace("(", r"\(")):
+    stage_configs(config)
+
+
+def test_what_was_built_upon_a_stage_goes_with_it(config):
+  assert built_upon([], config.stages) == set()
+  assert built_upon(["distill"], config.stages) == {"distill"}
+  assert built_upon(["source_vamcei"], config.stages) == {"source_vamcei", "distill"}
+  assert built_upon(["translate"], config.stages) == {"translate", "target_vamcei", "source_vamcei", "distill"}
+  with pytest.raises(InputError, match="--stages=vamcei"):
+    built_upon(["vamcei"], config.stages)
+
+
+def test_removed_stages_are_gone_and_others_stay(tmp_path):
+  for name in ("translate/checkpoints", "no_adaptation", ".translate.removed/left by a kill"):
+    (tmp_path / name).mkdir(parents=True)
+  remove_stages(tmp_path, {"translate", "distill"})
+  assert [path.name for path in tmp_path.iterdir()] == ["no_adaptation"]
+

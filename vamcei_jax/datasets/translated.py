@@ -1,0 +1,47 @@
+"""A dataset seen through a translator: the same patients and masks, their images in the other domain's contrast."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vamcei_jax.datasets.volumes import dataset_info
+
+
+class Translated(tfds.core.GeneratorBasedBuilder):
+  """Prepared volumes whose images went through a translator; patients, masks, truths and affines are kept."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(self, original: tfds.core.DatasetBuilder, translate: Callable, **arguments):
+    self._original, self._translate = original, translate
+    super().__init__(**arguments)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return dataset_info(self, description=self.__doc__)
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    del dl_manager
+    return {split: self._generate_examples(split) for split in self._original.info.splits}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
+    for number, example in enumerate(self._original.as_data_source(split)):
+      yield number, {**example, "image": self._translate(example["image"])}
+
+
+def prepare_translated(
+  original: tfds.core.DatasetBuilder, translate: Callable[[np.ndarray], np.ndarray], folder: Path
+) -> tfds.core.DatasetBuilder:
+  """`original` translated and written to `folder`, or what is there already.
+
+  Args:
+    original: a prepared dataset of volumes.
+    translate: (D, h, w) image in [0, 1] -> the same in the other contrast.
+    folder: for this translation alone: another translator needs another folder.
+  """
+  builder = Translated(original, translate, data_dir=str(folder), file_format="array_record")
+  if not builder.is_prepared():
+    tfds.disable_progress_bar()
+    builder.download_and_prepare()
+  return builder

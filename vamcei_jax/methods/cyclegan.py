@@ -1,0 +1,130 @@
+"""CycleGAN: translators between source and target images, learned without pairs (Zhu et al., ICCV 2017).
+
+One step trains both directions: the two translators by what the discriminators say of their images, by the way back
+(cycle) and by leaving images of their own domain alone (identity), then the two discriminators on real images and on
+translated ones out of a history.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from vamcei_jax.losses import absolute_difference, patch_discriminator_loss, translator_loss
+from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.models.translator import PatchDiscriminator, Translator
+
+DIRECTIONS = {"to_target": ("source", "target"), "to_source": ("target", "source")}  # name -> from, to
+
+
+def init_state(config: ConfigDict, key: Array) -> State:
+  """The state before the first step."""
+  init, key = jax.random.split(key)
+  image = jnp.zeros((1, *config.data.crop, 1))
+  translator, discriminator = make_translator(config), make_discriminator(config)
+  keys = iter(jax.random.split(init, 2 * len(DIRECTIONS)))
+  params = {
+    "translators": {name: translator.init(next(keys), image)["params"] for name in DIRECTIONS},
+    "discriminators": {to: discriminator.init(next(keys), image)["params"] for _, to in DIRECTIONS.values()},
+  }
+  state = create_state(params, key, config, averaged="translators")
+  empty = lambda: {
+    "images": jnp.zeros((config.translation.history, *config.data.crop, 1)),
+    "count": jnp.zeros((), jnp.int32),
+  }
+  return state.replace(memory={domain: empty() for domain in params["discriminators"]})
+
+
+def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metrics]]:
+  """Returns step(state, batch) -> (state, metrics); batch: {"source": {image}, "target": {image}}; no label is read."""
+  translator, discriminator, update = make_translator(config), make_discriminator(config), make_update(config)
+  judge = lambda params, domain, images: discriminator.apply({"params": params[domain]}, images)
+
+  def translators_loss(params: Params, state: State, images: dict[str, Array]) -> tuple[Array, tuple]:
+    translate = lambda name, x: translator.apply({"params": params[name]}, x)
+    terms, translated = {"adversarial": 0.0, "cycle": 0.0, "identity": 0.0}, {}
+    for there, (own, other) in DIRECTIONS.items():
+      (back,) = set(DIRECTIONS) - {there}
+      translated[other] = translate(there, images[own])
+      terms["adversarial"] += translator_loss(judge(state.params["discriminators"], other, translated[other]))
+      terms["cycle"] += absolute_difference(translate(back, translated[other]), images[own])
+      terms["identity"] += absolute_difference(translate(there, images[other]), images[other])
+    total = sum(state.weights[name] * term for name, term in terms.items())
+    return total, ({"loss": total, **terms}, translated)
+
+  def discriminators_loss(params: Params, images: dict[str, Array], shown: dict[str, Array]) -> Array:
+    losses = [
+      patch_discriminator_loss(judge(params, domain, images[domain]), judge(params, domain, shown[domain]))
+      for domain in shown
+    ]
+    return sum(losses)
+
+  def step(state: State, batch: dict) -> tuple[State, Metrics]:
+    key = jax.random.fold_in(state.key, state.step)
+    images = {domain: batch[domain]["image"] for domain in ("source", "target")}
+    networks = state.params
+    gradient = jax.grad(translators_loss, has_aux=True)
+    grads, (metrics, translated) = gradient(networks["translators"], state, images)
+    memory, shown = {}, {}
+    for number, (domain, history) in enumerate(sorted(state.memory.items())):
+      memory[domain], shown[domain] = exchange(history, translated[domain], jax.random.fold_in(key, number))
+    gradient = jax.value_and_grad(discriminators_loss)
+    metrics["discriminator"], judged = gradient(networks["discriminators"], images, shown)
+    state = update(state, {"translators": grads, "discriminators": judged})
+    return state.replace(memory=memory), metrics
+
+  return step
+
+
+def make_predict(config: ConfigDict) -> Callable[[Params, Array], Array]:
+  """Returns predict(translator, images (B, H, W, 1)) -> images (B, H, W, 1) in the other domain's contrast.
+
+  `translator` is ema["translators"][direction] of a state, the direction a key of DIRECTIONS.
+  """
+  network = make_translator(config)
+  return lambda translator, images: network.apply({"params": translator}, images)
+
+
+def make_translator(config: ConfigDict) -> Translator:
+  """The translator of either direction."""
+  settings, model = config.translation, config.model
+  return Translator(settings.width, settings.blocks, model.norm, jnp.dtype(model.dtype))
+
+
+def make_discriminator(config: ConfigDict) -> PatchDiscriminator:
+  """The discriminator of either domain."""
+  settings, model = config.translation, config.model
+  return PatchDiscriminator(settings.discriminator_width, model.norm, jnp.dtype(model.dtype))
+
+
+def exchange(history: dict[str, Array], images: Array, key: Array) -> tuple[dict[str, Array], Array]:
+  """Images that go through a history, so that a discriminator does not forget what it was shown (Shrivastava 2017).
+
+  One after the other: while the history is not full, an image is stored and comes back itself. Afterwards, with
+  probability ½, it takes the place of a random stored image, which comes back instead; or it comes back and is not
+  stored.
+
+  Args:
+    history: {"images": (N, H, W, 1), "count": () int32, how many of them are filled}.
+    images: (B, H, W, 1).
+    key: PRNG key; that of each image is folded from it and the image's index.
+
+  Returns:
+    The history afterwards, and the images that come back, (B, H, W, 1).
+  """
+  size = len(history["images"])
+
+  def one(history, indexed):
+    index, image = indexed
+    place, coin = jax.random.split(jax.random.fold_in(key, index))
+    stored, count = history["images"], history["count"]
+    full = count >= size
+    slot = jnp.where(full, jax.random.randint(place, (), 0, size), count)
+    swap = full & jax.random.bernoulli(coin)
+    back = jnp.where(swap, stored[slot], image)
+    stored = stored.at[slot].set(jnp.where(swap | ~full, image, stored[slot]))
+    return {"images": stored, "count": jnp.minimum(count + 1, size)}, back
+
+  return jax.lax.scan(one, history, (jnp.arange(len(images)), images))
