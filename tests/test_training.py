@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+from functools import partial
 
 import jax
 import numpy as np
@@ -96,9 +97,9 @@ def test_one_compilation_serves_every_step(method, tiny_config):
   data = {"source": {"image": image, "label": (image > 0.5).astype("uint8")}, "target": {"image": image}}
   key = jax.random.key(0)
   state = jax.jit(lambda: method.init_state(tiny_config, key))()
-  step = compile_step(method.make_step(tiny_config), lambda data, n: draw_batch(data, key, n, tiny_config))
+  step = compile_step(method.make_step(tiny_config), partial(draw_batch, config=tiny_config))
   for _ in range(4):
-    state, _ = step(state, data)
+    state, _ = step(state, data, key)
   assert step._cache_size() == 1
   assert int(state.step) == 4
 

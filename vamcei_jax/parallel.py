@@ -7,13 +7,15 @@ import jax
 from vamcei_jax.methods.state import Metrics, State
 
 
-def compile_step(step: Callable, draw: Callable) -> Callable[[State, dict], tuple[State, Metrics]]:
-  """Compiles draw(data, step number) -> batch and step(state, batch) into run(state, data) -> (state, metrics).
+def compile_step(step: Callable, draw: Callable) -> Callable[[State, dict, jax.Array], tuple[State, Metrics]]:
+  """Compiles draw(data, key, step number) -> batch and step(state, batch) into run(state, data, key) -> (state, metrics).
+
+  The key is that of the batches: an argument, so that runs of different seeds share one program.
 
   The state is donated: its buffers are reused for the new one.
   """
 
-  def run(state: State, data: dict) -> tuple[State, Metrics]:
-    return step(state, draw(data, state.step))
+  def run(state: State, data: dict, key: jax.Array) -> tuple[State, Metrics]:
+    return step(state, draw(data, key, state.step))
 
   return jax.jit(run, donate_argnums=0)

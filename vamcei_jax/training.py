@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -58,12 +59,12 @@ def train(
       return state.ema
 
     print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}; compiling", flush=True)
-    run = compile_step(method.make_step(config), lambda data, step: draw_batch(data, draws, step, config))
+    run = compile_step(method.make_step(config), partial(draw_batch, config=config))
     data = jax.device_put(load())
     with open_log(workdir, stage, first) as log:
       pending, started = [], None
       for step in range(first + 1, steps + 1):
-        state, metrics = run(state, data)
+        state, metrics = run(state, data, draws)
         pending.append(metrics)
         due = lambda every, step=step: step % every == 0 or step == steps
 

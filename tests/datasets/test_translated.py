@@ -12,7 +12,13 @@ def original(prepared):
   preprocess = Preprocess(size=(32, 32), zoom=1 / 3)
   options = {"seed": 1, "train": 2, "validation": 1, "test": 2}
   return prepare(
-    "phantom", "bssfp", data_dir=str(prepared), preprocess=preprocess, label_values=(0, 200, 500, 600), **options
+    "phantom",
+    "bssfp",
+    data_dir=str(prepared),
+    root=None,
+    preprocess=preprocess,
+    label_values=(0, 200, 500, 600),
+    **options,
   )
 
 
