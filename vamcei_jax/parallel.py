@@ -8,11 +8,10 @@ from vamcei_jax.methods.state import Metrics, State
 
 
 def compile_step(step: Callable, draw: Callable) -> Callable[[State, dict, jax.Array], tuple[State, Metrics]]:
-  """Compiles draw(data, key, step number) -> batch and step(state, batch) into run(state, data, key) -> (state, metrics).
+  """Compiles draw(data, key, step number) -> batch and step(state, batch) into one program.
 
-  The key is that of the batches: an argument, so that runs of different seeds share one program.
-
-  The state is donated: its buffers are reused for the new one.
+  Returns run(state, data, key) -> (state, metrics). The state is donated: its buffers are reused for the new one. The
+  key of the batches is an argument, so that runs of different seeds share a program.
   """
 
   def run(state: State, data: dict, key: jax.Array) -> tuple[State, Metrics]:
