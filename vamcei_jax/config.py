@@ -78,20 +78,21 @@ def check_config(config: ConfigDict) -> None:
       raise InputError(f"config.{field}={_get(config, field)}: must be {expected}")
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-  """A workdir belongs to the configuration that made it; where prepared data is kept does not matter.
+def check_workdir(folder: Path, config: ConfigDict) -> None:
+  """A stage's folder belongs to the configuration that it was begun with; where prepared data is kept does not matter.
 
   Raises:
     InputError: another configuration ran there; names the first field that differs.
   """
-  path = workdir / CONFIG_FILE
+  path = folder / CONFIG_FILE
   if not path.exists():
     return
-  ours, theirs = _flat(_plain(config)), _flat(_plain(read_config(workdir)))
+  ours, theirs = _flat(_plain(config)), _flat(_plain(read_config(folder)))
   for field in sorted((set(ours) | set(theirs)) - {"data.prepared_dir"}):
     was, now = theirs.get(field, "not there"), ours.get(field, "not there")
     if was != now:
-      raise InputError(f"{path}: made with another configuration: {field} was {was}, is {now}. Use another --workdir.")
+      fix = f"use another --workdir, or train the stage anew: --stages={folder.name}"
+      raise InputError(f"{path}: made with another configuration: {field} was {was}, is {now}; {fix}")
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:

@@ -50,8 +50,9 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   """
   configs = stage_configs(config)
   stale = built_upon(again, configs)
-  for stage in set(configs) - stale:
-    check_workdir(workdir / stage, configs[stage])
+  for stage, own in configs.items():
+    if stage not in stale:
+      check_workdir(workdir / stage, own)
   datasets = {domain: prepare_domain(config, config.data[domain]) for domain in ("source", "target")}
   if not list(load_patients(datasets["target"], "validation")):
     name = datasets["target"].info.full_name
