@@ -1,4 +1,6 @@
-"""VAMCEI on the embedded phantom, bSSFP -> LGE, sized for a laptop CPU. Every field of a config is explained here.
+"""VAMCEI on the embedded phantom, bSSFP -> LGE, sized for a laptop CPU.
+
+Every field of a config is explained here, those of the multi-stage framework in configs/multistage.py.
 
 python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 
@@ -65,7 +67,8 @@ def get_config() -> ConfigDict:
   config.optimizer = optimizer = ConfigDict()
   optimizer.rates = ConfigDict({"segmenter": 2e-3, "decoders": 1e-3, "discriminator": 5e-4})  # peak learning rates
   optimizer.b1 = 0.9  # of Adam
-  optimizer.schedule = "polynomial"  # or "exponential": 0.9 every epoch_steps, or "half_linear"
+  # Also "exponential", 0.9 every epoch_steps, and "half_linear", constant for half of the steps, then a line to zero.
+  optimizer.schedule = "polynomial"
   optimizer.epoch_steps = 100
   optimizer.clip = 10.0  # global norm of a network's gradient
 

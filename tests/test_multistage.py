@@ -10,10 +10,14 @@ import pytest
 
 from tests.conftest import ROOT, command
 from tests.test_training import assert_same, final_state
+from vamcei_jax.config import read_config
+from vamcei_jax.data.loader import load_slices
 from vamcei_jax.data.phantom import write_nifti
-from vamcei_jax.pipeline import restore_predict, restore_stage
+from vamcei_jax.methods import cyclegan, vamcei
+from vamcei_jax.pipeline import load_stage, prepare_domain, restore_predict, restore_stage, translate_datasets
+from vamcei_jax.stages import STAGES, TEACHERS
 
-STAGES = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
+ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
 CONFIG = "--config=tests/configs/tiny_multistage.py"
 
 
@@ -32,10 +36,11 @@ def finished(tmp_path_factory, flags, run_command):
 
 
 def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(finished, flags, tmp_path):
-  arguments = command(*flags, f"--workdir={tmp_path}")
-  for stage, step in zip(STAGES, (2, 4, 6, 2, 6), strict=True):
+  arguments, said = command(*flags, f"--workdir={tmp_path}"), []
+  for stage, step in zip(ORDER, (2, 4, 6, 2, 6), strict=True):
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
+      said.append(line)
       if line.startswith(f"{stage} ") and int(line.split()[1].split("/")[0]) >= step:
         process.send_signal(signal.SIGKILL)
         break
@@ -44,7 +49,9 @@ def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(finished, flags, tm
 
   resumed = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
   assert resumed.returncode == 0, resumed.stderr
-  for stage in STAGES:
+  for stage in ("target_vamcei", "distill"):  # killed at step 6: the checkpoint of step 4 is whole
+    assert f"{stage}: resumes at step" in "".join(said) + resumed.stdout
+  for stage in ORDER:
     assert_same(final_state(tmp_path, stage), final_state(finished, stage))
   assert json.loads((tmp_path / "results.json").read_text()) == json.loads((finished / "results.json").read_text())
 
@@ -52,14 +59,14 @@ def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(finished, flags, tm
 def test_the_final_table_has_every_row(finished):
   results = json.loads((finished / "results.json").read_text())
   assert list(results) == ["no_adaptation", "target_vamcei", "source_vamcei", "teachers", "distill"]
-  for stage in STAGES:
+  for stage in ORDER:
     pictures = list((finished / stage / "pictures").iterdir())
     assert pictures
     assert list((finished / stage / "checkpoints").iterdir())
 
 
 def test_finished_stages_are_skipped_and_named_ones_trained_again(finished, flags, run_command):
-  before = {stage: final_state(finished, stage) for stage in STAGES}
+  before = {stage: final_state(finished, stage) for stage in ORDER}
   changed = [*flags, f"--workdir={finished}", "--config.stage.distill.distillation.temperature=5.0"]
   refused = run_command(*changed)
   assert refused.returncode == 2
@@ -67,7 +74,7 @@ def test_finished_stages_are_skipped_and_named_ones_trained_again(finished, flag
 
   again = run_command(*changed, "--stages=distill")
   assert again.returncode == 0, again.stderr
-  for stage in STAGES[:-1]:
+  for stage in ORDER[:-1]:
     assert f"{stage}: finished at step" in again.stdout
     assert_same(final_state(finished, stage), before[stage])
   assert "distill: starts" in again.stdout
@@ -91,7 +98,7 @@ def test_any_stage_predicts_but_the_one_that_translates(finished, tmp_path, run_
   write_nifti(tmp_path / "data", sources=0, targets=1)
   (volume,) = [p for p in (tmp_path / "data" / "LGE").iterdir() if "manual" not in p.name]
   masks = {}
-  for folder in (finished, *(finished / stage for stage in STAGES)):
+  for folder in (finished, *(finished / stage for stage in ORDER)):
     output = tmp_path / "masks" / folder.name
     run = run_command("vamcei_jax.predict", f"--workdir={folder}", f"--input={volume}", f"--output={output}")
     if folder.name == "translate":
@@ -104,15 +111,35 @@ def test_any_stage_predicts_but_the_one_that_translates(finished, tmp_path, run_
   np.testing.assert_array_equal(masks["multistage"], masks["distill"])
 
 
-def test_source_vamcei_sees_translated_images(finished):
-  """Its prediction of a target image is that of its segmenter on the image in the source's contrast."""
-  image = np.random.default_rng(0).uniform(size=(3, 32, 32)).astype(np.float32)
-  predict, _ = restore_predict(finished / "source_vamcei")
-  _, translators = restore_stage(finished / "translate")
-  from vamcei_jax.methods import cyclegan, vamcei
+def test_stages_see_the_images_that_they_should(finished):
+  """Which translator made which data, whose images each teacher judges, and what the student is taught."""
+  config = read_config(finished)
+  datasets = {domain: prepare_domain(config, config.data[domain]) for domain in ("source", "target")}
+  translation, translators = restore_stage(finished / "translate")
+  stages = {stage: restore_stage(finished / stage) for stage in TEACHERS}
 
-  translation, _ = restore_stage(finished / "translate")
-  config, networks = restore_stage(finished / "source_vamcei")
-  translated = cyclegan.make_predict(translation)(translators["translators"]["to_source"], image[..., None])
-  expected = vamcei.make_predict(config)(networks, translated)
-  np.testing.assert_allclose(predict(image), expected, atol=1e-5)
+  def translate(direction, images):
+    translator = translators["translators"][direction]
+    return np.asarray(cyclegan.make_predict(translation)(translator, images[..., None]))[..., 0]
+
+  def fail(*_):
+    raise AssertionError("translated again")
+
+  kept = translate_datasets(fail, translators, datasets, finished / "translate" / "data")
+  images = {name: load_slices(data, "train", labels=False)["image"] for name, data in (datasets | kept).items()}
+  np.testing.assert_allclose(images["source_as_target"], translate("to_target", images["source"]), atol=1e-5)
+  np.testing.assert_allclose(images["target_as_source"], translate("to_source", images["target"]), atol=1e-5)
+
+  predict = {stage: vamcei.make_predict(own) for stage, (own, _) in stages.items()}
+  said = {stage: predict[stage](stages[stage][1], images[STAGES[stage].target][..., None]) for stage in TEACHERS}
+  networks = {stage: networks for stage, (_, networks) in stages.items()}
+  own, _ = restore_stage(finished / "distill")
+  taught = load_stage("distill", own, datasets | kept, predict, networks)
+  np.testing.assert_allclose(taught["target"]["teacher"], (said[TEACHERS[0]] + said[TEACHERS[1]]) / 2, atol=2e-3)
+  np.testing.assert_array_equal(taught["target"]["image"], images["target"])
+  np.testing.assert_array_equal(taught["source"]["image"], images["source_as_target"])
+
+  alone, _ = restore_predict(finished / "source_vamcei")
+  np.testing.assert_allclose(alone(images["target"][:3]), said["source_vamcei"][:3], atol=1e-4)
+  student, _ = restore_predict(finished)
+  assert np.abs(student(images["target"][:3]) - said["source_vamcei"][:3]).max() > 1e-3

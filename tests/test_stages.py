@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from tests.configs import tiny_multistage
 from vamcei_jax.errors import InputError
-from vamcei_jax.stages import built_upon, remove_stages, stage_config, stage_configs
+from vamcei_jax.stages import remove_stages, stage_config, stage_configs, stale_stages
 
 
 @pytest.fixture
@@ -36,8 +36,13 @@ WRONG = {
   "none": (lambda c: c.update(stages=()), "config.stages"),
   "order": (lambda c: c.update(stages=("target_vamcei", "translate")), "translate must come before target_vamcei"),
   "data": (lambda c: c.stage.distill.update(data=ConfigDict({"size": (64, 64)})), "config.stage.distill.data.size"),
-  "history": (lambda c: c.stage.translate.translation.update(history=0), "config.translation.history=0"),
-  "teachers": (lambda c: c.stage.distill.distillation.update(teachers=(0, 0)), "config.distillation.teachers"),
+  "history": (lambda c: c.stage.translate.translation.update(history=0), "stage.translate.translation.history=0"),
+  "steps": (lambda c: c.stage.translate.train.update(steps=0), "config.stage.translate.train.steps=0"),
+  "shared": (lambda c: c.train.update(keep=0), "config.train.keep=0"),
+  "teachers": (lambda c: c.stage.distill.distillation.update(teachers=(0, 0)), "stage.distill.distillation.teachers"),
+  "no such stage": (lambda c: c.stage.update(distil=ConfigDict()), "config.stage.distil: no such stage"),
+  "no such field": (lambda c: c.stage.distill.update(modle=1), "config.stage.distill.modle: no such field"),
+  "no section": (lambda c: c.stage.update(translate=ConfigDict()), "config.stage.translate.loss.weights.adversarial"),
 }
 
 
@@ -49,13 +54,15 @@ def test_what_does_not_fit_is_named(config, what):
     stage_configs(config)
 
 
-def test_what_was_built_upon_a_stage_goes_with_it(config):
-  assert built_upon([], config.stages) == set()
-  assert built_upon(["distill"], config.stages) == {"distill"}
-  assert built_upon(["source_vamcei"], config.stages) == {"source_vamcei", "distill"}
-  assert built_upon(["translate"], config.stages) == {"translate", "target_vamcei", "source_vamcei", "distill"}
-  with pytest.raises(InputError, match="--stages=vamcei"):
-    built_upon(["vamcei"], config.stages)
+def test_what_was_built_upon_a_stage_goes_with_it():
+  upon_translate = {"target_vamcei", "source_vamcei", "distill"}
+  assert stale_stages([], []) == set()
+  assert stale_stages(["distill"], []) == {"distill"}
+  assert stale_stages(["source_vamcei"], []) == {"source_vamcei", "distill"}
+  assert stale_stages(["translate"], []) == {"translate", *upon_translate}
+  # A stage that is to be resumed stays; what is there of later ones was built upon another.
+  assert stale_stages([], ["translate"]) == upon_translate
+  assert stale_stages(["no_adaptation"], ["source_vamcei"]) == {"no_adaptation", "distill"}
 
 
 def test_removed_stages_are_gone_and_others_stay(tmp_path):

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+from tests.configs import tiny_multistage
 from tests.conftest import ROOT, command
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest
 from vamcei_jax.config import read_config
 from vamcei_jax.data.loader import draw_batch
-from vamcei_jax.methods import supervised, vamcei
 from vamcei_jax.parallel import compile_step
 from vamcei_jax.pipeline import run
-from vamcei_jax.stages import STAGES
+from vamcei_jax.stages import STAGES, stage_config
 from vamcei_jax.training import open_log, read_log
 
 
@@ -91,13 +91,16 @@ def test_checkpoints_keep_the_newest_and_the_best(tiny_run):
   assert steps == {6, 8} | {best}
 
 
-@pytest.mark.parametrize("method", [supervised, vamcei])
-def test_one_compilation_serves_every_step(method, tiny_config):
+@pytest.mark.parametrize("stage", ["no_adaptation", "vamcei", "translate", "distill"])
+def test_one_compilation_serves_every_step(stage):
+  config, method = stage_config(tiny_multistage.get_config(), stage), STAGES[stage].method
   image = jax.random.uniform(jax.random.key(0), (4, 32, 32))
   data = {"source": {"image": image, "label": (image > 0.5).astype("uint8")}, "target": {"image": image}}
+  if stage == "distill":
+    data["target"]["teacher"] = jax.nn.softmax(jax.random.normal(jax.random.key(1), (4, 32, 32, 4)))
   key = jax.random.key(0)
-  state = jax.jit(lambda: method.init_state(tiny_config, key))()
-  step = compile_step(method.make_step(tiny_config), partial(draw_batch, config=tiny_config))
+  state = jax.jit(lambda: method.init_state(config, key))()
+  step = compile_step(method.make_step(config), partial(draw_batch, config=config))
   for _ in range(4):
     state, _ = step(state, data, key)
   assert step._cache_size() == 1

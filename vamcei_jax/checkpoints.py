@@ -1,13 +1,14 @@
 """Orbax checkpoints of a stage: the newest few and the best one, written while training goes on.
 
-A checkpoint holds the whole State: parameters, optimizers, moving average and the step, from which the position in
-the data follows (see data/loader.py).
+A checkpoint holds the whole State: parameters, optimizers, moving averages, memory and the step, from which the
+position in the data follows (see data/loader.py).
 """
 
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Params, State
@@ -23,6 +24,11 @@ def open_checkpoints(folder: Path, keep: int) -> ocp.CheckpointManager:
   policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
   options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(folder.resolve(), options=options)
+
+
+def is_finished(folder: Path, config: ConfigDict) -> bool:
+  """Whether a stage's folder of checkpoints holds that of its last step."""
+  return (folder / str(config.train.steps)).is_dir()
 
 
 def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: float | None) -> None:

@@ -1,6 +1,7 @@
 """What a run's configuration must satisfy, and what is derived from it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,8 +16,8 @@ CONFIG_FILE = "config.json"
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 
 
-def check_config(config: ConfigDict) -> None:
-  """Checks what would fail late or silently in the configuration of a stage.
+def check_config(config: ConfigDict, name: Callable[[str], str]) -> None:
+  """Checks what would fail late or silently in the configuration of a stage; name(field) is how the user knows it.
 
   Raises:
     InputError: names the field and what it may be.
@@ -75,7 +76,7 @@ def check_config(config: ConfigDict) -> None:
     rules.append(("distillation.temperature", positive(config.distillation.temperature), "positive"))
   for field, holds, expected in rules:
     if not holds:
-      raise InputError(f"config.{field}={_get(config, field)}: must be {expected}")
+      raise InputError(f"{name(field)}={_get(config, field)}: must be {expected}")
 
 
 def check_workdir(folder: Path, config: ConfigDict) -> None:
@@ -87,7 +88,7 @@ def check_workdir(folder: Path, config: ConfigDict) -> None:
   path = folder / CONFIG_FILE
   if not path.exists():
     return
-  ours, theirs = _flat(_plain(config)), _flat(_plain(read_config(folder)))
+  ours, theirs = flat_fields(_plain(config)), flat_fields(_plain(read_config(folder)))
   for field in sorted((set(ours) | set(theirs)) - {"data.prepared_dir"}):
     was, now = theirs.get(field, "not there"), ours.get(field, "not there")
     if was != now:
@@ -126,16 +127,17 @@ def preprocess_settings(config: ConfigDict) -> Preprocess:
   )
 
 
+def flat_fields(tree: dict | ConfigDict, prefix: str = "") -> dict:
+  """Dotted name -> value of all fields, those of sections included."""
+  items = {}
+  for name, value in tree.items():
+    items |= flat_fields(value, f"{prefix}{name}.") if isinstance(value, dict | ConfigDict) else {prefix + name: value}
+  return items
+
+
 def _plain(config: ConfigDict) -> dict:
   """The configuration as JSON holds it: tuples are lists."""
   return json.loads(config.to_json_best_effort())
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-  items = {}
-  for name, value in tree.items():
-    items |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-  return items
 
 
 def _get(config: ConfigDict, field: str):

@@ -15,7 +15,7 @@ from vamcei_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
-_STAGES = flags.DEFINE_list("stages", [], "Stages to train anew, with those built upon them.")
+_STAGES = flags.DEFINE_list("stages", [], "Stages to train anew; leave it out to resume them.")
 flags.mark_flag_as_required("config")
 
 

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from vamcei_jax.checkpoints import restore_networks
+from vamcei_jax.checkpoints import is_finished, restore_networks
 from vamcei_jax.config import check_workdir, preprocess_settings, read_config, write_config
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.loader import Patient, load_patients, load_slices
@@ -25,7 +26,7 @@ from vamcei_jax.files import write_text
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.distillation import mean_probabilities
 from vamcei_jax.methods.state import Params
-from vamcei_jax.stages import STAGES, TEACHERS, TRANSLATED, built_upon, remove_stages, stage_configs
+from vamcei_jax.stages import STAGES, TEACHERS, TRANSLATED, remove_stages, stage_configs, stale_stages
 from vamcei_jax.training import METRICS_FILE, read_log, train
 
 PICTURED = 6  # cases in a picture
@@ -49,7 +50,10 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
     InputError: config, data or workdir that cannot be used; nothing has been trained or removed then.
   """
   configs = stage_configs(config)
-  stale = built_upon(again, configs)
+  if unknown := [stage for stage in again if stage not in configs]:
+    raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
+  unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
+  stale = stale_stages(again, unfinished)
   for stage, own in configs.items():
     if stage not in stale:
       check_workdir(workdir / stage, own)
@@ -57,6 +61,7 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   if not list(load_patients(datasets["target"], "validation")):
     name = datasets["target"].info.full_name
     raise InputError(f"{name}: no labelled validation patient; training is watched on at least one")
+  load_slices(datasets["source"], "train", labels=True)  # a mask that is missing is named before anything is written
   split = "test" if list(load_patients(datasets["target"], "test")) else "validation"
   write_config(workdir, config)
   remove_stages(workdir, stale)
@@ -73,8 +78,7 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
     else:
       watched = load_patients(datasets[STAGES[stage].target], "validation")
       evaluate = segmentation_evaluator(predict[stage], list(watched), settings, folder, stage)
-    teach = lambda own=own: teacher_probabilities(predict, networks, datasets, own)
-    load = lambda stage=stage, teach=teach: load_stage(stage, datasets, teach)
+    load = partial(load_stage, stage, own, datasets, predict, networks)
     networks[stage] = train(own, stage, STAGES[stage].method, key, load, evaluate, workdir)
 
     if translates:
@@ -118,6 +122,7 @@ def restore_predict(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], C
   Raises:
     InputError: no run or no checkpoint there, or a stage that segments nothing.
   """
+  folder = folder.resolve()
   last = read_config(folder).stages[-1]
   workdir = folder.parent if (folder / "checkpoints").is_dir() else folder
   if not (workdir / last).is_dir():
@@ -162,7 +167,9 @@ def translate_datasets(translate: Callable, networks: Networks, datasets: Datase
   translated = {}
   for name, (original, direction) in TRANSLATED.items():
     through = lambda image, direction=direction: translate_volume(translate, networks, direction, image)
-    translated[name] = prepare_translated(datasets[original], through, folder / name)
+    # The original's configuration names its preprocessing and its files: another original is translated anew.
+    own_folder = folder / name / datasets[original].builder_config.name
+    translated[name] = prepare_translated(datasets[original], through, own_folder)
   return translated
 
 
@@ -171,14 +178,20 @@ def translate_volume(translate: Callable, networks: Networks, direction: str, im
   return predict_volume(translate, networks["translators"][direction], image)[..., 0]
 
 
-def load_stage(stage: str, datasets: Datasets, teach: Callable[[], np.ndarray]) -> dict:
-  """The slices that a stage learns from, by domain; with what the teachers say of the target's, for their student."""
+def load_stage(stage: str, config: ConfigDict, datasets: Datasets, predict: Mapping, networks: Mapping) -> dict:
+  """The slices that a stage learns from, by domain; for a student, with what its teachers say of the target's.
+
+  Args:
+    stage, config: name and configuration of the stage.
+    datasets: name -> prepared dataset.
+    predict, networks: stage -> compiled prediction and networks, of the teachers at least.
+  """
   slices = {
     "source": load_slices(datasets[STAGES[stage].source], "train", labels=True),
     "target": load_slices(datasets[STAGES[stage].target], "train", labels=False),
   }
   if STAGES[stage].method is distillation:
-    slices["target"]["teacher"] = teach()
+    slices["target"]["teacher"] = teacher_probabilities(predict, networks, datasets, config)
   return slices
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from vamcei_jax.config import check_config
+from vamcei_jax.config import check_config, flat_fields
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
 
@@ -42,6 +42,16 @@ STAGES = {
 # What `translate` makes: dataset -> the dataset that it is made of, and by which translator.
 TRANSLATED = {"source_as_target": ("source", "to_target"), "target_as_source": ("target", "to_source")}
 
+# Fields that a method needs and that configs/uda.py, which has those of the others, has not.
+_SETTINGS = {
+  cyclegan: (
+    *(f"translation.{name}" for name in ("width", "blocks", "discriminator_width", "history")),
+    *(f"loss.weights.{name}" for name in ("adversarial", "cycle", "identity")),
+    *(f"optimizer.rates.{name}" for name in ("translators", "discriminators")),
+  ),
+  distillation: ("distillation.temperature", "distillation.teachers", "loss.weights.distillation"),
+}
+
 
 def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
   """The configuration of each stage of a run, by stage in order.
@@ -52,14 +62,21 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
   stages = tuple(config.stages)
   if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(STAGES):
     raise InputError(f"config.stages={stages}: must be some of {', '.join(STAGES)}, each once")
+  if unknown := set(config.stage) - set(STAGES):
+    raise InputError(f"config.stage.{min(unknown)}: no such stage; choose from {', '.join(STAGES)}")
+  configs = {stage: stage_config(config, stage) for stage in stages}
   for number, stage in enumerate(stages):
     if missing := [need for need in STAGES[stage].needs if need not in stages[:number]]:
       raise InputError(f"config.stages={stages}: {missing[0]} must come before {stage}")
-    if fixed := set(config.stage.get(stage, {}).get("data", {})) - {"crop"}:
-      raise InputError(f"config.stage.{stage}.data.{min(fixed)}: stages share their data; only data.crop may differ")
-  configs = {stage: stage_config(config, stage) for stage in stages}
-  for stage in stages:
-    check_config(configs[stage])
+    settings = _SETTINGS.get(STAGES[stage].method, ())
+    section = flat_fields(config.stage.get(stage, {}))
+    if unknown := set(section) - set(flat_fields(config)) - set(settings):
+      raise InputError(f"config.stage.{stage}.{min(unknown)}: no such field")
+    if fixed := {field for field in section if field.startswith("data.")} - {"data.crop"}:
+      raise InputError(f"config.stage.{stage}.{min(fixed)}: stages share their data; only data.crop may differ")
+    if missing := set(settings) - set(flat_fields(configs[stage])):
+      raise InputError(f"config.stage.{stage}.{min(missing)}: not set; see configs/multistage.py")
+    check_config(configs[stage], lambda field, stage=stage, section=section: _name(field, stage, section))
   return configs
 
 
@@ -73,18 +90,12 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
   return merged
 
 
-def built_upon(again: Collection[str], stages: Collection[str]) -> set[str]:
-  """The stages `again`, and those of `stages`, which are in order, that were built upon them.
-
-  Raises:
-    InputError: one of `again` is not among `stages`.
-  """
-  if unknown := [stage for stage in again if stage not in stages]:
-    raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(stages)}")
+def stale_stages(again: Collection[str], unfinished: Collection[str]) -> set[str]:
+  """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones."""
   stale = set(again)
-  for stage in stages:
-    if stale & set(STAGES[stage].needs):
-      stale.add(stage)
+  for name, stage in STAGES.items():
+    if (stale | set(unfinished)) & set(stage.needs):
+      stale.add(name)
   return stale
 
 
@@ -95,3 +106,8 @@ def remove_stages(workdir: Path, stages: Collection[str]) -> None:
     shutil.rmtree(removed, ignore_errors=True)
     if (workdir / stage).exists():
       shutil.rmtree((workdir / stage).rename(removed))
+
+
+def _name(field: str, stage: str, section: Collection[str]) -> str:
+  """What a field of a stage's configuration is called in that of the run."""
+  return f"config.stage.{stage}.{field}" if field in section else f"config.{field}"

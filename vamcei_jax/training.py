@@ -34,7 +34,7 @@ def train(
   """Trains one stage to its last step, from its newest checkpoint if there is one.
 
   Args:
-    config: of the run.
+    config: of the stage.
     stage: its name, and that of its folder in `workdir`.
     method: a module of vamcei_jax/methods.
     key: PRNG key of the stage.

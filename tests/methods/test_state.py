@@ -26,6 +26,12 @@ def test_polynomial_schedule_falls_from_one_to_zero(config):
   np.testing.assert_allclose([schedule(n) for n in (0, 50, 100)], [1.0, 0.5**0.9, 0.0], atol=1e-6)
 
 
+def test_half_linear_schedule_stays_up_and_then_falls_along_a_line(config):
+  config.train.steps, config.optimizer.schedule = 100, "half_linear"
+  schedule = make_schedule(config)
+  np.testing.assert_allclose([schedule(n) for n in (0, 50, 75, 100)], [1.0, 1.0, 0.5, 0.0], atol=1e-6)
+
+
 def test_exponential_schedule_falls_by_a_tenth_an_epoch(config):
   config.optimizer.schedule, config.optimizer.epoch_steps = "exponential", 10
   schedule = make_schedule(config)

@@ -42,6 +42,7 @@ def prepare_translated(
   """
   builder = Translated(original, translate, data_dir=str(folder), file_format="array_record")
   if not builder.is_prepared():
+    print(f"{original.info.full_name}: translating into {builder.data_path}", flush=True)
     tfds.disable_progress_bar()
     builder.download_and_prepare()
   return builder

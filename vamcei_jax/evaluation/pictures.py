@@ -40,19 +40,21 @@ def save_curves(path: Path, lines: Sequence[Mapping]) -> None:
   """A panel a metric over steps, one curve a stage, from the lines of metrics.jsonl."""
   plt = _pyplot()
   names = sorted({name for line in lines for name in line} - {"step", "stage", "steps_per_second"})
+  colours = {stage: f"C{number}" for number, stage in enumerate(dict.fromkeys(line["stage"] for line in lines))}
   columns = 4
   figure, axes = plt.subplots(-(-len(names) // columns), columns, figsize=(14, 2.4 * -(-len(names) // columns)))
   for axis in axes.flat[len(names) :]:
     axis.axis("off")
   for axis, name in zip(axes.flat, names, strict=False):
-    for stage in dict.fromkeys(line["stage"] for line in lines):
+    for stage, colour in colours.items():
       points = [(line["step"], line[name]) for line in lines if line["stage"] == stage and name in line]
       if points:
-        axis.plot(*zip(*points, strict=True), label=stage, linewidth=1)
+        axis.plot(*zip(*points, strict=True), color=colour, linewidth=1)
     axis.set_title(name, fontsize=9)
     axis.tick_params(labelsize=7)
-  axes.flat[0].legend(fontsize=7)
-  figure.tight_layout()
+  handles = [plt.Line2D([], [], color=colour, label=stage) for stage, colour in colours.items()]
+  figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
+  figure.tight_layout(rect=(0, 0.04, 1, 1))
   _save(figure, path)
 
 

@@ -66,4 +66,4 @@ def mean_probabilities(probs: Sequence[np.ndarray], weights: Sequence[float]) ->
     probs: of each teacher, (..., K) of the same shape.
     weights: one a teacher, not negative; they need not sum to 1.
   """
-  return np.average(np.stack(probs), axis=0, weights=weights)
+  return sum(np.float32(weight / sum(weights)) * p for weight, p in zip(weights, probs, strict=True))
