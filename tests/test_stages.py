@@ -42,7 +42,7 @@ WRONG = {
   "teachers": (lambda c: c.stage.distill.distillation.update(teachers=(0, 0)), "stage.distill.distillation.teachers"),
   "no such stage": (lambda c: c.stage.update(distil=ConfigDict()), "config.stage.distil: no such stage"),
   "no such field": (lambda c: c.stage.distill.update(modle=1), "config.stage.distill.modle: no such field"),
-  "no section": (lambda c: c.stage.update(translate=ConfigDict()), "config.stage.translate.loss.weights.adversarial"),
+  "no section": (lambda c: c.stage.__delitem__("translate"), "config.stage.translate.loss.weights.adversarial"),
 }
 
 
