@@ -35,6 +35,7 @@ def finished(tmp_path_factory, flags, run_command):
   return workdir
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(finished, flags, tmp_path):
   arguments, said = command(*flags, f"--workdir={tmp_path}"), []
   for stage, step in zip(ORDER, (2, 4, 6, 2, 6), strict=True):
