@@ -13,4 +13,6 @@ def get_config() -> ConfigDict:
   phantom = multistage.get_config()
   config.stages = phantom.stages
   config.stage = phantom.stage
+  config.stage.translate.train.steps = 1000
+  config.stage.distill.model.widths = (12, 24, 48, 96, 192)
   return config

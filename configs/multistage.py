@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
   translate.optimizer.rates = ConfigDict({"translators": 1e-3, "discriminators": 5e-4})
   # What a contrast is must not be blurred by changes of contrast.
   translate.augment = ConfigDict({"gamma": 0.0, "contrast": 0.0, "bias": 0.0, "blur": 0.0, "noise": 0.0})
-  translate.train = ConfigDict({"steps": 300, "batch_size": 4})
+  translate.train = ConfigDict({"steps": 800, "batch_size": 4, "eval_every": 200, "checkpoint_every": 200})
 
   config.stage.distill = distill = ConfigDict()
   distill.distillation = ConfigDict({

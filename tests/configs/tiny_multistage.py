@@ -12,6 +12,6 @@ def get_config() -> ConfigDict:
   config.stages = published.stages
   config.stage = published.stage
   config.stage.translate.translation.update(width=2, blocks=1, discriminator_width=2, history=3)
-  config.stage.translate.train.update(steps=6, batch_size=2)
+  config.stage.translate.train.update(steps=6, batch_size=2, eval_every=3, checkpoint_every=2)
   config.stage.distill.model.widths = (4, 8, 8)
   return config
