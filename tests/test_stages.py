@@ -18,7 +18,7 @@ def test_a_stage_s_section_is_laid_over_the_run_and_over_no_other_stage(config):
   assert list(configs) == list(config.stages)
   assert configs["translate"].train.steps == 6
   assert configs["target_vamcei"].train.steps == config.train.steps == 8
-  assert configs["translate"].train.eval_every == config.train.eval_every
+  assert configs["translate"].train.log_every == config.train.log_every
   assert configs["distill"].model.widths == (4, 8, 8)
   assert "translation" not in configs["distill"]
   assert config.stage.translate.train.steps == 6
