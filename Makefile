@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV = .venv/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
-.PHONY: demo test lint
+.PHONY: install demo test lint
+
+install: $(VENV)
 
 demo: $(VENV)
 	.venv/bin/python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda

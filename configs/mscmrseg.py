@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
   config.model.widths = (16, 32, 64, 128, 256)
   config.model.discriminator_width = 32
 
-  # As strong as published for each latent dimension: there, 7e-7 weighs 40×40×64 of them, here 1e-5 weighs 20×20×16.
+  # As strong as published in total: there, 7e-7 weighs 40×40×64 latent dimensions, here 1e-5 weighs 20×20×16.
   config.loss.weights.global_alignment = (1e-5, 1e-5, 1e-6)
   config.loss.weights.generator = 0.2
   config.loss.ramp = (0, 200)

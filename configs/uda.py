@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
     "prototypes": 0.33,
     "generator": 0.1,
   })
-  loss.ramp = (0, 100)  # steps: unsupervised terms set in at the first and reach their weights after the second
+  loss.ramp = (0, 100)  # unsupervised terms set in at step 0 and reach their weights in the course of 100 steps
   loss.global_kl = ConfigDict({"estimator": "paper"})
   loss.prototypes = ConfigDict({"temperature": 0.5, "confidence": 0.8})
 

@@ -184,3 +184,16 @@ def test_a_pipeline_needs_neither_tensorflow_nor_matplotlib_to_be_imported():
   code = "import sys, vamcei_jax.losses, vamcei_jax.pipeline; print({'tensorflow', 'matplotlib'} & set(sys.modules))"
   printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
   assert printed.stdout.strip() == "set()"
+
+
+def test_the_advice_on_a_changed_configuration_works(tiny_run, prepared, tmp_path, run_command):
+  """It names every stage that differs; were it to name one at a time, each would lead to the other."""
+  workdir = shutil.copytree(tiny_run, tmp_path / "run")
+  command = ["vamcei_jax.main", TINY, f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
+  advice = error_of(run_command(*command, "--config.seed=5"))
+  assert "seed was 0, is 5" in advice
+  assert advice.endswith("--stages=no_adaptation,vamcei")
+  again = run_command(*command, "--config.seed=5", advice.split()[-1])
+  assert again.returncode == 0, again.stderr
+  assert "no_adaptation: starts" in again.stdout
+  assert json.loads((workdir / "config.json").read_text())["seed"] == 5

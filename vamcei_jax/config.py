@@ -16,8 +16,8 @@ CONFIG_FILE = "config.json"
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 
 
-def check_config(config: ConfigDict, name: Callable[[str], str]) -> None:
-  """Checks what would fail late or silently in the configuration of a stage; name(field) is how the user knows it.
+def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
+  """Checks what would fail late or silently in the configuration of a stage; name_of(field) is how the user knows it.
 
   Raises:
     InputError: names the field and what it may be.
@@ -27,9 +27,11 @@ def check_config(config: ConfigDict, name: Callable[[str], str]) -> None:
   divisor = max(coarsest, 4 * 2 ** (config.model.latent_scales - 1))
   positive = lambda value: value > 0
   distinct = lambda values: len(set(values)) == len(values)
+  rising = lambda values: len(values) == 2 and values[0] <= values[1]
   strengths = {name: value for name, value in config.augment.items() if name != "flip"}
   divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
   rules = [
+    ("model.latent_scales", 0 < config.model.latent_scales < len(config.model.widths), "1 to len(widths) - 1"),
     ("data.size", divisible(config.data.size), f"two multiples of {divisor}"),
     ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
     (
@@ -37,14 +39,16 @@ def check_config(config: ConfigDict, name: Callable[[str], str]) -> None:
       len(config.data.label_values) == len(CLASSES) and distinct(config.data.label_values),
       f"{len(CLASSES)} different values, one a class",
     ),
-    *((f"augment.{name}", value >= 0, "at least 0") for name, value in strengths.items()),
+    *((f"augment.{field}", value >= 0, "at least 0") for field, value in strengths.items()),
+    ("augment.flip", set(config.augment.flip) <= {0, 1}, "axes of the image, 0 and 1"),
     ("data.zoom", positive(config.data.zoom), "positive"),
-    ("model.latent_scales", 0 < config.model.latent_scales < len(config.model.widths), "1 to len(widths) - 1"),
+    ("model.logvar_range", rising(config.model.logvar_range), "two numbers, low and high"),
+    ("model.discriminator_width", positive(config.model.discriminator_width), "at least 1"),
     ("model.norm", config.model.norm in NORMS, f"one of {', '.join(NORMS)}"),
     (
       "model.widths",
-      config.model.norm != "group" or all(width % GROUPS == 0 for width in config.model.widths),
-      f"multiples of {GROUPS} for group norm",
+      all(width > 0 and (config.model.norm != "group" or width % GROUPS == 0) for width in config.model.widths),
+      f"positive, and multiples of {GROUPS} for group norm",
     ),
     ("model.dtype", config.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("loss.global_kl.estimator", config.loss.global_kl.estimator in ("paper", "pairwise"), "paper or pairwise"),
@@ -54,20 +58,22 @@ def check_config(config: ConfigDict, name: Callable[[str], str]) -> None:
       "one weight a latent scale",
     ),
     ("loss.prototypes.temperature", positive(config.loss.prototypes.temperature), "positive"),
+    ("loss.prototypes.confidence", 0 <= config.loss.prototypes.confidence <= 1, "in [0, 1]"),
+    *((f"optimizer.rates.{field}", value >= 0, "at least 0") for field, value in config.optimizer.rates.items()),
     ("optimizer.schedule", config.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
     ("optimizer.b1", 0 <= config.optimizer.b1 < 1, "in [0, 1)"),
-    ("loss.ramp", len(config.loss.ramp) == 2, "two numbers of steps, start and length"),
+    ("loss.ramp", len(config.loss.ramp) == 2 and min(config.loss.ramp) >= 0, "two numbers of steps, start and length"),
     ("optimizer.clip", positive(config.optimizer.clip), "positive"),
     ("optimizer.epoch_steps", positive(config.optimizer.epoch_steps), "at least 1"),
     ("train.ema_decay", 0 <= config.train.ema_decay < 1, "in [0, 1)"),
     *(
-      (f"train.{name}", positive(config.train[name]), "at least 1")
-      for name in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep")
+      (f"train.{field}", positive(config.train[field]), "at least 1")
+      for field in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep")
     ),
   ]
   if "translation" in config:
     sizes = ("width", "discriminator_width", "history")
-    rules += [(f"translation.{name}", positive(config.translation[name]), "at least 1") for name in sizes]
+    rules += [(f"translation.{field}", positive(config.translation[field]), "at least 1") for field in sizes]
     rules.append(("translation.blocks", config.translation.blocks >= 0, "at least 0"))
   if "distillation" in config:
     weights = config.distillation.teachers
@@ -76,24 +82,22 @@ def check_config(config: ConfigDict, name: Callable[[str], str]) -> None:
     rules.append(("distillation.temperature", positive(config.distillation.temperature), "positive"))
   for field, holds, expected in rules:
     if not holds:
-      raise InputError(f"{name(field)}={_get(config, field)}: must be {expected}")
+      raise InputError(f"{name_of(field)}={_get(config, field)}: must be {expected}")
 
 
-def check_workdir(folder: Path, config: ConfigDict) -> None:
-  """A stage's folder belongs to the configuration that it was begun with; where prepared data is kept does not matter.
+def changed_field(folder: Path, config: ConfigDict) -> str | None:
+  """The first field in which a stage's configuration differs from that which its folder was begun with, or None.
 
-  Raises:
-    InputError: another configuration ran there; names the first field that differs.
+  Where prepared data is kept makes no difference.
   """
-  path = folder / CONFIG_FILE
-  if not path.exists():
-    return
+  if not (folder / CONFIG_FILE).exists():
+    return None
   ours, theirs = flat_fields(_plain(config)), flat_fields(_plain(read_config(folder)))
   for field in sorted((set(ours) | set(theirs)) - {"data.prepared_dir"}):
     was, now = theirs.get(field, "not there"), ours.get(field, "not there")
     if was != now:
-      fix = f"use another --workdir, or train the stage anew: --stages={folder.name}"
-      raise InputError(f"{path}: made with another configuration: {field} was {was}, is {now}; {fix}")
+      return f"{field} was {was}, is {now}"
+  return None
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from vamcei_jax.checkpoints import is_finished, restore_networks
-from vamcei_jax.config import check_workdir, preprocess_settings, read_config, write_config
+from vamcei_jax.config import changed_field, preprocess_settings, read_config, write_config
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.loader import Patient, load_patients, load_slices
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, restore_probabilities
@@ -54,9 +54,14 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
     raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
   unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
   stale = stale_stages(again, unfinished)
-  for stage, own in configs.items():
-    if stage not in stale:
-      check_workdir(workdir / stage, own)
+  changed = {stage: changed_field(workdir / stage, own) for stage, own in configs.items() if stage not in stale}
+  if changed := {stage: field for stage, field in changed.items() if field}:
+    stage, field = next(iter(changed.items()))
+    anew = ",".join(stage for stage in configs if stage in changed or stage in again)
+    raise InputError(
+      f"{workdir / stage}: made with another configuration: {field}; "
+      f"use another --workdir, or train anew what has changed: --stages={anew}"
+    )
   datasets = {domain: prepare_domain(config, config.data[domain]) for domain in ("source", "target")}
   if not list(load_patients(datasets["target"], "validation")):
     name = datasets["target"].info.full_name

@@ -50,8 +50,10 @@ def list_volumes(source: Path) -> list[Path]:
   Raises:
     InputError: nothing there.
   """
-  if source.is_file():
+  if source.is_file() and source.name.endswith(SUFFIXES):
     return [source]
+  if source.is_file():
+    raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
   if not source.is_dir():
     raise InputError(f"{source}: not found; --input takes a NIfTI file or a folder of them")
   paths = sorted(p for p in source.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
