@@ -10,9 +10,10 @@ from configs import mscmrseg, multistage
 
 def get_config() -> ConfigDict:
   config = mscmrseg.get_config()
+  config.train.steps = 400
   phantom = multistage.get_config()
   config.stages = phantom.stages
   config.stage = phantom.stage
-  config.stage.translate.train.steps = 1000
+  config.stage.translate.train.steps = 500
   config.stage.distill.model.widths = (12, 24, 48, 96, 192)
   return config
