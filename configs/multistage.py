@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
     "temperature": 2.0,  # of eq. 16
     "teachers": (0.5, 0.5),  # weights of target_vamcei and source_vamcei in the teachers' mean
   })
-  distill.model = ConfigDict({"widths": (12, 24, 48, 96)})
+  distill.model = ConfigDict({"widths": (8, 16, 32, 64)})
   distill.loss = ConfigDict({"weights": {"segmentation": 1.0, "distillation": 1.0}})
   return config
