@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
   config.stage = phantom.stage
   config.stage.translate.train.steps = 500
   config.stage.distill.model.widths = (12, 24, 48, 96, 192)
+  config.stage.distill.train.steps = config.train.steps
   return config
