@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   translate = config.stage.translate
   translate.translation.update(width=64, blocks=9, discriminator_width=64)
   translate.optimizer.rates.update(translators=2e-4, discriminators=2e-4)
-  translate.train.update(steps=20_000, batch_size=1)
+  translate.train.update(steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=2000)
 
   config.stage.distill.model.widths = (32, 64, 128, 256, 512)
   config.stage.distill.train.steps = config.train.steps
