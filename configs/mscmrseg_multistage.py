@@ -1,6 +1,9 @@
 """The multi-stage framework on MS-CMRSeg 2019, bSSFP -> LGE, sized for a laptop CPU.
 
 python -m vamcei_jax.main --config=configs/mscmrseg_multistage.py --config.data.root=DIR
+
+25 minutes on 2 cores. Mean Dice on LGE 1-5: no adaptation 0.554, target_vamcei 0.617, source_vamcei 0.617, their mean
+0.623, the student 0.639.
 """
 
 from ml_collections import ConfigDict
