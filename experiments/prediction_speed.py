@@ -16,8 +16,9 @@ from absl import flags
 from vamcei_jax import command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a multi-stage run; prediction_speed.json is written there.")
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Rounds; each predicts one volume with either.")
 flags.mark_flag_as_required("workdir")
+
+ROUNDS = 20  # each predicts one volume with either
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
 
   images = [patient.image for patient in load_patients(prepare_domain(config, config.data.target), "validation")]
   seconds = {name: [] for name in contenders}
-  for number in range(_ROUNDS.value + 1):
+  for number in range(ROUNDS + 1):
     for name, predict in contenders.items():
       started = time.perf_counter()
       predict(images[number % len(images)])
