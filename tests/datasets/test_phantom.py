@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 
 from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, preprocess_image
+from vamcei_jax.datasets import prepare
 from vamcei_jax.datasets.phantom import Phantom
 
 PREPROCESS = Preprocess(size=(40, 36), zoom=0.5)
@@ -63,3 +64,22 @@ def test_domains_and_default_sizes():
     (0, 24, 4, 12)
   }
   assert issubclass(Phantom, tfds.core.GeneratorBasedBuilder)
+
+
+def test_two_runs_may_prepare_the_same_at_once(tmp_path, monkeypatch):
+  arguments = dict(data_dir=str(tmp_path), root=None, preprocess=PREPROCESS, label_values=(0, 200, 500, 600))
+  prepare_once = lambda: prepare("phantom", "lge", seed=7, train=1, validation=1, test=1, **arguments)
+  slower = Phantom._split_generators
+
+  def after_another_run(self, dl_manager):
+    monkeypatch.setattr(Phantom, "_split_generators", slower)
+    prepare_once()
+    return slower(self, dl_manager)
+
+  monkeypatch.setattr(Phantom, "_split_generators", after_another_run)
+  builder = prepare_once()
+  assert {split: len(builder.as_data_source(split)) for split in builder.info.splits} == {
+    "train": 1,
+    "validation": 1,
+    "test": 1,
+  }

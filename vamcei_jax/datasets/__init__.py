@@ -57,9 +57,13 @@ def prepare(
   identity = json.dumps([dataclasses.asdict(preprocess), label_values, options, files], sort_keys=True)
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
   config = dataclasses.replace(configs[domain], name=f"{domain}-{digest}", **settings, **options)
-  builder = builder_class(config=config, data_dir=data_dir, file_format="array_record")
+  make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
+  builder = make_builder()
   if not builder.is_prepared():
     print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
     tfds.disable_progress_bar()
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+    try:
+      builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+    except FileExistsError:  # another run prepared the same meanwhile; the identity is in the name
+      builder = make_builder()
   return builder
