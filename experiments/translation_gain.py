@@ -26,6 +26,7 @@ def main() -> None:
 
   from vamcei_jax.config import preprocess_settings, read_config
   from vamcei_jax.data.loader import load_patients
+  from vamcei_jax.errors import InputError
   from vamcei_jax.evaluation.metrics import format_table, summarise
   from vamcei_jax.files import write_text
   from vamcei_jax.methods import cyclegan
@@ -39,6 +40,8 @@ def main() -> None:
   translate = lambda direction, image: translate_volume(network, translators, direction, image)
 
   patients = list(load_patients(prepare_domain(config, config.data.source), "test"))
+  if not patients:
+    raise InputError(f"{config.data.name}/{config.data.source}: no labelled test patient to judge translations on")
   images = [patient.image for patient in patients]
   translated = [translate("to_target", image) for image in images]
   restored = [translate("to_source", image) for image in translated]

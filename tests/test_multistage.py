@@ -1,6 +1,7 @@
 """The multi-stage framework as a run: kills, skipped and repeated stages, changed settings, prediction by any stage."""
 
 import json
+import shutil
 import signal
 import subprocess
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT, command
 from tests.test_training import assert_same, final_state
-from vamcei_jax.config import read_config
+from vamcei_jax.config import read_config, write_config
 from vamcei_jax.data.loader import load_slices
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.methods import cyclegan, vamcei
@@ -112,6 +113,17 @@ def test_any_stage_predicts_but_the_one_that_translates(finished, tmp_path, run_
   np.testing.assert_array_equal(masks["multistage"], masks["distill"])
 
 
+def test_a_network_that_is_not_trained_to_its_end_is_used_and_said_to_be(finished, tmp_path, capsys):
+  restore_stage(finished / "distill")
+  assert capsys.readouterr().err == ""
+  shutil.copytree(finished / "distill", tmp_path / "distill")
+  config = read_config(tmp_path / "distill")
+  config.train.steps += 1
+  write_config(tmp_path / "distill", config)
+  restore_stage(tmp_path / "distill")
+  assert capsys.readouterr().err == f"{tmp_path / 'distill'}: training did not end; its newest checkpoint is used\n"
+
+
 def test_stages_see_the_images_that_they_should(finished):
   """Which translator made which data, whose images each teacher judges, and what the student is taught."""
   config = read_config(finished)
@@ -136,7 +148,12 @@ def test_stages_see_the_images_that_they_should(finished):
   networks = {stage: networks for stage, (_, networks) in stages.items()}
   own, _ = restore_stage(finished / "distill")
   taught = load_stage("distill", own, datasets | kept, predict, networks)
-  np.testing.assert_allclose(taught["target"]["teacher"], (said[TEACHERS[0]] + said[TEACHERS[1]]) / 2, atol=2e-3)
+  assert set(taught["target"]) == {"image", "teacher"}  # and no label
+  first, second = (np.asarray(said[teacher]) for teacher in TEACHERS)
+  assert np.abs(first - second).max() > 0.02
+  np.testing.assert_allclose(taught["target"]["teacher"], 0.75 * first + 0.25 * second, atol=2e-3)
+  for teacher in TEACHERS:
+    assert set(load_stage(teacher, stages[teacher][0], datasets | kept, predict, networks)["target"]) == {"image"}
   np.testing.assert_array_equal(taught["target"]["image"], images["target"])
   np.testing.assert_array_equal(taught["source"]["image"], images["source_as_target"])
 

@@ -36,6 +36,11 @@ WRONG = {
   "none": (lambda c: c.update(stages=()), "config.stages"),
   "order": (lambda c: c.update(stages=("target_vamcei", "translate")), "translate must come before target_vamcei"),
   "data": (lambda c: c.stage.distill.update(data=ConfigDict({"size": (64, 64)})), "config.stage.distill.data.size"),
+  "seed": (lambda c: c.stage.distill.update(seed=3), "config.stage.distill.seed: set it for the run"),
+  "group norm": (
+    lambda c: (c.model.update(norm="group", widths=(8, 8, 8)), c.stage.distill.model.update(widths=(8, 8, 8))),
+    "config.stage.translate.translation.width=2: must be positive, and a multiple of 8",
+  ),
   "history": (lambda c: c.stage.translate.translation.update(history=0), "stage.translate.translation.history=0"),
   "steps": (lambda c: c.stage.translate.train.update(steps=0), "config.stage.translate.train.steps=0"),
   "shared": (lambda c: c.train.update(keep=0), "config.train.keep=0"),
@@ -70,4 +75,3 @@ def test_removed_stages_are_gone_and_others_stay(tmp_path):
     (tmp_path / name).mkdir(parents=True)
   remove_stages(tmp_path, {"translate", "distill"})
   assert [path.name for path in tmp_path.iterdir()] == ["no_adaptation"]
-

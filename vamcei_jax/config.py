@@ -26,6 +26,8 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   # The global alignment pools the coarsest latent by 4×4.
   divisor = max(coarsest, 4 * 2 ** (config.model.latent_scales - 1))
   positive = lambda value: value > 0
+  grouped = lambda width: width > 0 and (config.model.norm != "group" or width % GROUPS == 0)
+  grouping = f"positive, and a multiple of {GROUPS} for group norm"
   distinct = lambda values: len(set(values)) == len(values)
   rising = lambda values: len(values) == 2 and values[0] <= values[1]
   strengths = {name: value for name, value in config.augment.items() if name != "flip"}
@@ -45,11 +47,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("model.logvar_range", rising(config.model.logvar_range), "two numbers, low and high"),
     ("model.discriminator_width", positive(config.model.discriminator_width), "at least 1"),
     ("model.norm", config.model.norm in NORMS, f"one of {', '.join(NORMS)}"),
-    (
-      "model.widths",
-      all(width > 0 and (config.model.norm != "group" or width % GROUPS == 0) for width in config.model.widths),
-      f"positive, and multiples of {GROUPS} for group norm",
-    ),
+    ("model.widths", all(grouped(width) for width in config.model.widths), grouping),
     ("model.dtype", config.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("loss.global_kl.estimator", config.loss.global_kl.estimator in ("paper", "pairwise"), "paper or pairwise"),
     (
@@ -72,9 +70,12 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ),
   ]
   if "translation" in config:
-    sizes = ("width", "discriminator_width", "history")
-    rules += [(f"translation.{field}", positive(config.translation[field]), "at least 1") for field in sizes]
-    rules.append(("translation.blocks", config.translation.blocks >= 0, "at least 0"))
+    translation = config.translation
+    rules += [
+      (f"translation.{name}", grouped(translation[name]), grouping) for name in ("width", "discriminator_width")
+    ]
+    rules.append(("translation.history", positive(translation.history), "at least 1"))
+    rules.append(("translation.blocks", translation.blocks >= 0, "at least 0"))
   if "distillation" in config:
     weights = config.distillation.teachers
     usable = len(weights) == 2 and min(weights) >= 0 and sum(weights) > 0
@@ -126,9 +127,7 @@ def read_config(workdir: Path) -> ConfigDict:
 def preprocess_settings(config: ConfigDict) -> Preprocess:
   """The grid and intensities of prepared images."""
   data = config.data
-  return Preprocess(
-    size=tuple(data.size), spacing=data.spacing, zoom=data.zoom, percentiles=tuple(data.percentiles)
-  )
+  return Preprocess(size=tuple(data.size), spacing=data.spacing, zoom=data.zoom, percentiles=tuple(data.percentiles))
 
 
 def flat_fields(tree: dict | ConfigDict, prefix: str = "") -> dict:

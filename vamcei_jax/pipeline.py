@@ -1,6 +1,7 @@
 """A run: its data, its stages in order, and its results. A finished stage is skipped, a broken one resumed."""
 
 import json
+import sys
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ from vamcei_jax.stages import STAGES, TEACHERS, TRANSLATED, remove_stages, stage
 from vamcei_jax.training import METRICS_FILE, read_log, train
 
 PICTURED = 6  # cases in a picture
+RESULTS = ("results.json", "overlays.png", "curves.png")  # what a run ends with
 WATCHED = 16  # slices a domain on which translation is watched
 Networks = dict[str, Params]
 Datasets = dict[str, tfds.core.DatasetBuilder]
@@ -70,6 +72,9 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   split = "test" if list(load_patients(datasets["target"], "test")) else "validation"
   write_config(workdir, config)
   remove_stages(workdir, stale)
+  if unfinished or stale:
+    for file in RESULTS:
+      (workdir / file).unlink(missing_ok=True)
 
   settings = preprocess_settings(config)
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(own)) for stage, own in configs.items()}
@@ -146,11 +151,14 @@ def restore_predict(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], C
 
 
 def restore_stage(folder: Path) -> tuple[ConfigDict, Networks]:
-  """Configuration and networks of the stage that lives in a folder."""
+  """Configuration and networks of the stage that lives in a folder; says so where its training is not finished."""
   config = read_config(folder)
   method = STAGES[config.stages[-1]].method
   abstract = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0)))
-  return config, restore_networks(folder / "checkpoints", abstract)
+  networks = restore_networks(folder / "checkpoints", abstract)
+  if not is_finished(folder / "checkpoints", config):
+    print(f"{folder}: training did not end; its newest checkpoint is used", file=sys.stderr)
+  return config, networks
 
 
 def prepare_domain(config: ConfigDict, domain: str) -> tfds.core.DatasetBuilder:

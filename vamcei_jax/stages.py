@@ -72,6 +72,8 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
     section = flat_fields(config.stage.get(stage, {}))
     if unknown := set(section) - set(flat_fields(config)) - set(settings):
       raise InputError(f"config.stage.{stage}.{min(unknown)}: no such field")
+    if run := {"stages", "seed"} & set(section):
+      raise InputError(f"config.stage.{stage}.{min(run)}: set it for the run, config.{min(run)}")
     if fixed := {field for field in section if field.startswith("data.")} - {"data.crop"}:
       raise InputError(f"config.stage.{stage}.{min(fixed)}: stages share their data; only data.crop may differ")
     if missing := set(settings) - set(flat_fields(configs[stage])):

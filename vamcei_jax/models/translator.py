@@ -15,7 +15,8 @@ class Translator(nn.Module):
   """Images of one domain in the contrast of the other: (B, H, W, 1) -> (B, H, W, 1), both in [0, 1].
 
   7×7 convolution, two of stride 2, residual blocks, two upsamplings, 7×7 convolution and sigmoid (c7s1-w, d2w, d4w,
-  R4w…, u2w, uw, c7s1-1 in the paper's words), reflected at the borders. H and W must be divisible by 4.
+  R4w…, u2w, uw, c7s1-1 in the paper's words), reflected at the borders. H and W must be divisible by 4. Upsampling is
+  by 2×2 transposed convolutions, where the paper has 3×3 ones.
 
   Attributes:
     width: channels at full resolution; 64 as published.
@@ -66,4 +67,3 @@ class PatchDiscriminator(nn.Module):
     for factor, stride in ((2, 2), (4, 2), (8, 1)):
       x = nn.leaky_relu(NORMS[self.norm](self.dtype)(conv(factor * self.width, stride)(x)), 0.2)
     return conv(1, 1)(x).astype(jnp.float32)
-
