@@ -5,13 +5,17 @@ import json
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tests.conftest import ROOT
+from vamcei_jax import pipeline
 from vamcei_jax.data.phantom import write_nifti
+from vamcei_jax.errors import InputError
 
 TINY = "--config=tests/configs/tiny.py"
 
@@ -91,6 +95,18 @@ def test_a_missing_and_an_empty_folder(run_command, tmp_path):
   (tmp_path / "empty").mkdir()
   assert "no such folder" in error_of(train_on(run_command, tmp_path / "missing", tmp_path))
   assert "C0/patientN_C0.nii.gz" in error_of(train_on(run_command, tmp_path / "empty", tmp_path))
+
+
+def test_a_stage_does_not_go_on_with_other_volumes(damaged, tiny_config, tmp_path, monkeypatch):
+  tiny_config.data.update(name="mscmrseg", root=str(damaged), prepared_dir=str(tmp_path / "prepared"))
+  tiny_config.data.options = ConfigDict()
+  monkeypatch.setattr(pipeline, "train", Mock(side_effect=KeyboardInterrupt))
+  for _ in range(2):
+    with pytest.raises(KeyboardInterrupt):
+      pipeline.run(tiny_config, tmp_path / "run")
+  rewrite(damaged / "LGE" / "patient1_LGE.nii.gz", lambda voxels: voxels[::-1])
+  with pytest.raises(InputError, match="another configuration: data.datasets was .*--stages=no_adaptation"):
+    pipeline.run(tiny_config, tmp_path / "run")
 
 
 def test_a_workdir_of_another_config(run_command, tiny_run, prepared):

@@ -24,6 +24,14 @@ def test_a_stage_s_section_is_laid_over_the_run_and_over_no_other_stage(config):
   assert config.stage.translate.train.steps == 6
 
 
+def test_a_student_has_no_latents(config):
+  config.stage.distill.model.widths = (4, 8)  # one scale below: too few for the teachers' two latents
+  assert stage_configs(config)["distill"].model.widths == (4, 8)
+  config.model.widths = (4, 8)
+  with pytest.raises(InputError, match="latent_scales=2: must be 1 to"):
+    stage_configs(config)
+
+
 def test_a_stage_s_configuration_is_that_of_a_run_of_it_alone(config):
   own = stage_config(config, "translate")
   assert own.stages == ("translate",)

@@ -22,9 +22,10 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   Raises:
     InputError: names the field and what it may be.
   """
+  has_latents = "distillation" not in config
   coarsest = 2 ** (len(config.model.widths) - 1)
   # The global alignment pools the coarsest latent by 4×4.
-  divisor = max(coarsest, 4 * 2 ** (config.model.latent_scales - 1))
+  divisor = max(coarsest, 4 * 2 ** (config.model.latent_scales - 1)) if has_latents else coarsest
   positive = lambda value: value > 0
   grouped = lambda width: width > 0 and (config.model.norm != "group" or width % GROUPS == 0)
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
@@ -33,7 +34,6 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   strengths = {name: value for name, value in config.augment.items() if name != "flip"}
   divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
   rules = [
-    ("model.latent_scales", 0 < config.model.latent_scales < len(config.model.widths), "1 to len(widths) - 1"),
     ("data.size", divisible(config.data.size), f"two multiples of {divisor}"),
     ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
     (
@@ -50,11 +50,6 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("model.widths", all(grouped(width) for width in config.model.widths), grouping),
     ("model.dtype", config.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("loss.global_kl.estimator", config.loss.global_kl.estimator in ("paper", "pairwise"), "paper or pairwise"),
-    (
-      "loss.weights.global_alignment",
-      len(config.loss.weights.global_alignment) == config.model.latent_scales,
-      "one weight a latent scale",
-    ),
     ("loss.prototypes.temperature", positive(config.loss.prototypes.temperature), "positive"),
     ("loss.prototypes.confidence", 0 <= config.loss.prototypes.confidence <= 1, "in [0, 1]"),
     *((f"optimizer.rates.{field}", value >= 0, "at least 0") for field, value in config.optimizer.rates.items()),
@@ -69,6 +64,11 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
       for field in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep")
     ),
   ]
+  if has_latents:
+    scales = config.model.latent_scales
+    rules.insert(0, ("model.latent_scales", 0 < scales < len(config.model.widths), "1 to len(widths) - 1"))
+    aligned = len(config.loss.weights.global_alignment) == scales
+    rules.append(("loss.weights.global_alignment", aligned, "one weight a latent scale"))
   if "translation" in config:
     translation = config.translation
     rules += [

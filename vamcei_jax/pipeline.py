@@ -54,6 +54,9 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   configs = stage_configs(config)
   if unknown := [stage for stage in again if stage not in configs]:
     raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
+  datasets = {domain: prepare_domain(config, config.data[domain]) for domain in ("source", "target")}
+  for own in configs.values():  # a dataset's name tells its files: a stage goes on with those that it began with
+    own.data.datasets = [builder.info.full_name for builder in datasets.values()]
   unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
   stale = stale_stages(again, unfinished)
   changed = {stage: changed_field(workdir / stage, own) for stage, own in configs.items() if stage not in stale}
@@ -64,7 +67,6 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
       f"{workdir / stage}: made with another configuration: {field}; "
       f"use another --workdir, or train anew what has changed: --stages={anew}"
     )
-  datasets = {domain: prepare_domain(config, config.data[domain]) for domain in ("source", "target")}
   if not list(load_patients(datasets["target"], "validation")):
     name = datasets["target"].info.full_name
     raise InputError(f"{name}: no labelled validation patient; training is watched on at least one")
@@ -180,8 +182,8 @@ def translate_datasets(translate: Callable, networks: Networks, datasets: Datase
   translated = {}
   for name, (original, direction) in TRANSLATED.items():
     through = lambda image, direction=direction: translate_volume(translate, networks, direction, image)
-    # The original's configuration names its preprocessing and its files: another original is translated anew.
-    own_folder = folder / name / datasets[original].builder_config.name
+    # The original's name tells its preprocessing, its files and its version: another original is translated anew.
+    own_folder = folder / name / datasets[original].info.full_name
     translated[name] = prepare_translated(datasets[original], through, own_folder)
   return translated
 
