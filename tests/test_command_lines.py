@@ -100,10 +100,15 @@ def test_a_missing_and_an_empty_folder(run_command, tmp_path):
 def test_a_stage_does_not_go_on_with_other_volumes(damaged, tiny_config, tmp_path, monkeypatch):
   tiny_config.data.update(name="mscmrseg", root=str(damaged), prepared_dir=str(tmp_path / "prepared"))
   tiny_config.data.options = ConfigDict()
+  zoom = tiny_config.data.zoom
   monkeypatch.setattr(pipeline, "train", Mock(side_effect=KeyboardInterrupt))
   for _ in range(2):
     with pytest.raises(KeyboardInterrupt):
       pipeline.run(tiny_config, tmp_path / "run")
+  tiny_config.data.zoom = 0.5
+  with pytest.raises(InputError, match="another configuration: data.zoom was"):
+    pipeline.run(tiny_config, tmp_path / "run")
+  tiny_config.data.zoom = zoom
   rewrite(damaged / "LGE" / "patient1_LGE.nii.gz", lambda voxels: voxels[::-1])
   with pytest.raises(InputError, match="another configuration: data.datasets was .*--stages=no_adaptation"):
     pipeline.run(tiny_config, tmp_path / "run")

@@ -30,6 +30,10 @@ def test_a_student_has_no_latents(config):
   config.model.widths = (4, 8)
   with pytest.raises(InputError, match="latent_scales=2: must be 1 to"):
     stage_configs(config)
+  config.model.widths = (4, 8, 8)
+  config.stage.distill.model.widths = ()
+  with pytest.raises(InputError, match=r"config.stage.distill.model.widths=\(\)"):
+    stage_configs(config)
 
 
 def test_a_stage_s_configuration_is_that_of_a_run_of_it_alone(config):

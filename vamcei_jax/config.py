@@ -22,7 +22,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   Raises:
     InputError: names the field and what it may be.
   """
-  has_latents = "distillation" not in config
+  has_latents = tuple(config.stages) != ("distill",)
   coarsest = 2 ** (len(config.model.widths) - 1)
   # The global alignment pools the coarsest latent by 4×4.
   divisor = max(coarsest, 4 * 2 ** (config.model.latent_scales - 1)) if has_latents else coarsest
@@ -47,7 +47,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("model.logvar_range", rising(config.model.logvar_range), "two numbers, low and high"),
     ("model.discriminator_width", positive(config.model.discriminator_width), "at least 1"),
     ("model.norm", config.model.norm in NORMS, f"one of {', '.join(NORMS)}"),
-    ("model.widths", all(grouped(width) for width in config.model.widths), grouping),
+    ("model.widths", coarsest >= 1 and all(grouped(width) for width in config.model.widths), grouping),
     ("model.dtype", config.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("loss.global_kl.estimator", config.loss.global_kl.estimator in ("paper", "pairwise"), "paper or pairwise"),
     ("loss.prototypes.temperature", positive(config.loss.prototypes.temperature), "positive"),
@@ -94,7 +94,10 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   if not (folder / CONFIG_FILE).exists():
     return None
   ours, theirs = flat_fields(_plain(config)), flat_fields(_plain(read_config(folder)))
-  for field in sorted((set(ours) | set(theirs)) - {"data.prepared_dir"}):
+  known = "data.datasets" in theirs  # folders of earlier versions do not tell
+  fields = (set(ours) | set(theirs)) - {"data.prepared_dir"} - (set() if known else {"data.datasets"})
+  # Another setting makes another dataset: the setting is what to name.
+  for field in sorted(fields, key=lambda field: (field == "data.datasets", field)):
     was, now = theirs.get(field, "not there"), ours.get(field, "not there")
     if was != now:
       return f"{field} was {was}, is {now}"

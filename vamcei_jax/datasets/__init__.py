@@ -1,5 +1,6 @@
 """Datasets: TFDS builders of prepared volumes. `prepare` builds what is missing and reuses what is there."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -62,8 +63,7 @@ def prepare(
   if not builder.is_prepared():
     print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
     tfds.disable_progress_bar()
-    try:
+    with contextlib.suppress(FileExistsError):  # another run prepared the same meanwhile; the identity is in the name
       builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
-    except FileExistsError:  # another run prepared the same meanwhile; the identity is in the name
-      builder = make_builder()
+    builder = make_builder()
   return builder
