@@ -102,9 +102,12 @@ def test_a_stage_does_not_go_on_with_other_volumes(damaged, tiny_config, tmp_pat
   tiny_config.data.options = ConfigDict()
   zoom = tiny_config.data.zoom
   monkeypatch.setattr(pipeline, "train", Mock(side_effect=KeyboardInterrupt))
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "results.json").write_text("of stages that are trained anew")
   for _ in range(2):
     with pytest.raises(KeyboardInterrupt):
       pipeline.run(tiny_config, tmp_path / "run")
+  assert not (tmp_path / "run" / "results.json").exists()
   tiny_config.data.zoom = 0.5
   with pytest.raises(InputError, match="another configuration: data.zoom was"):
     pipeline.run(tiny_config, tmp_path / "run")

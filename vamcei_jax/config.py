@@ -22,10 +22,11 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   Raises:
     InputError: names the field and what it may be.
   """
+  scales, weighed = config.model.latent_scales, len(config.loss.weights.global_alignment)
   has_latents = tuple(config.stages) != ("distill",)
   coarsest = 2 ** (len(config.model.widths) - 1)
   # The global alignment pools the coarsest latent by 4×4.
-  divisor = max(coarsest, 4 * 2 ** (config.model.latent_scales - 1)) if has_latents else coarsest
+  divisor = max(coarsest, 4 * 2 ** (scales - 1)) if has_latents else coarsest
   positive = lambda value: value > 0
   grouped = lambda width: width > 0 and (config.model.norm != "group" or width % GROUPS == 0)
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
@@ -34,6 +35,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   strengths = {name: value for name, value in config.augment.items() if name != "flip"}
   divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
   rules = [
+    ("model.latent_scales", not has_latents or 0 < scales < len(config.model.widths), "1 to len(widths) - 1"),
     ("data.size", divisible(config.data.size), f"two multiples of {divisor}"),
     ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
     (
@@ -47,9 +49,10 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("model.logvar_range", rising(config.model.logvar_range), "two numbers, low and high"),
     ("model.discriminator_width", positive(config.model.discriminator_width), "at least 1"),
     ("model.norm", config.model.norm in NORMS, f"one of {', '.join(NORMS)}"),
-    ("model.widths", coarsest >= 1 and all(grouped(width) for width in config.model.widths), grouping),
+    ("model.widths", bool(config.model.widths) and all(map(grouped, config.model.widths)), grouping),
     ("model.dtype", config.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("loss.global_kl.estimator", config.loss.global_kl.estimator in ("paper", "pairwise"), "paper or pairwise"),
+    ("loss.weights.global_alignment", not has_latents or weighed == scales, "one weight a latent scale"),
     ("loss.prototypes.temperature", positive(config.loss.prototypes.temperature), "positive"),
     ("loss.prototypes.confidence", 0 <= config.loss.prototypes.confidence <= 1, "in [0, 1]"),
     *((f"optimizer.rates.{field}", value >= 0, "at least 0") for field, value in config.optimizer.rates.items()),
@@ -64,11 +67,6 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
       for field in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep")
     ),
   ]
-  if has_latents:
-    scales = config.model.latent_scales
-    rules.insert(0, ("model.latent_scales", 0 < scales < len(config.model.widths), "1 to len(widths) - 1"))
-    aligned = len(config.loss.weights.global_alignment) == scales
-    rules.append(("loss.weights.global_alignment", aligned, "one weight a latent scale"))
   if "translation" in config:
     translation = config.translation
     rules += [
@@ -94,8 +92,8 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   if not (folder / CONFIG_FILE).exists():
     return None
   ours, theirs = flat_fields(_plain(config)), flat_fields(_plain(read_config(folder)))
-  known = "data.datasets" in theirs  # folders of earlier versions do not tell
-  fields = (set(ours) | set(theirs)) - {"data.prepared_dir"} - (set() if known else {"data.datasets"})
+  untold = {"data.datasets"} - set(theirs)  # by folders of earlier versions
+  fields = (set(ours) | set(theirs)) - {"data.prepared_dir"} - untold
   # Another setting makes another dataset: the setting is what to name.
   for field in sorted(fields, key=lambda field: (field == "data.datasets", field)):
     was, now = theirs.get(field, "not there"), ours.get(field, "not there")
