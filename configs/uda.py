@@ -14,7 +14,8 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
-  config.stages = ("no_adaptation", "vamcei")  # in this order, each in its folder of the workdir
+  # In this order, each in its folder of the workdir. "locate" in front puts the field on the heart: configs/folder.py.
+  config.stages = ("no_adaptation", "vamcei")
 
   config.stage = ConfigDict()  # stage -> what differs for it from the rest of this config; see configs/multistage.py
 
@@ -24,7 +25,8 @@ def get_config() -> ConfigDict:
   data.prepared_dir = "~/.cache/vamcei_jax/data"  # prepared datasets are kept here and shared between runs
   data.source = "bssfp"
   data.target = "lge"
-  data.label_values = (0, 200, 500, 600)  # background, Myo, LV, RV in NIfTI masks
+  # Background, Myo, LV, RV in NIfTI masks; a tuple of values in place of one folds them into the class.
+  data.label_values = (0, 200, 500, 600)
   data.size = (64, 64)  # the network's field in pixels, for evaluation and prediction
   data.crop = (48, 48)  # random crops for training
   data.spacing = config_dict.placeholder(float)  # resample to this in-plane spacing in mm; None: use the pixel grid

@@ -22,15 +22,14 @@ ROUNDS = 20  # each predicts one volume with either
 
 
 def main() -> None:
-  from vamcei_jax.config import read_config
   from vamcei_jax.data.loader import load_patients
   from vamcei_jax.files import write_text
   from vamcei_jax.methods.distillation import mean_probabilities
-  from vamcei_jax.pipeline import prepare_domain, restore_predict
+  from vamcei_jax.pipeline import prepare_datasets
+  from vamcei_jax.restore import restore_predict
   from vamcei_jax.stages import TEACHERS
 
   workdir = Path(_WORKDIR.value)
-  config = read_config(workdir)
   student, own = restore_predict(workdir / "distill")
   teachers = [restore_predict(workdir / teacher)[0] for teacher in TEACHERS]
   weights = own.distillation.teachers
@@ -39,7 +38,8 @@ def main() -> None:
     "teachers": lambda image: mean_probabilities([teacher(image) for teacher in teachers], weights),
   }
 
-  images = [patient.image for patient in load_patients(prepare_domain(config, config.data.target), "validation")]
+  target = prepare_datasets(own, workdir)["target"]
+  images = [patient.image for patient in load_patients(target, "validation")]
   seconds = {name: [] for name in contenders}
   for number in range(ROUNDS + 1):
     for name, predict in contenders.items():

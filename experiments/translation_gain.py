@@ -24,22 +24,23 @@ def main() -> None:
   import jax
   import numpy as np
 
-  from vamcei_jax.config import preprocess_settings, read_config
+  from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.loader import load_patients
   from vamcei_jax.errors import InputError
   from vamcei_jax.evaluation.metrics import format_table, summarise
+  from vamcei_jax.evaluation.watch import score
   from vamcei_jax.files import write_text
   from vamcei_jax.methods import cyclegan
-  from vamcei_jax.pipeline import prepare_domain, restore_predict, restore_stage, score, translate_volume
+  from vamcei_jax.pipeline import prepare_datasets
+  from vamcei_jax.restore import restore_predict, restore_stage, translate_volume
 
   workdir = Path(_WORKDIR.value)
-  config = read_config(workdir)
-  translation, translators = restore_stage(workdir / "translate")
+  config, translators = restore_stage(workdir / "translate")
   judge, _ = restore_predict(Path(_JUDGE.value))
-  network = jax.jit(cyclegan.make_predict(translation))
+  network = jax.jit(cyclegan.make_predict(config))
   translate = lambda direction, image: translate_volume(network, translators, direction, image)
 
-  patients = list(load_patients(prepare_domain(config, config.data.source), "test"))
+  patients = list(load_patients(prepare_datasets(config, workdir)["source"], "test"))
   if not patients:
     raise InputError(f"{config.data.name}/{config.data.source}: no labelled test patient to judge translations on")
   images = [patient.image for patient in patients]

@@ -77,7 +77,7 @@ DAMAGES = {
   "NaN": ("LGE/patient6_LGE.nii.gz", lambda p: rewrite(p, set_first_voxel(np.nan)), "NaN"),
   "shape": ("C0/patient2_C0_manual.nii.gz", lambda p: rewrite(p, lambda v: v[:, :, 1:]), "image has"),
   "label": ("C0/patient2_C0_manual.nii.gz", lambda p: rewrite(p, set_first_voxel(77)), "77"),
-  "missing mask": ("LGE/patient3_LGE_manual.nii.gz", lambda p: p.unlink(), "no such mask"),
+  "missing mask": ("C0/patient1_C0_manual.nii.gz", lambda p: p.unlink(), "no such mask"),
 }
 
 

@@ -15,7 +15,8 @@ from vamcei_jax.config import read_config, write_config
 from vamcei_jax.data.loader import load_slices
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.methods import cyclegan, vamcei
-from vamcei_jax.pipeline import load_stage, prepare_domain, restore_predict, restore_stage, translate_datasets
+from vamcei_jax.pipeline import load_stage, prepare_datasets, translate_datasets
+from vamcei_jax.restore import restore_predict, restore_stage
 from vamcei_jax.stages import STAGES, TEACHERS
 
 ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
@@ -126,9 +127,8 @@ def test_a_network_that_is_not_trained_to_its_end_is_used_and_said_to_be(finishe
 
 def test_stages_see_the_images_that_they_should(finished):
   """Which translator made which data, whose images each teacher judges, and what the student is taught."""
-  config = read_config(finished)
-  datasets = {domain: prepare_domain(config, config.data[domain]) for domain in ("source", "target")}
   translation, translators = restore_stage(finished / "translate")
+  datasets = prepare_datasets(translation, finished)
   stages = {stage: restore_stage(finished / stage) for stage in TEACHERS}
 
   def translate(direction, images):

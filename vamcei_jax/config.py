@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vamcei_jax.data.labels import CLASSES
+from vamcei_jax.data.labels import CLASSES, folded_values
 from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
@@ -33,6 +33,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   distinct = lambda values: len(set(values)) == len(values)
   rising = lambda values: len(values) == 2 and values[0] <= values[1]
   strengths = {name: value for name, value in config.augment.items() if name != "flip"}
+  folded = folded_values(config.data.label_values)
   divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
   rules = [
     ("model.latent_scales", not has_latents or 0 < scales < len(config.model.widths), "1 to len(widths) - 1"),
@@ -40,8 +41,8 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
     (
       "data.label_values",
-      len(config.data.label_values) == len(CLASSES) and distinct(config.data.label_values),
-      f"{len(CLASSES)} different values, one a class",
+      len(folded) == len(CLASSES) and all(folded) and distinct([value for values in folded for value in values]),
+      f"{len(CLASSES)} different values or tuples of values, one a class",
     ),
     *((f"augment.{field}", value >= 0, "at least 0") for field, value in strengths.items()),
     ("augment.flip", set(config.augment.flip) <= {0, 1}, "axes of the image, 0 and 1"),
@@ -92,7 +93,8 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   if not (folder / CONFIG_FILE).exists():
     return None
   ours, theirs = flat_fields(_plain(config)), flat_fields(_plain(read_config(folder)))
-  untold = {"data.datasets"} - set(theirs)  # by folders of earlier versions
+  # By folders of earlier versions, and by stages whose data follow from what the locator finds.
+  untold = {"data.datasets", "data.located"} - (set(theirs) & set(ours))
   fields = (set(ours) | set(theirs)) - {"data.prepared_dir"} - untold
   # Another setting makes another dataset: the setting is what to name.
   for field in sorted(fields, key=lambda field: (field == "data.datasets", field)):

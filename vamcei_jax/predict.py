@@ -1,9 +1,14 @@
 """NIfTI in, NIfTI out: masks for volumes, by the last stage of a run or by any other. Needs no dataset.
 
 python -m vamcei_jax.predict --workdir=runs/uda --input=volumes --output=masks
+
+With --samples=N, also an entropy map beside each mask (NAME_entropy.nii.gz, in nats) and uncertainty.csv; with
+--probabilities, the classes' probabilities (NAME_probabilities.nii.gz, the class is the fourth axis).
 """
 
-import time
+import csv
+import io
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -14,34 +19,90 @@ from vamcei_jax.errors import InputError
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts), or of one of its stages.")
 _INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
+_TTA = flags.DEFINE_bool("tta", False, "Take the mean over rotated, scaled and flipped views, as they were trained.")
+_POSTPROCESS = flags.DEFINE_bool("postprocess", False, "Keep each structure's largest component, and fill holes.")
+_SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
+_PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
 flags.mark_flags_as_required(["workdir", "input", "output"])
 
-SUFFIXES = (".nii", ".nii.gz")
+UNCERTAINTY_FILE = "uncertainty.csv"
 
 
 def main() -> None:
-  from vamcei_jax.config import preprocess_settings
-  from vamcei_jax.data.nifti import read_volume, write_classes
-  from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
-  from vamcei_jax.pipeline import restore_predict
+  from tqdm import tqdm
+
+  from vamcei_jax.restore import restore_locator, restore_predict
 
   workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
   paths = list_volumes(Path(_INPUT.value))
   if any(path.parent.resolve() == output.resolve() for path in paths):
     raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
-  predict, config = restore_predict(workdir)
-  settings = preprocess_settings(config)
+  predict, config = restore_predict(workdir, views=_TTA.value, sampled=_SAMPLES.value > 0)
+  locate = restore_locator(workdir)
 
-  for path in paths:
-    read_volume(path)  # a file that cannot be read is named before anything is written
+  rows, failures = [], []
+  for path in tqdm(paths, "volumes", unit="volume", disable=None):
+    try:
+      rows += predict_file(path, output, predict, locate, config)
+    except InputError as error:
+      failures.append(str(error))
+  if len(failures) == len(paths):
+    more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
+    raise InputError(failures[0] + more)
+  if rows:
+    write_rows(output / UNCERTAINTY_FILE, rows)
+  print(f"{len(paths) - len(failures)} of {len(paths)} volumes segmented: {output}")
+  for failure in failures:
+    print(f"error: {failure}", file=sys.stderr)
+  if failures:
+    sys.exit(1)
 
-  started = time.perf_counter()
-  for number, path in enumerate(paths, start=1):
-    volume = read_volume(path)
-    probs = predict(preprocess_image(volume.voxels, volume.spacing, settings))
-    classes = restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings).argmax(-1)
-    write_classes(output / path.name, classes, config.data.label_values, like=path)
-    print(f"{number}/{len(paths)}  {output / path.name}  {time.perf_counter() - started:.1f} s", flush=True)
+
+def predict_file(path: Path, output: Path, predict, locate, config) -> list[dict]:
+  """Writes what is said of one volume; returns the rows of its uncertainty, one a structure, if latents are drawn."""
+  import jax
+
+  from vamcei_jax.config import preprocess_settings
+  from vamcei_jax.data.nifti import read_volume, volume_name, write_classes, write_map
+  from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
+  from vamcei_jax.evaluation.postprocess import postprocess
+  from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
+
+  volume, settings = read_volume(path), preprocess_settings(config)
+  centre = locate(volume)
+  image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
+  restore = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
+  if _SAMPLES.value:
+    # The same draws for every volume: what is said of one does not depend on which others lie beside it.
+    keys = jax.random.split(jax.random.key(0), _SAMPLES.value)
+    probs, draws = summarise_draws(restore(predict(image, key)) for key in keys)
+  else:
+    probs = restore(predict(image))
+  classes = postprocess(probs) if _POSTPROCESS.value else probs.argmax(-1)
+
+  name = volume_name(path)
+  if _PROBABILITIES.value:
+    write_map(output / f"{name}_probabilities.nii.gz", probs, like=path)
+  rows = []
+  if _SAMPLES.value:
+    entropies = entropy(probs)
+    write_map(output / f"{name}_entropy.nii.gz", entropies, like=path)
+    uncertainty = structure_uncertainty(classes, draws, entropies, volume.spacing)
+    rows = [{"volume": path.name, "structure": structure, **values} for structure, values in uncertainty.items()]
+  write_classes(output / path.name, classes, config.data.label_values, like=path)
+  return rows
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+  """Writes a table as csv, numbers with six digits."""
+  from vamcei_jax.files import write_text
+
+  table = io.StringIO()
+  writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+  writer.writeheader()
+  rounded = lambda value: f"{value:.6g}" if isinstance(value, float) else value
+  writer.writerows({name: rounded(value) for name, value in row.items()} for row in rows)
+  write_text(path, table.getvalue())
 
 
 def list_volumes(source: Path) -> list[Path]:
@@ -50,15 +111,17 @@ def list_volumes(source: Path) -> list[Path]:
   Raises:
     InputError: nothing there.
   """
+  from vamcei_jax.data.nifti import SUFFIXES, volume_name
+
   if source.is_file() and source.name.endswith(SUFFIXES):
     return [source]
   if source.is_file():
     raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
   if not source.is_dir():
     raise InputError(f"{source}: not found; --input takes a NIfTI file or a folder of them")
-  paths = sorted(p for p in source.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
-  names = {path.name for path in paths}
-  volumes = [path for path in paths if not ("_manual." in path.name and path.name.replace("_manual.", ".") in names)]
+  names = {volume_name(path): path for path in sorted(source.iterdir()) if volume_name(path)}
+  masks = {name for name in names if name.endswith("_manual") and name.removesuffix("_manual") in names}
+  volumes = [path for name, path in names.items() if name not in masks]
   if not volumes:
     raise InputError(f"{source}: no {' or '.join(SUFFIXES)} file in it")
   return volumes

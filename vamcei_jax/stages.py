@@ -30,7 +30,10 @@ class Stage:
 
 
 TEACHERS = ("target_vamcei", "source_vamcei")
+LOCATOR = "locate"
 STAGES = {
+  # Finds the heart in whole images, of coarse pixels: the other stages see a field about it.
+  LOCATOR: Stage(supervised),
   "no_adaptation": Stage(supervised),
   "vamcei": Stage(vamcei),
   # The multi-stage framework.
@@ -41,6 +44,8 @@ STAGES = {
 }
 # What `translate` makes: dataset -> the dataset that it is made of, and by which translator.
 TRANSLATED = {"source_as_target": ("source", "to_target"), "target_as_source": ("target", "to_source")}
+
+_COARSE = ("data.size", "data.spacing", "data.zoom")  # what the locator's grid differs in
 
 # Fields that a method needs and that configs/uda.py, which has those of the others, has not.
 _SETTINGS = {
@@ -65,6 +70,8 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
   if unknown := set(config.stage) - set(STAGES):
     raise InputError(f"config.stage.{min(unknown)}: no such stage; choose from {', '.join(STAGES)}")
   configs = {stage: stage_config(config, stage) for stage in stages}
+  if LOCATOR in stages[1:] or stages == (LOCATOR,):
+    raise InputError(f"config.stages={stages}: {LOCATOR} must come first, with others after it")
   for number, stage in enumerate(stages):
     if missing := [need for need in STAGES[stage].needs if need not in stages[:number]]:
       raise InputError(f"config.stages={stages}: {missing[0]} must come before {stage}")
@@ -74,8 +81,11 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
       raise InputError(f"config.stage.{stage}.{min(unknown)}: no such field")
     if run := {"stages", "seed"} & set(section):
       raise InputError(f"config.stage.{stage}.{min(run)}: set it for the run, config.{min(run)}")
-    if fixed := {field for field in section if field.startswith("data.")} - {"data.crop"}:
+    own = {"data.crop", *_COARSE} if stage == LOCATOR else {"data.crop"}
+    if fixed := {field for field in section if field.startswith("data.")} - own:
       raise InputError(f"config.stage.{stage}.{min(fixed)}: stages share their data; only data.crop may differ")
+    if stage == LOCATOR and not set(_COARSE) & set(section):
+      raise InputError(f"config.stage.{stage}: set its {' or '.join(_COARSE)}, so that it sees whole images")
     if missing := set(settings) - set(flat_fields(configs[stage])):
       raise InputError(f"config.stage.{stage}.{min(missing)}: not set; see configs/multistage.py")
     check_config(configs[stage], lambda field, stage=stage, section=section: _name(field, stage, section))
@@ -89,14 +99,20 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
   merged.stage = ConfigDict()
   merged.update(sections.get(stage, {}))
   merged.stages = (stage,)
+  # Whether the field is put on the heart.
+  merged.data.located = config.data.get("located", False) or (LOCATOR in config.stages and stage != LOCATOR)
   return merged
 
 
 def stale_stages(again: Collection[str], unfinished: Collection[str]) -> set[str]:
-  """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones."""
+  """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones.
+
+  Upon the locator, all others are.
+  """
   stale = set(again)
   for name, stage in STAGES.items():
-    if (stale | set(unfinished)) & set(stage.needs):
+    needs = {LOCATOR, *stage.needs} - {name}
+    if (stale | set(unfinished)) & needs:
       stale.add(name)
   return stale
 

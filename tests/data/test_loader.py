@@ -51,12 +51,12 @@ def test_domains_are_drawn_unpaired(data):
 
 
 def test_target_slices_come_without_labels(tiny_config):
-  builder = prepare_domain(tiny_config, "lge")
+  builder = prepare_domain(tiny_config, "target")
   assert set(load_slices(builder, "train", labels=False)) == {"image"}
 
 
 def test_slices_of_the_source_are_those_of_its_patients(tiny_config):
-  builder = prepare_domain(tiny_config, "bssfp")
+  builder = prepare_domain(tiny_config, "source")
   slices, patients = load_slices(builder, "train", labels=True), list(load_patients(builder, "train"))
   np.testing.assert_array_equal(slices["image"], np.concatenate([patient.image for patient in patients]))
   assert slices["label"].shape == slices["image"].shape
@@ -64,4 +64,4 @@ def test_slices_of_the_source_are_those_of_its_patients(tiny_config):
 
 
 def test_a_split_that_is_not_there_has_no_patients(tiny_config):
-  assert list(load_patients(prepare_domain(tiny_config, "bssfp"), "nosuch")) == []
+  assert list(load_patients(prepare_domain(tiny_config, "source"), "nosuch")) == []

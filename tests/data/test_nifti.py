@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from vamcei_jax.data.nifti import Volume, read_classes, read_volume, write_classes, write_volume
+from vamcei_jax.data.nifti import read_classes, read_volume, write_classes, write_map, write_volume
 from vamcei_jax.errors import InputError
 
 LABELS = (0, 200, 500, 600)
@@ -148,8 +148,8 @@ def canonical(stored):
 
 
 @pytest.fixture
-def image():
-  return Volume(np.zeros(SHAPE[::-1], np.float32), np.eye(4))
+def image(tmp_path):
+  return read_volume(save(tmp_path / "image.nii", np.zeros(SHAPE, np.float32)))
 
 
 @pytest.fixture
@@ -189,7 +189,76 @@ def test_unknown_labels_are_named(tmp_path, image, unknown, named):
   path = save(tmp_path / "mask.nii", stored)
   with pytest.raises(InputError) as error:
     read_classes(path, image, LABELS)
-  assert str(error.value) == f"{path}: unknown label values {named}; expected only 0, 200, 500, 600. Correct the mask."
+  message = f"{path}: unknown label values {named}; expected only 0, 200, 500, 600. Correct the mask or config."
+  assert str(error.value).startswith(message)
+
+
+def test_several_values_are_folded_into_a_class_and_written_as_the_first(tmp_path, image, classes):
+  folded = (0, (200, 1220, 2221), (500,), 600)
+  values = np.take((0, 200, 500, 600), classes)
+  values[::2][classes[::2] == 1] = 2221
+  read = read_classes(save(tmp_path / "mask.nii.gz", values.astype(np.int16)), image, folded)
+  np.testing.assert_array_equal(read, canonical(classes))
+  write_classes(tmp_path / "written.nii.gz", read, folded, like=tmp_path / "image.nii")
+  np.testing.assert_array_equal(nib.load(tmp_path / "written.nii.gz").dataobj, np.take((0, 200, 500, 600), classes))
+
+
+def test_a_mask_that_lies_elsewhere_is_refused(tmp_path, image, classes):
+  affine = make_affine(STACKS["LSP"])
+  mask = np.take(LABELS, classes).astype(np.int16)
+  moved = affine.copy()
+  moved[:3, 3] += 0.2 * image.spacing[0]
+  near = save(tmp_path / "near.nii", mask, moved)
+  np.testing.assert_array_equal(read_classes(near, image, LABELS), canonical(classes))
+  mirrored = affine @ np.diag([1.0, 1.0, -1.0, 1.0])
+  with pytest.raises(InputError, match="far.nii: mask lies .* mm from its image by their affines"):
+    read_classes(save(tmp_path / "far.nii", mask, mirrored), image, LABELS)
+
+
+# Slices in files of their own
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_slices_are_stacked_in_their_order(tmp_path, rng, placed):
+  stack = rng.normal(size=(12, 5, 7)).astype(np.float32)  # (D, H, W)
+  affine = np.diag([1.5, 1.25, 8.0, 1.0])
+  files = []
+  for number, voxels in enumerate(stack):
+    affine[2, 3] = 10.0 * number * placed
+    stored = voxels.T if number % 2 else voxels.T[..., None]  # both occur
+    files.append(save(tmp_path / f"img1_slice{number}.nii.gz", stored, affine))
+  volume = read_volume(files)
+  np.testing.assert_array_equal(volume.voxels, stack)
+  assert volume.spacing == pytest.approx((10.0 if placed else 8.0, 1.25, 1.5))
+
+
+def test_slices_of_two_sizes_and_volumes_among_slices_are_named(tmp_path):
+  slices = [save(tmp_path / f"{n}.nii", np.ones((4, n), np.float32)) for n in (5, 6)]
+  with pytest.raises(InputError, match="6.nii: slice of 4 x 6, .*5.nii has 4 x 5"):
+    read_volume(slices)
+  volume = save(tmp_path / "volume.nii", np.ones((4, 5, 2), np.float32))
+  with pytest.raises(InputError, match="volume.nii: 3-D image .*; expected one 2-D slice"):
+    read_volume([slices[0], volume])
+
+
+# Maps
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_map_comes_back_from_the_grid_that_it_was_written_on(tmp_path_factory, seed):
+  rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("map")
+  like = save(folder / "image.nii.gz", rng.normal(size=SHAPE).astype(np.float32), random_affine(rng))
+  volume = read_volume(like)
+  write_map(folder / "same.nii.gz", volume.voxels, like)
+  np.testing.assert_array_equal(nib.load(folder / "same.nii.gz").dataobj, nib.load(like).dataobj)
+  probs = rng.dirichlet(np.ones(4), size=volume.voxels.shape).astype(np.float32)
+  write_map(folder / "probs.nii.gz", probs, like)
+  stored = nib.load(folder / "probs.nii.gz")
+  assert stored.shape == (*SHAPE, 4)
+  np.testing.assert_array_equal(stored.affine, nib.load(like).affine)
+  write_map(folder / "first.nii.gz", probs[..., 1], like)
+  np.testing.assert_array_equal(stored.dataobj[..., 1], nib.load(folder / "first.nii.gz").dataobj)
 
 
 def test_a_mask_must_have_the_shape_of_its_image(tmp_path, image):

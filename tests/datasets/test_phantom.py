@@ -1,21 +1,17 @@
-import dataclasses
-
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, preprocess_image
 from vamcei_jax.datasets import prepare
-from vamcei_jax.datasets.phantom import Phantom
+from vamcei_jax.datasets.phantom import Phantom, PhantomConfig
 
 PREPROCESS = Preprocess(size=(40, 36), zoom=0.5)
 SPACING = (8.0, 1.5, 1.5)
 
 
 def build(domain, data_dir, **options):
-  config = next(config for config in Phantom.BUILDER_CONFIGS if config.name == domain)
-  config = dataclasses.replace(config, name=f"{domain}-test", preprocess=PREPROCESS, **options)
+  config = PhantomConfig(name=f"{domain}-test", domain=domain, preprocess=PREPROCESS, **options)
   builder = Phantom(config=config, data_dir=data_dir, file_format="array_record")
   builder.download_and_prepare()
   return builder
@@ -54,21 +50,9 @@ def test_examples_are_drawn_patients_preprocessed(prepared):
     assert example["image"].shape[1:] == PREPROCESS.size
 
 
-def test_no_files_are_read():
-  assert Phantom.files(None, "lge") == []
-
-
-def test_domains_and_default_sizes():
-  assert {config.name: config.domain for config in Phantom.BUILDER_CONFIGS} == {"bssfp": "bssfp", "lge": "lge"}
-  assert {(config.seed, config.train, config.validation, config.test) for config in Phantom.BUILDER_CONFIGS} == {
-    (0, 24, 4, 12)
-  }
-  assert issubclass(Phantom, tfds.core.GeneratorBasedBuilder)
-
-
 def test_two_runs_may_prepare_the_same_at_once(tmp_path, monkeypatch):
   arguments = dict(data_dir=str(tmp_path), root=None, preprocess=PREPROCESS, label_values=(0, 200, 500, 600))
-  prepare_once = lambda: prepare("phantom", "lge", seed=7, train=1, validation=1, test=1, **arguments)
+  prepare_once = lambda: prepare("phantom", "lge", "target", seed=7, train=1, validation=1, test=1, **arguments)
   slower = Phantom._split_generators
 
   def after_another_run(self, dl_manager):

@@ -14,6 +14,7 @@ def original(prepared):
   return prepare(
     "phantom",
     "bssfp",
+    "source",
     data_dir=str(prepared),
     root=None,
     preprocess=preprocess,

@@ -51,6 +51,11 @@ def random_coordinates(key: Array, shape: tuple[int, int], size: tuple[int, int]
   mirrored = jax.random.bernoulli(keys[3], 0.5, (2,)) & jnp.array([axis in strengths.flip for axis in (0, 1)])
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   matrix = jnp.array([[cos, -sin], [sin, cos]]) / zoom * jnp.where(mirrored, -1.0, 1.0)
+  return sample_grid(matrix, centre, size)
+
+
+def sample_grid(matrix: Array, centre: Array, size: tuple[int, int]) -> Array:
+  """(2, h, w) coordinates of a grid of `size` about its middle, turned by a (2, 2) matrix and put on `centre`."""
   grid = jnp.stack(jnp.meshgrid(*(jnp.arange(n) - (n - 1) / 2.0 for n in size), indexing="ij"))
   return jnp.einsum("ij,jhw->ihw", matrix, grid) + centre[:, None, None]
 

@@ -1,5 +1,16 @@
-"""The classes, by index, and the values that stand for them in MS-CMRSeg's files."""
+"""The classes, by index, and the values that stand for them in files."""
+
+from collections.abc import Sequence
 
 CLASSES = ("background", "Myo", "LV", "RV")
 STRUCTURES = CLASSES[1:]
-LABEL_VALUES = (0, 200, 500, 600)
+
+# What a mask holds for each class: one value, or several that are folded into the class. Masks are written with the
+# first.
+LabelValues = Sequence[int | Sequence[int]]
+LABEL_VALUES: LabelValues = (0, 200, 500, 600)  # MS-CMRSeg's
+
+
+def folded_values(label_values: LabelValues) -> tuple[tuple[int, ...], ...]:
+  """The values of each class, as tuples throughout."""
+  return tuple(tuple(values) if isinstance(values, Sequence) else (values,) for values in label_values)

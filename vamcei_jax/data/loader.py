@@ -21,12 +21,21 @@ from vamcei_jax.prng import example_keys
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-  """A labelled patient for evaluation: the prepared image, and the truth on its original grid."""
+  """A patient for evaluation: the prepared image, the truth on its original grid, and what leads from one to the other.
+
+  image: (D, h, w) in [0, 1].
+  truth: (D, H, W) class indices, or None where there is none.
+  shape: (D, H, W) of the original grid.
+  spacing: mm along D, H, W.
+  centre: the original pixel (row, column) on which the prepared image is centred.
+  """
 
   name: str
-  image: np.ndarray  # (D, h, w) in [0, 1]
-  truth: np.ndarray  # (D, H, W) class indices
-  spacing: tuple[float, float, float]  # mm along D, H, W
+  image: np.ndarray
+  truth: np.ndarray | None
+  shape: tuple[int, int, int]
+  spacing: tuple[float, float, float]
+  centre: tuple[float, float]
 
 
 def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) -> dict[str, np.ndarray]:
@@ -47,12 +56,18 @@ def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) 
   return slices
 
 
-def load_patients(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[Patient]:
-  """The labelled patients of a split, for the evaluator; none where the split is missing."""
+def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
+  """The labelled patients of a split (or all), for the evaluator; none where the split is missing."""
   for example in builder.as_data_source(split) if split in builder.info.splits else ():
-    if example["labelled"]:
-      spacing = tuple(float(mm) for mm in np.linalg.norm(example["affine"][:3, :3], axis=0))
-      yield Patient(example["patient"].decode(), example["image"], example["truth"], spacing)
+    if example["labelled"] or not labelled:
+      yield Patient(
+        name=example["patient"].decode(),
+        image=example["image"],
+        truth=example["truth"] if example["labelled"] else None,
+        shape=example["truth"].shape,
+        spacing=tuple(float(mm) for mm in np.linalg.norm(example["affine"][:3, :3], axis=0)),
+        centre=tuple(example["centre"].tolist()),
+      )
 
 
 def batch_indices(key: Array, step: Array, size: int, batch: int) -> Array:

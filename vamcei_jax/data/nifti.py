@@ -7,6 +7,7 @@ rows and columns as they best align with a typical short-axis view.
 
 import dataclasses
 import gzip
+import itertools
 import math
 import os
 import zlib
@@ -16,6 +17,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
 
@@ -37,6 +39,12 @@ _DAMAGED = (
 )
 
 
+SUFFIXES = (".nii", ".nii.gz")
+
+# Where a volume lies: a file, or the files of its 2-D slices, in order.
+Files = str | os.PathLike | Sequence[str | os.PathLike]
+
+
 @dataclasses.dataclass(frozen=True)
 class Volume:
   """A short-axis stack in the canonical orientation.
@@ -54,17 +62,14 @@ class Volume:
     return tuple(nib.affines.voxel_sizes(self.affine).tolist())
 
 
-def read_volume(path: str | os.PathLike) -> Volume:
+def read_volume(path: Files) -> Volume:
   """The image in a NIfTI file, scaled as its header says and turned to the canonical orientation."""
-  image, voxels = _load(path)
-  turn = _orientation(image.affine)
-  affine = image.affine @ nib.orientations.inv_ornt_aff(turn, voxels.shape)
+  voxels, affine = _read(path)
   with np.errstate(over="ignore"):
-    voxels = _finite(path, nib.apply_orientation(voxels, turn).astype(np.float32, order="C"))
-  return Volume(voxels, affine)
+    return Volume(_finite(path, voxels.astype(np.float32, order="C")), affine)
 
 
-def read_classes(path: str | os.PathLike, like: Volume, label_values: Sequence[int]) -> np.ndarray:
+def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.ndarray:
   """The mask in a NIfTI file, turned to the canonical orientation.
 
   Files that store labels as rounded floats or through a scale factor are read as well: a value counts as a label when
@@ -73,42 +78,55 @@ def read_classes(path: str | os.PathLike, like: Volume, label_values: Sequence[i
   Args:
     path: the mask.
     like: the image that the mask belongs to.
-    label_values: the file's value of each class, in the order of the class indices.
+    label_values: the file's values of each class, in the order of the class indices.
 
   Returns:
     (D, H, W) uint8 class indices.
   """
-  image, voxels = _load(path)
-  voxels = nib.apply_orientation(_finite(path, voxels), _orientation(image.affine))
+  voxels, affine = _read(path)
   if voxels.shape != like.voxels.shape:
     raise InputError(
-      f"{path}: mask of {_slices(voxels)}, its image has {_slices(like.voxels)}. Resample the mask to the image's grid."
+      f"{_name(path)}: mask of {_slices(voxels)}, its image has {_slices(like.voxels)}. "
+      "Resample the mask to the image's grid."
     )
-  labels = np.asarray(label_values, np.float64)
+  if (apart := _distance(affine, like.affine, voxels.shape)) > max(like.spacing):
+    raise InputError(f"{_name(path)}: mask lies {apart:.0f} mm from its image by their affines. Repair its header.")
+  _finite(path, voxels)
+  pairs = [(k, value) for k, own in enumerate(folded_values(label_values)) for value in own]
+  classes, labels = zip(*pairs, strict=True)
   values, where = np.unique(voxels, return_inverse=True)
-  distance = np.abs(values[:, None].astype(np.float64) - labels)
-  unknown = values[distance.min(axis=1) > 1e-4 * max(100, np.abs(labels).max())]
+  distance = np.abs(values[:, None].astype(np.float64) - np.asarray(labels, np.float64))
+  unknown = values[distance.min(axis=1) > 1e-4 * max(100, *map(abs, labels))]
   if len(unknown):
-    found, allowed = ", ".join(f"{value:g}" for value in unknown[:5]), ", ".join(map(str, label_values))
+    found, allowed = ", ".join(f"{value:g}" for value in unknown[:5]), ", ".join(map(str, labels))
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-    raise InputError(f"{path}: unknown label values {found}{more}; expected only {allowed}. Correct the mask.")
-  return distance.argmin(axis=1).astype(np.uint8)[where.reshape(voxels.shape)]
+    raise InputError(
+      f"{_name(path)}: unknown label values {found}{more}; expected only {allowed}. "
+      "Correct the mask or config.data.label_values."
+    )
+  return np.asarray(classes, np.uint8)[distance.argmin(axis=1)][where.reshape(voxels.shape)]
 
 
 def write_classes(
-  path: str | os.PathLike, classes: np.ndarray, label_values: Sequence[int], like: str | os.PathLike
+  path: str | os.PathLike, classes: np.ndarray, label_values: LabelValues, like: str | os.PathLike
 ) -> None:
   """Writes (D, H, W) class indices as a mask on the grid of the file `like`, with its header, or not at all."""
-  image, voxels = _load(like)
-  turn = _orientation(image.affine)
-  back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], turn)
-  labels = nib.apply_orientation(_compact(np.asarray(label_values))[classes], back)
-  if labels.shape != voxels.shape:
-    raise ValueError(f"classes on a grid of {labels.shape}, {like} has {voxels.shape}")
+  first = np.array([values[0] for values in folded_values(label_values)])
+  write_map(path, _compact(first)[classes], like)
+
+
+def write_map(path: str | os.PathLike, voxels: np.ndarray, like: str | os.PathLike) -> None:
+  """Writes a map (D, H, W) or (D, H, W, K) on the grid of the file `like`, with its header, or not at all."""
+  image, original = _load(like)
+  back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], _orientation(image.affine))
+  voxels = nib.apply_orientation(voxels, back)
+  if voxels.shape[:3] != original.shape:
+    raise ValueError(f"a map on a grid of {voxels.shape[:3]}, {like} has {original.shape}")
   header = image.header.copy()
-  header.set_data_dtype(labels.dtype)
+  header.set_data_dtype(voxels.dtype)
+  header.set_slope_inter(1, 0)
   header["cal_min"] = header["cal_max"] = 0  # the display window is that of the image
-  _save(path, type(image)(labels, image.affine, header))
+  _save(path, type(image)(voxels, image.affine, header))
 
 
 def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray) -> None:
@@ -123,6 +141,38 @@ def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray
   image = nib.Nifti1Image(voxels.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]])
   image.header.set_xyzt_units("mm")
   _save(path, image)
+
+
+def volume_name(file: Path) -> str | None:
+  """A NIfTI file's name without its suffix; None for other and for hidden files."""
+  if not file.name.endswith(SUFFIXES) or file.name.startswith("."):
+    return None
+  return file.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _read(path: Files) -> tuple[np.ndarray, np.ndarray]:
+  """Voxels (D, H, W) in the canonical orientation, and their affine."""
+  if not isinstance(path, str | os.PathLike):
+    return _read_slices(path)
+  image, voxels = _load(path)
+  turn = _orientation(image.affine)
+  return nib.apply_orientation(voxels, turn), image.affine @ nib.orientations.inv_ornt_aff(turn, voxels.shape)
+
+
+def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:
+  """As _read, from one file a slice: the slices in their order, rows and columns as they are stored."""
+  images, slices = zip(*(_load(path, dimensions=2) for path in paths), strict=True)
+  for path, voxels in zip(paths, slices, strict=True):
+    if voxels.shape != slices[0].shape:
+      raise InputError(
+        f"{path}: slice of {voxels.shape[0]} x {voxels.shape[1]}, {paths[0]} has "
+        f"{slices[0].shape[0]} x {slices[0].shape[1]}. Bring a stack's slices to one grid."
+      )
+  affine = images[0].affine[:, [2, 1, 0, 3]]
+  step = (images[-1].affine - images[0].affine)[:3, 3] / max(1, len(images) - 1)
+  if np.linalg.norm(step) > 1e-3:  # the files say where each slice lies
+    affine[:3, 0] = step
+  return np.stack([voxels.T for voxels in slices]), affine
 
 
 def _orientation(affine: np.ndarray) -> np.ndarray:
@@ -140,19 +190,19 @@ def _orientation(affine: np.ndarray) -> np.ndarray:
   return turn
 
 
-def _load(path: str | os.PathLike) -> tuple[nib.Nifti1Image, np.ndarray]:
-  """A NIfTI file and its scaled voxels in file order, 3-D and of real numbers, on a grid that is one."""
+def _load(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image, np.ndarray]:
+  """A NIfTI file and its scaled voxels in file order, 3-D (or 2-D) and of real numbers, on a grid that is one."""
   try:
     content = Path(path).read_bytes()
     if content.startswith(b"\x1f\x8b"):
       content = gzip.decompress(content)  # all of it, so that the checksum is looked at
     kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content) else nib.Nifti1Image
     image = kind.from_bytes(content)
-    _check(path, image)
+    _check(path, image, dimensions)
     needed = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
     if needed > len(content):
       raise EOFError(f"{len(content)} of {needed} bytes")
-    return image, np.asanyarray(image.dataobj).reshape(image.shape[:3])
+    return image, np.asanyarray(image.dataobj).reshape(image.shape[:dimensions])
   except FileNotFoundError as error:
     raise InputError(f"{path}: no such file. Check the path.") from error
   except _DAMAGED as error:
@@ -160,11 +210,12 @@ def _load(path: str | os.PathLike) -> tuple[nib.Nifti1Image, np.ndarray]:
     raise InputError(f"{path}: not a readable NIfTI file ({reason}). Export or copy it again.") from error
 
 
-def _check(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
+def _check(path: str | os.PathLike, image: nib.Nifti1Image, dimensions: int) -> None:
   shape, affine = image.shape, image.affine
-  if len(shape) != 3 and not (len(shape) == 4 and shape[3] == 1):
-    way_out = "Split the series first." if len(shape) > 3 else "Stack the slices first."
-    raise InputError(f"{path}: {len(shape)}-D image {shape}; expected one 3-D volume. {way_out}")
+  if len(shape) != dimensions and not (len(shape) == dimensions + 1 and shape[dimensions] == 1):
+    way_out = "Stack the slices first." if len(shape) < dimensions else "Split the series first."
+    kind = "volume" if dimensions == 3 else "slice"
+    raise InputError(f"{path}: {len(shape)}-D image {shape}; expected one {dimensions}-D {kind}. {way_out}")
   if min(shape) < 1:
     raise InputError(f"{path}: empty image {shape}. Export it again.")
   if image.get_data_dtype().kind not in "iuf":
@@ -176,12 +227,23 @@ def _check(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
     raise InputError(f"{path}: affine is singular or not finite. Repair the header's sform or qform.")
 
 
-def _finite(path: str | os.PathLike, voxels: np.ndarray) -> np.ndarray:
+def _finite(path: Files, voxels: np.ndarray) -> np.ndarray:
   """The voxels, all of which are finite."""
   bad = voxels.size - np.isfinite(voxels).sum()
   if bad:
-    raise InputError(f"{path}: {bad} of {voxels.size} voxels are NaN or infinite. Replace them first.")
+    raise InputError(f"{_name(path)}: {bad} of {voxels.size} voxels are NaN or infinite. Replace them first.")
   return voxels
+
+
+def _name(path: Files) -> str:
+  """What an error calls a volume: its file, or the first of its slices."""
+  return str(path if isinstance(path, str | os.PathLike) else path[0])
+
+
+def _distance(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+  """The largest distance (mm) between the places that two affines give the corners of a grid."""
+  corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))])
+  return float(np.linalg.norm((affine - other) @ corners.T, axis=0).max())
 
 
 def _compact(values: np.ndarray) -> np.ndarray:
@@ -195,7 +257,7 @@ def _slices(voxels: np.ndarray) -> str:
 
 def _save(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
   path = Path(path)
-  if not path.name.endswith((".nii", ".nii.gz")):
+  if not path.name.endswith(SUFFIXES):
     raise InputError(f"{path}: not a NIfTI name; choose one that ends in .nii or .nii.gz.")
   try:
     with replacing(path) as temporary:

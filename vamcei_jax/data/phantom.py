@@ -6,6 +6,8 @@ over the voxels and adds what scanners add: the coil's falloff, blur of motion, 
 
 import dataclasses
 import itertools
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from vamcei_jax.data.anatomy import GRID, Anatomy, Grid, draw_anatomy
 from vamcei_jax.data.labels import CLASSES, LABEL_VALUES
 from vamcei_jax.data.nifti import VIEW, write_volume
 from vamcei_jax.data.sequences import BLOOD, scan_bssfp, scan_lge
+from vamcei_jax.files import write_text
 
 SCAR_RATE = {"bssfp": 0.0, "lge": 0.6}  # share of the patients
 NOISE = {"bssfp": (0.02, 0.04), "lge": (0.05, 0.1)}  # standard deviation, relative to blood's signal
@@ -54,14 +57,37 @@ def write_nifti(
 ) -> None:
   """Writes patients as MS-CMRSeg's folders: C0 (bSSFP, with masks) and LGE (with masks of the first few patients)."""
   for domain, name, patients, masked in (("bssfp", "C0", sources, sources), ("lge", "LGE", targets, masks)):
-    place = Path(folder, name)
-    place.mkdir(parents=True, exist_ok=True)
     for number in range(1, patients + 1):
-      patient = draw_patient(seed, number - 1, domain, grid)
-      write_volume(place / f"patient{number}_{name}.nii.gz", patient.voxels, patient.affine)
-      if number <= masked:
-        labels = np.array(LABEL_VALUES)[patient.classes]
-        write_volume(place / f"patient{number}_{name}_manual.nii.gz", labels, patient.affine)
+      patient, stem = draw_patient(seed, number - 1, domain, grid), Path(folder, name, f"patient{number}_{name}")
+      write_patient(patient, f"{stem}.nii.gz", f"{stem}_manual.nii.gz" if number <= masked else None)
+
+
+def write_nnunet(
+  folder: str | Path, *, seed: int = 0, sources: int = 24, targets: int = 24, masks: int = 16, grid: Grid = GRID
+) -> None:
+  """Writes patients as two folders of nnU-Net's layout: bssfp (all with masks) and lge (masks of the first few)."""
+  for domain, patients, masked in (("bssfp", sources, sources), ("lge", targets, masks)):
+    place = Path(folder, domain)
+    for number in range(1, patients + 1):
+      patient, name = draw_patient(seed, number - 1, domain, grid), f"{domain}_{number:03d}"
+      mask = place / "labelsTr" / f"{name}.nii.gz" if number <= masked else None
+      write_patient(patient, place / "imagesTr" / f"{name}_0000.nii.gz", mask, range(len(CLASSES)))
+    description = {
+      "channel_names": {"0": domain},
+      "labels": {name: value for value, name in enumerate(CLASSES)},
+      "numTraining": patients,
+      "file_ending": ".nii.gz",
+    }
+    write_text(place / "dataset.json", json.dumps(description, indent=2) + "\n")
+
+
+def write_patient(
+  patient: Phantom, image: str | Path, mask: str | Path | None, label_values: Sequence[int] = LABEL_VALUES
+) -> None:
+  """Writes a patient's image and, unless it is None, the mask as NIfTI files; folders are made as they are needed."""
+  write_volume(image, patient.voxels, patient.affine)
+  if mask is not None:
+    write_volume(mask, np.array(label_values)[patient.classes], patient.affine)
 
 
 def voxel_means(samples: np.ndarray, grid: Grid) -> np.ndarray:

@@ -1,6 +1,11 @@
-"""From a volume to the network's grid and back: intensities to [0, 1], in-plane resampling, centre crop and pad."""
+"""From a volume to the network's grid and back: intensities to [0, 1], in-plane resampling, crop and pad.
+
+The field is centred on the image or, where it is smaller than the image, on a pixel of choice: the heart.
+"""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -12,7 +17,7 @@ from vamcei_jax.errors import InputError
 class Preprocess:
   """How volumes become network input; slices are never mixed.
 
-  size: pixels (H, W) of the network's field, cropped and padded about the centre.
+  size: pixels (H, W) of the network's field.
   spacing: in-plane millimetres to resample to, as the headers say; None leaves the headers alone.
   zoom: factor on the pixel grid when spacing is None: 0.75 makes 144 pixels of 192.
   percentiles: of each volume, mapped to 0 and 1.
@@ -38,25 +43,43 @@ class Preprocess:
         raise InputError(f"config.data.{field}={getattr(self, field)}: must be {expected}")
 
 
-def preprocess_image(voxels: np.ndarray, spacing: tuple[float, float, float], settings: Preprocess) -> np.ndarray:
+Spacing = tuple[float, float, float]
+# A pixel (row, column) of the original grid, in fractions; None is the middle of the image.
+Centre = Sequence[float] | None
+
+
+def preprocess_image(voxels: np.ndarray, spacing: Spacing, settings: Preprocess, centre: Centre = None) -> np.ndarray:
   """(D, H, W) image of any unit -> (D, h, w) float32 in [0, 1]; a constant volume gives zeros, padding is 0."""
   voxels = np.asarray(voxels, np.float64)
   low, high = np.percentile(voxels, settings.percentiles)
   if low == high:  # nearly all of it is one value: keep what is not
     low, high = voxels.min(), voxels.max()
   scaled = np.clip((voxels - low) / (high - low or 1.0), 0.0, 1.0).astype(np.float32)
-  resampled = _resample(scaled, _resampled_size(voxels.shape, spacing, settings))
-  return _centre(resampled, settings.size).clip(0.0, 1.0)
+  size = _resampled_size(voxels.shape, spacing, settings)
+  return _window(_resample(scaled, size), settings.size, _corner(voxels.shape, size, settings, centre)).clip(0.0, 1.0)
 
 
-def preprocess_classes(classes: np.ndarray, spacing: tuple[float, float, float], settings: Preprocess) -> np.ndarray:
+def preprocess_classes(
+  classes: np.ndarray, spacing: Spacing, settings: Preprocess, centre: Centre = None
+) -> np.ndarray:
   """(D, H, W) class indices -> (D, h, w) uint8 on the grid of preprocess_image, padding is background."""
-  resampled = _resample_classes(classes, _resampled_size(classes.shape, spacing, settings))
-  return _centre(resampled, settings.size)
+  size = _resampled_size(classes.shape, spacing, settings)
+  return _window(_resample_classes(classes, size), settings.size, _corner(classes.shape, size, settings, centre))
+
+
+def foreground_centre(weights: np.ndarray) -> tuple[float, float]:
+  """The centre of mass (row, column) of a map (D, H, W), in quarters of a pixel; the middle of an empty one.
+
+  Quarters: numbers that are stored and read again in any precision put the field on the same pixels.
+  """
+  plane = np.asarray(weights, np.float64).sum(axis=0)
+  if not plane.any():
+    return tuple((n - 1) / 2 for n in plane.shape)
+  return tuple(round(4 * x) / 4 for x in ndimage.center_of_mass(plane))
 
 
 def restore_probabilities(
-  probs: np.ndarray, shape: tuple[int, int, int], spacing: tuple[float, float, float], settings: Preprocess
+  probs: np.ndarray, shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess, centre: Centre = None
 ) -> np.ndarray:
   """(D, h, w, K) class probabilities -> (D, H, W, K) float32 on the grid that the image came on.
 
@@ -64,27 +87,39 @@ def restore_probabilities(
     probs: on the grid of preprocess_image.
     shape: (D, H, W) of the original image.
     spacing: of the original image.
-    settings: what the image was preprocessed with.
+    settings, centre: what the image was preprocessed with.
 
   Returns:
     Probabilities that still sum to 1; pixels that the network did not see are background.
   """
   size = _resampled_size(shape, spacing, settings)
+  corner = [-start for start in _corner(shape, size, settings, centre)]
   maps = np.moveaxis(np.asarray(probs, np.float32), -1, 0)
-  restored = [_resample(_centre(p, size, fill=float(k == 0)), shape[1:]) for k, p in enumerate(maps)]
+  restored = [_resample(_window(p, size, corner, fill=float(k == 0)), shape[1:]) for k, p in enumerate(maps)]
   return np.stack(restored, axis=-1)
 
 
 def restore_classes(
-  classes: np.ndarray, shape: tuple[int, int, int], spacing: tuple[float, float, float], settings: Preprocess
+  classes: np.ndarray, shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess, centre: Centre = None
 ) -> np.ndarray:
   """(D, h, w) class indices -> (D, H, W) uint8 on the grid that the image came on; see restore_probabilities."""
   size = _resampled_size(shape, spacing, settings)
-  return _resample_classes(_centre(classes, size), shape[1:])
+  corner = [-start for start in _corner(shape, size, settings, centre)]
+  return _resample_classes(_window(classes, size, corner), shape[1:])
+
+
+def restore_position(
+  position: Sequence[float], shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess
+) -> tuple[float, float]:
+  """A pixel (row, column) of the field, centred on the image, as one of the original grid, in quarters of a pixel."""
+  size = _resampled_size(shape, spacing, settings)
+  corner = _corner(shape, size, settings, None)
+  places = zip(position, corner, shape[1:], size, strict=True)
+  return tuple(round(4 * ((at + first + 0.5) * old / new - 0.5)) / 4 for at, first, old, new in places)
 
 
 def _resampled_size(
-  shape: tuple[int, int, int], spacing: tuple[float, float, float], settings: Preprocess
+  shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess
 ) -> tuple[int, int]:
   """Pixels (H, W) of the whole slice after resampling; rounded twice, so that an affine's last bit decides nothing."""
   factors = [settings.zoom if settings.spacing is None else mm / settings.spacing for mm in spacing[1:]]
@@ -109,13 +144,37 @@ def _resample_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return np.argmax(shares, axis=0).astype(np.uint8)
 
 
-def _centre(stack: np.ndarray, size: tuple[int, int], fill: float = 0) -> np.ndarray:
-  """The stack cropped and padded about its centre to `size`; the same call with the old size puts it back."""
+def _corner(
+  shape: tuple[int, int, int], size: tuple[int, int], settings: Preprocess, centre: Centre
+) -> list[int]:
+  """The resampled pixel (row, column) on which the field begins; negative where the field is the larger one.
+
+  A field that is smaller than the image stays within it.
+
+  Args:
+    shape: (D, H, W) of the original image.
+    size: of the resampled slice.
+  """
+  corner = []
+  for axis, (pixels, field) in enumerate(zip(size, settings.size, strict=True)):
+    room = pixels - field
+    if room <= 0:
+      corner.append(-(-room // 2))
+      continue
+    middle = (shape[axis + 1] - 1) / 2 if centre is None else centre[axis]
+    resampled = (middle + 0.5) * pixels / shape[axis + 1] - 0.5
+    # The last bits of the middle of the image decide nothing.
+    corner.append(min(max(math.floor(resampled - (field - 1) / 2 + 1e-3), 0), room))
+  return corner
+
+
+def _window(stack: np.ndarray, size: tuple[int, int], corner: Sequence[int], fill: float = 0) -> np.ndarray:
+  """`size` pixels of every slice from `corner` on; with the old size and the negative corner, they are put back."""
   out = np.full((len(stack), *size), fill, stack.dtype)
   source, target = [slice(None)], [slice(None)]
-  for old, new in zip(stack.shape[1:], size, strict=True):
-    common = min(old, new)
-    source.append(slice((old - common) // 2, (old - common) // 2 + common))
-    target.append(slice((new - common) // 2, (new - common) // 2 + common))
+  for old, new, start in zip(stack.shape[1:], size, corner, strict=True):
+    first, last = max(start, 0), min(start + new, old)
+    source.append(slice(first, last))
+    target.append(slice(first - start, last - start))
   out[tuple(target)] = stack[tuple(source)]
   return out

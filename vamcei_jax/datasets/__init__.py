@@ -4,25 +4,35 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 
 import tensorflow_datasets as tfds
 
+from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.data.preprocess import Preprocess
+from vamcei_jax.datasets.cases import Cases, find_problems, fingerprint, usable
+from vamcei_jax.datasets.folder import Folder
+from vamcei_jax.datasets.mmwhs import Mmwhs
 from vamcei_jax.datasets.mscmrseg import Mscmrseg
+from vamcei_jax.datasets.myops import Myops
 from vamcei_jax.datasets.phantom import Phantom
+from vamcei_jax.datasets.volumes import VolumesConfig
 from vamcei_jax.errors import InputError
 
-BUILDERS = {"phantom": Phantom, "mscmrseg": Mscmrseg}
+BUILDERS = {"phantom": Phantom, "mscmrseg": Mscmrseg, "myops": Myops, "mmwhs": Mmwhs, "folder": Folder}
 
 
 def prepare(
   name: str,
   domain: str,
+  role: str,
   *,
   data_dir: str,
   root: str | None,
   preprocess: Preprocess,
-  label_values: tuple[int, ...],
+  label_values: LabelValues,
+  centres: str | dict[str, tuple[float, float]] = "image",
+  leave_out: bool = False,
   **options,
 ) -> tfds.core.DatasetBuilder:
   """The prepared dataset `name` of one domain; built under `data_dir` if it is not there yet.
@@ -32,11 +42,14 @@ def prepare(
 
   Args:
     name: a key of BUILDERS.
-    domain: one of the builder's domains, "bssfp" or "lge".
+    domain: one of the builder's domains, as "bssfp" or "lge".
+    role: "source" or "target".
     data_dir: where prepared data is kept.
     root: folder of the NIfTI volumes, for datasets that read some.
     preprocess: grid and intensities of the prepared images.
     label_values: what masks hold for each class, by class index.
+    centres: what the field is centred on, see VolumesConfig.
+    leave_out: whether patients whose files cannot be used are left out; else they are an error.
     **options: further fields of the builder's configuration (patients and seed of the phantom).
 
   Raises:
@@ -45,25 +58,49 @@ def prepare(
   if name not in BUILDERS:
     raise InputError(f"config.data.name={name}: no such dataset; choose one of {', '.join(BUILDERS)}")
   builder_class = BUILDERS[name]
-  configs = {config.name: config for config in builder_class.BUILDER_CONFIGS}
-  if domain not in configs:
-    raise InputError(f"{name}/{domain}: no such domain; choose one of {', '.join(configs)}")
-  settings = {"preprocess": preprocess, "label_values": label_values}
-  known = {field.name for field in dataclasses.fields(configs[domain])} - set(settings)
+  if builder_class.DOMAINS and domain not in builder_class.DOMAINS:
+    raise InputError(f"{name}/{domain}: no such domain; choose one of {', '.join(builder_class.DOMAINS)}")
+  settings = {
+    "domain": domain,
+    "role": role,
+    "preprocess": preprocess,
+    "label_values": folded_values(label_values),
+    "centres": centres,
+  }
+  known = {field.name for field in dataclasses.fields(builder_class.CONFIG)}
+  known -= {field.name for field in dataclasses.fields(VolumesConfig)}
   if unknown := sorted(set(options) - known):
     raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
+  if root is None and issubclass(builder_class, Cases):
+    tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
+    raise InputError(f"config.data.root: not set; name the folder of the data: --config.data.root=DIR. {tree}")
 
-  stats = [(file.absolute(), file.stat()) for file in builder_class.files(root, domain)]
-  files = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-  identity = json.dumps([dataclasses.asdict(preprocess), label_values, options, files], sort_keys=True)
-  digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-  config = dataclasses.replace(configs[domain], name=f"{domain}-{digest}", **settings, **options)
+  config = builder_class.CONFIG(name=domain, **settings, **options)
+  splits = builder_class.splits(root, config)
+  identity = {**settings, "preprocess": dataclasses.asdict(preprocess), "files": fingerprint(splits), **options}
+  digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+  config.name = f"{re.sub(r'[^A-Za-z0-9]+', '_', domain).strip('_')}-{digest}"
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
   builder = make_builder()
   if not builder.is_prepared():
     print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
+    if issubclass(builder_class, Cases):
+      config.left_out = find_problems(splits, label_values, f"{domain} files")
+      first = "; ".join(f"{file}: {reason}" for file, reason in list(config.left_out.items())[:1])
+      if "train" not in usable(splits, config.left_out):
+        raise InputError(f"{root}: no patient of {domain} can be used as {role}. {first}")
+      if first and not leave_out:
+        more = f" {len(config.left_out) - 1} more cannot be used." if len(config.left_out) > 1 else ""
+        raise InputError(f"{first}{more} (python -m vamcei_jax.prepare leaves out what cannot be used)")
+    builder = make_builder()
     tfds.disable_progress_bar()
-    with contextlib.suppress(FileExistsError):  # another run prepared the same meanwhile; the identity is in the name
+    # Another run may have prepared the same meanwhile: the identity is in the name. What TFDS prints is of downloads.
+    with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(None):
       builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
     builder = make_builder()
   return builder
+
+
+def left_out(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
+  """The files that were left out when a dataset was prepared, and why."""
+  return dict((builder.info.metadata or {}).get("left_out", {}))

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from vamcei_jax.data.nifti import Volume
 from vamcei_jax.data.phantom import draw_patient
+from vamcei_jax.datasets.cases import Splits
 from vamcei_jax.datasets.volumes import VolumesConfig, dataset_info, example
 
 
@@ -29,13 +30,14 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
   """
 
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [PhantomConfig(name=domain, domain=domain) for domain in ("bssfp", "lge")]
+  CONFIG = PhantomConfig
+  DOMAINS = ("bssfp", "lge")
 
-  @staticmethod
-  def files(root: str | None, domain: str) -> list[Path]:
+  @classmethod
+  def splits(cls, root: Path | None, config: PhantomConfig) -> Splits:
     """No file is read."""
-    del root, domain
-    return []
+    del root, config
+    return {}
 
   def _info(self) -> tfds.core.DatasetInfo:
     return dataset_info(self, description=self.__doc__)
@@ -54,4 +56,4 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
     for index in patients:
       patient = draw_patient(config.seed, index, config.domain)
       volume = Volume(patient.voxels, patient.affine)
-      yield index, example(f"patient{index}", volume, patient.classes, config.preprocess)
+      yield index, example(f"patient{index}", volume, patient.classes, config)

@@ -1,5 +1,6 @@
 """A dataset seen through a translator: the same patients and masks, their images in the other domain's contrast."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,5 +45,6 @@ def prepare_translated(
   if not builder.is_prepared():
     print(f"{original.info.full_name}: translating into {builder.data_path}", flush=True)
     tfds.disable_progress_bar()
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(None):  # what TFDS prints is of downloads
+      builder.download_and_prepare()
   return builder

@@ -53,13 +53,17 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
   return step
 
 
-def make_predict(config: ConfigDict) -> Callable[[dict[str, Params], Array], Array]:
-  """Returns predict(networks, images (B, H, W, 1)) -> class probabilities (B, H, W, K), with z = μ.
+def make_predict(config: ConfigDict) -> Callable[..., Array]:
+  """Returns predict(networks, images (B, H, W, 1), keys = None) -> class probabilities (B, H, W, K).
 
-  `networks` is a state's `ema`.
+  `networks` is a state's `ema`. With z = μ, or with z drawn by `keys` (B,), one an image.
   """
   segmenter = make_segmenter(config)
-  return lambda networks, images: jax.nn.softmax(segmenter.apply({"params": networks["segmenter"]}, images).logits)
+
+  def predict(networks: dict[str, Params], images: Array, keys: Array | None = None) -> Array:
+    return jax.nn.softmax(segmenter.apply({"params": networks["segmenter"]}, images, keys).logits)
+
+  return predict
 
 
 def deep_segmentation(output: Segmentation, labels: Array) -> tuple[Array, Array]:

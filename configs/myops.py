@@ -1,0 +1,21 @@
+"""VAMCEI on MyoPS 2020, bSSFP -> LGE: oedema and scar belong to Myo, and the field is put on the heart.
+
+python -m vamcei_jax.main --config=configs/myops.py --config.data.root=DIR
+
+Not yet run: no time and no score are known.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import folder
+
+
+def get_config() -> ConfigDict:
+  config = folder.get_config()
+  config.stages = ("locate", *config.stages)
+  config.data.name = "myops"
+  config.data.source = "bssfp"
+  config.data.target = "lge"
+  config.data.label_values = (0, (200, 1220, 2221), 500, 600)
+  config.data.options = ConfigDict({"sources": 13, "validation": 5})  # labelled patients of the source; to watch
+  return config

@@ -1,0 +1,103 @@
+"""Files that cannot be used: what is found, what is left out, and what stays."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.datasets.trees import VALUES, build, patients, write
+from vamcei_jax.data.nifti import write_volume
+from vamcei_jax.datasets import left_out
+from vamcei_jax.datasets.cases import Case, CasesConfig, find_problems, split_by_role
+from vamcei_jax.errors import InputError
+
+
+@pytest.fixture
+def root(tmp_path):
+  """Seven patients with masks, flat, in MS-CMRSeg's values."""
+  for number in range(7):
+    write(tmp_path / "raw" / "bssfp" / "images" / f"p{number}.nii.gz", mask_of(tmp_path / "raw", number), number)
+  return tmp_path / "raw"
+
+
+def image_of(root, number):
+  return root / "bssfp" / "images" / f"p{number}.nii.gz"
+
+
+def mask_of(root, number):
+  return root / "bssfp" / "labels" / f"p{number}.nii.gz"
+
+
+def rewrite(file, change):
+  image = nib.load(file)
+  nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine).to_filename(file)
+
+
+def damage(root):
+  """One file broken, one 4-D, one empty mask, one duplicate; returns (file, part of the reason) of each."""
+  image_of(root, 1).write_bytes(image_of(root, 1).read_bytes()[:-50])
+  rewrite(image_of(root, 2), lambda voxels: np.stack([voxels, voxels], -1))
+  rewrite(mask_of(root, 3), np.zeros_like)
+  shutil.copy(image_of(root, 0), image_of(root, 4))
+  return {
+    str(image_of(root, 1)): "not a readable NIfTI file",
+    str(image_of(root, 2)): "4-D image",
+    str(mask_of(root, 3)): "the mask is empty",
+    str(image_of(root, 4)): f"the same image as {image_of(root, 0)}",
+  }
+
+
+def test_what_cannot_be_used_is_left_out_on_request_and_remembered(root, tmp_path):
+  expected = damage(root)
+  builder = build("folder", root, "bssfp", "source", tmp_path / "data", leave_out=True)
+  assert patients(builder) == {"train": ["p0", "p5", "p6"]}
+  for _ in range(2):  # as it was prepared, and as it is found there
+    found = left_out(builder)
+    assert list(found) == list(expected)
+    assert all(found[file].startswith(reason) for file, reason in expected.items())
+    builder = build("folder", root, "bssfp", "source", tmp_path / "data")  # which would refuse to build it
+
+
+def test_without_the_request_the_first_is_an_error_that_counts_the_others(root, tmp_path):
+  file, reason = next(iter(damage(root).items()))
+  with pytest.raises(InputError) as error:
+    build("folder", root, "bssfp", "source", tmp_path / "data")
+  assert str(error.value).startswith(f"{file}: {reason}")
+  assert "3 more cannot be used. (python -m vamcei_jax.prepare" in str(error.value)
+
+
+def test_a_bad_mask_takes_a_target_s_patient_out_of_evaluation_alone(root, tmp_path):
+  rewrite(mask_of(root, 3), np.zeros_like)
+  rewrite(mask_of(root, 5), lambda voxels: voxels + 7)
+  found = patients(build("folder", root, "bssfp", "target", tmp_path / "data", leave_out=True, validation=4))
+  assert found["train"] == [f"p{n}" for n in range(7)]
+  assert found["validation"] == ["p0", "p1", "p2"]
+  assert found["test"] == ["p4", "p6"]
+
+
+def test_images_of_one_value_and_masks_elsewhere_are_problems(root):
+  rewrite(image_of(root, 0), lambda voxels: np.full_like(voxels, 3.0))
+  write_volume(mask_of(root, 1), np.ones((9, 32, 32), np.int16), np.diag([8.0, 4.5, 4.5, 1.0]))
+  splits = split_by_role([Case(f"p{n}", image_of(root, n), mask_of(root, n)) for n in range(3)], CasesConfig(name="t"))
+  problems = find_problems(splits, VALUES, "")
+  assert set(problems) == {str(image_of(root, 0)), str(mask_of(root, 1))}
+  assert problems[str(image_of(root, 0))].startswith("all voxels have one value")
+
+
+def test_a_domain_of_which_nothing_is_left_is_refused(root, tmp_path):
+  for number in range(7):
+    rewrite(mask_of(root, number), np.zeros_like)
+  with pytest.raises(InputError, match="no patient of bssfp can be used as source. .*p0.nii.gz: the mask is empty"):
+    build("folder", root, "bssfp", "source", tmp_path / "data", leave_out=True)
+  assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_held_out_patients_are_in_no_training(role):
+  cases = [Case("a", "a.nii", "a_mask.nii"), Case("b", "b.nii")]
+  held_out = [Case("c", "c.nii", "c_mask.nii"), Case("d", "d.nii")]
+  splits = split_by_role(cases, CasesConfig(name="t", role=role), held_out)
+  names = {split: [case.name for case in found] for split, found in splits.items()}
+  expected = {"train": ["a"]} if role == "source" else {"train": ["a", "b"], "validation": ["a"], "test": ["c"]}
+  assert names == expected

@@ -1,0 +1,152 @@
+"""Datasets of NIfTI files: their patients, which of them train and which are scored, and which cannot be used."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from vamcei_jax.data.labels import LabelValues
+from vamcei_jax.data.nifti import Files, read_classes, read_volume
+from vamcei_jax.datasets.volumes import VolumesConfig, dataset_info, example
+from vamcei_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A patient's files: the image, and the mask or None where there is none; each a file, or those of its slices."""
+
+  name: str
+  image: Files
+  mask: Files | None = None
+
+  @property
+  def files(self) -> list[Path]:
+    """All of them."""
+    return [file for files in (self.image, self.mask) if files is not None for file in listed(files)]
+
+
+Splits = Mapping[str, Sequence[Case]]
+
+
+@dataclasses.dataclass(eq=False)
+class CasesConfig(VolumesConfig):
+  """validation: how many of a target's labelled patients training is watched on; the other ones are the test."""
+
+  validation: int = 5
+
+
+class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Base of the datasets of NIfTI files, one example a patient. A dataset says in `splits` which patients there are.
+
+  source: train = the patients with masks.
+  target: train = all patients, masks never opened (transductive, as published); validation = the first few of those
+    that have masks; test = the other ones. A split without patients is left out.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  CONFIG = CasesConfig
+  DOMAINS: tuple[str, ...] = ()
+
+  @classmethod
+  def splits(cls, root: Path, config: CasesConfig) -> Splits:
+    """Split -> patients of a domain in a role; an InputError with the folder tree where none are found."""
+    raise NotImplementedError
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    metadata = tfds.core.MetadataDict(left_out=dict(self.builder_config.left_out))
+    return dataset_info(self, description=self.__doc__, metadata=metadata)
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    splits = usable(self.splits(dl_manager.manual_dir, self.builder_config), self.builder_config.left_out)
+    return {split: self._generate_examples(split, cases) for split, cases in splits.items()}
+
+  def _generate_examples(self, split: str, cases: Sequence[Case]) -> Iterator[tuple[int, dict]]:
+    config = self.builder_config
+    for number, case in enumerate(tqdm(cases, f"{config.domain} {split}", unit="volume", disable=None)):
+      volume = read_volume(case.image)
+      classes = None if case.mask is None else read_classes(case.mask, volume, config.label_values)
+      yield number, example(case.name, volume, classes, config)
+
+
+def split_by_role(cases: Sequence[Case], config: CasesConfig, held_out: Sequence[Case] = ()) -> Splits:
+  """The splits of a domain in its role, see Cases.
+
+  Args:
+    cases: in order.
+    config: its role and number of validation patients.
+    held_out: patients of a target that are not trained on; where some have masks, they alone are the test.
+  """
+  labelled = [case for case in cases if case.mask is not None]
+  if config.role == "source":
+    return _filled({"train": labelled})
+  validation, rest = labelled[: config.validation], labelled[config.validation :]
+  test = [case for case in held_out if case.mask is not None] or rest
+  unlabelled = [dataclasses.replace(case, mask=None) for case in cases]
+  return _filled({"train": unlabelled, "validation": validation, "test": test})
+
+
+def find_problems(splits: Splits, label_values: LabelValues, progress: str) -> dict[str, str]:
+  """Which files cannot be used, and why: file -> reason, the way out included.
+
+  A file that cannot be read, a mask that is missing, empty, not on its image's grid or of unknown values, an image of
+  one value, and one that is the copy of another.
+
+  Args:
+    splits: of a domain; every file is read once.
+    label_values: of the masks.
+    progress: title of the progress bar.
+  """
+  masks = {case.image: case.mask for cases in splits.values() for case in cases if case.mask is not None}
+  images = list(dict.fromkeys(case.image for cases in splits.values() for case in cases))
+  problems, seen = {}, {}
+  for image in tqdm(images, progress, unit="volume", disable=None):
+    mask, blamed = masks.get(image), image
+    try:
+      volume = read_volume(image)
+      digest = hashlib.sha256(repr(volume.voxels.shape).encode() + volume.voxels.tobytes()).digest()
+      if (first := seen.setdefault(digest, image)) != image:
+        raise InputError(f"the same image as {listed(first)[0]}. Remove one of them.")
+      if volume.voxels.min() == volume.voxels.max():
+        raise InputError("all voxels have one value. Export it again.")
+      if mask is not None:
+        blamed = mask
+        if missing := [file for file in listed(mask) if not file.exists()]:
+          raise InputError(f"{missing[0]}: no such mask, and {listed(image)[0].name} needs one. Add it.")
+        if not read_classes(mask, volume, label_values).any():
+          raise InputError("the mask is empty. Correct it.")
+    except InputError as error:
+      file = str(listed(blamed)[0])
+      problems[file] = str(error).removeprefix(f"{file}: ")
+  return problems
+
+
+def usable(splits: Splits, left_out: Iterable[str]) -> Splits:
+  """The splits without the patients of whom a file that they need is left out."""
+  bad = set(left_out)
+  return _filled({
+    split: [case for case in cases if not bad & {str(file) for file in case.files}] for split, cases in splits.items()
+  })
+
+
+def listed(files: Files) -> list[Path]:
+  """A volume's files as a list, that of a single file too."""
+  return [Path(files)] if isinstance(files, str | os.PathLike) else [Path(file) for file in files]
+
+
+def fingerprint(splits: Splits) -> list[tuple]:
+  """(split, patient, file, size, modification time) of every file that is there: what tells data from other data."""
+  stats = []
+  for split, cases in splits.items():
+    for case in cases:
+      for file in case.files:
+        stat = file.stat() if file.exists() else None
+        stats.append((split, case.name, str(file.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns))
+  return stats
+
+
+def _filled(splits: Splits) -> Splits:
+  return {split: cases for split, cases in splits.items() if cases}

@@ -1,0 +1,89 @@
+"""Own data: a folder of NIfTI volumes for each domain, as nnU-Net lays them out or flat."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from vamcei_jax.data.labels import folded_values
+from vamcei_jax.data.nifti import volume_name
+from vamcei_jax.datasets.cases import Case, Cases, CasesConfig, Splits, split_by_role
+from vamcei_jax.errors import InputError
+
+_TREE = (
+  "DOMAIN/imagesTr/NAME_0000.nii.gz with DOMAIN/labelsTr/NAME.nii.gz and, if there are any, imagesTs, labelsTs and "
+  "dataset.json (nnU-Net's layout), or DOMAIN/images/NAME.nii.gz with DOMAIN/labels/NAME.nii.gz"
+)
+
+
+@dataclasses.dataclass(eq=False)
+class FolderConfig(CasesConfig):
+  """channel: which one of nnU-Net's images of a patient; images, labels: names of the folders of the flat layout."""
+
+  channel: int = 0
+  images: str = "images"
+  labels: str = "labels"
+
+
+class Folder(Cases):
+  """Own volumes, one example a patient; see Cases for the splits.
+
+  A domain is a folder below the root, by its name in `data.source` and `data.target`. A target needs no masks; those
+  that it has are for evaluation. What nnU-Net keeps apart as imagesTs is not trained on; where it has labels
+  (labelsTs), it is the test. `data.label_values` says what masks hold, and dataset.json must know these values.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Lay the data out as {_TREE}."
+  CONFIG = FolderConfig
+
+  @classmethod
+  def splits(cls, root: Path, config: FolderConfig) -> Splits:
+    folder = Path(root, config.domain)
+    if (folder / "imagesTr").is_dir():
+      _check_description(folder / "dataset.json", config)
+      ending = rf"_{config.channel:04d}"
+      cases = _cases(folder / "imagesTr", folder / "labelsTr", ending, config.role == "source")
+      held_out = _cases(folder / "imagesTs", folder / "labelsTs", ending, False)
+    else:
+      cases = _cases(folder / config.images, folder / config.labels, "", config.role == "source")
+      held_out = []
+    if not cases:
+      problem = "no volumes in it" if folder.is_dir() else "no such folder"
+      raise InputError(f"{folder}: {problem}; expected {_TREE}. Correct --config.data.root or the domain's name.")
+    return split_by_role(cases, config, held_out)
+
+
+def _cases(images: Path, masks: Path, ending: str, needs_masks: bool) -> list[Case]:
+  """The images whose names have the ending, each with the mask of its name, by name."""
+  masks_by_name = {volume_name(file): file for file in masks.glob("*")}
+  cases = []
+  for image in sorted(images.glob("*")):
+    name = volume_name(image)
+    if name is None or not re.search(f"{ending}$", name):
+      continue
+    name = name.removesuffix(ending)
+    # A mask that is needed and not there is found, and named, when the files are looked at.
+    cases.append(Case(name, image, masks_by_name.get(name, masks / f"{name}.nii.gz" if needs_masks else None)))
+  return cases
+
+
+def _check_description(file: Path, config: FolderConfig) -> None:
+  """Holds the configuration against nnU-Net's dataset.json, of its first or second version, if it is there."""
+  if not file.exists():
+    return
+  try:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    channels = content.get("channel_names", content.get("modality", {}))
+    labels = content.get("labels", {})
+    named = labels.items() if "background" in labels else [(name, int(value)) for value, name in labels.items()]
+    known = {number for _, value in named for number in (value if isinstance(value, list) else [value])}
+  except (ValueError, AttributeError, TypeError) as error:
+    raise InputError(f"{file}: not nnU-Net's dataset.json ({error}). Correct or remove it.") from error
+  if channels and str(config.channel) not in channels:
+    raise InputError(f"{file}: no channel {config.channel}, but {channels}. Correct config.data.options.channel.")
+  unknown = [value for values in folded_values(config.label_values) for value in values if value not in known]
+  if known and unknown:
+    raise InputError(f"{file}: its labels are {labels}, without {unknown[0]}. Correct config.data.label_values.")

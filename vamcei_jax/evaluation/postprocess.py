@@ -1,0 +1,39 @@
+"""What anatomy says of a prediction: each structure is one piece, and the ventricles have no holes."""
+
+import numpy as np
+from scipy import ndimage
+
+from vamcei_jax.data.labels import CLASSES
+
+# Holes are looked for in the left ventricle as a whole, since the cavity is the hole of the myocardium.
+_VENTRICLES = (("Myo", "LV"), ("RV",))
+
+
+def postprocess(probs: np.ndarray) -> np.ndarray:
+  """The most probable classes, with the largest connected component of each structure, and with its holes filled.
+
+  Components are those of the volume (voxels that share a face); a hole is background that a ventricle encloses within a
+  slice. What becomes of a removed island's hole, or of any, is the most probable structure of that ventricle.
+
+  Args:
+    probs: (D, H, W, K) class probabilities.
+
+  Returns:
+    (D, H, W) uint8 class indices.
+  """
+  classes = probs.argmax(-1).astype(np.uint8)
+  for index in range(1, len(CLASSES)):
+    classes[(classes == index) & ~_largest_component(classes == index)] = 0
+  for names in _VENTRICLES:
+    indices = np.array([CLASSES.index(name) for name in names])
+    ventricle = np.isin(classes, indices)
+    enclosed = np.stack([ndimage.binary_fill_holes(part) for part in ventricle]) & (classes == 0)
+    classes[enclosed] = indices[probs[enclosed][:, indices].argmax(-1)]
+  return classes
+
+
+def _largest_component(mask: np.ndarray) -> np.ndarray:
+  components, count = ndimage.label(mask)
+  if count < 2:
+    return mask
+  return components == 1 + np.bincount(components.ravel())[1:].argmax()
