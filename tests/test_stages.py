@@ -1,11 +1,14 @@
 """Stages: what each is given to learn from, and what a run says of settings that do not fit together."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
 from tests.configs import tiny_multistage
 from vamcei_jax.errors import InputError
-from vamcei_jax.stages import remove_stages, stage_config, stage_configs, stale_stages
+from vamcei_jax.stages import STAGES, remove_stages, stage_config, stage_configs, stale_stages
 
 
 @pytest.fixture
@@ -42,7 +45,23 @@ def test_a_stage_s_configuration_is_that_of_a_run_of_it_alone(config):
   assert stage_config(own, "translate") == own
 
 
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_every_config_can_be_used(path):
+  configs = stage_configs(importlib.import_module(f"configs.{path.stem}").get_config())
+  located = [stage for stage, own in configs.items() if own.data.located]
+  assert located == (list(configs)[1:] if "locate" in configs else [])
+
+
+def locate(**data):
+  return lambda c: c.update(
+    stages=("locate", "no_adaptation"), stage=ConfigDict({"locate": {"data": data}} if data else {"locate": {}})
+  )
+
+
 WRONG = {
+  "whole images": (locate(), "config.stage.locate: set its data.size or data.spacing or data.zoom"),
+  "locate's data": (locate(zoom=0.2, percentiles=(0, 100)), "config.stage.locate.data.percentiles: stages share"),
+  "locate's grid": (locate(size=(33, 33)), "config.stage.locate.data.size"),
   "unknown": (lambda c: c.update(stages=("vamcei", "nonsense")), "config.stages"),
   "twice": (lambda c: c.update(stages=("vamcei", "vamcei")), "config.stages"),
   "none": (lambda c: c.update(stages=()), "config.stages"),
@@ -80,6 +99,9 @@ def test_what_was_built_upon_a_stage_goes_with_it():
   # A stage that is to be resumed stays; what is there of later ones was built upon another.
   assert stale_stages([], ["translate"]) == upon_translate
   assert stale_stages(["no_adaptation"], ["source_vamcei"]) == {"no_adaptation", "distill"}
+  # All see what the locator has found.
+  assert stale_stages(["locate"], []) == set(STAGES)
+  assert stale_stages([], ["locate"]) == set(STAGES) - {"locate"}
 
 
 def test_removed_stages_are_gone_and_others_stay(tmp_path):

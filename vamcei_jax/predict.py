@@ -9,9 +9,11 @@ With --samples=N, also an entropy map beside each mask (NAME_entropy.nii.gz, in 
 import csv
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from vamcei_jax import command_line
 from vamcei_jax.errors import InputError
@@ -38,12 +40,13 @@ def main() -> None:
   if any(path.parent.resolve() == output.resolve() for path in paths):
     raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
   predict, config = restore_predict(workdir, views=_TTA.value, sampled=_SAMPLES.value > 0)
-  locate = restore_locator(workdir)
+  locate = restore_locator(workdir, config)
 
+  options = {"samples": _SAMPLES.value, "clean": _POSTPROCESS.value, "probabilities": _PROBABILITIES.value}
   rows, failures = [], []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:
-      rows += predict_file(path, output, predict, locate, config)
+      rows += predict_file(path, output, predict, locate, config, **options)
     except InputError as error:
       failures.append(str(error))
   if len(failures) == len(paths):
@@ -58,8 +61,33 @@ def main() -> None:
     sys.exit(1)
 
 
-def predict_file(path: Path, output: Path, predict, locate, config) -> list[dict]:
-  """Writes what is said of one volume; returns the rows of its uncertainty, one a structure, if latents are drawn."""
+def predict_file(
+  path: Path,
+  output: Path,
+  predict: Callable,
+  locate: Callable,
+  config: ConfigDict,
+  *,
+  samples: int = 0,
+  clean: bool = False,
+  probabilities: bool = False,
+) -> list[dict]:
+  """Writes what is said of one volume.
+
+  Args:
+    path: of the volume.
+    output: folder of what is written.
+    predict, locate, config: see vamcei_jax/restore.py.
+    samples: how often the latents are drawn; 0 for their means.
+    clean: whether the classes are postprocessed.
+    probabilities: whether they are written too.
+
+  Returns:
+    The rows of its uncertainty, one a structure, if latents are drawn.
+
+  Raises:
+    InputError: a volume that cannot be read or a map that cannot be written.
+  """
   import jax
 
   from vamcei_jax.config import preprocess_settings
@@ -72,19 +100,19 @@ def predict_file(path: Path, output: Path, predict, locate, config) -> list[dict
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
   restore = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
-  if _SAMPLES.value:
+  if samples:
     # The same draws for every volume: what is said of one does not depend on which others lie beside it.
-    keys = jax.random.split(jax.random.key(0), _SAMPLES.value)
+    keys = jax.random.split(jax.random.key(0), samples)
     probs, draws = summarise_draws(restore(predict(image, key)) for key in keys)
   else:
     probs = restore(predict(image))
-  classes = postprocess(probs) if _POSTPROCESS.value else probs.argmax(-1)
+  classes = postprocess(probs) if clean else probs.argmax(-1)
 
   name = volume_name(path)
-  if _PROBABILITIES.value:
+  if probabilities:
     write_map(output / f"{name}_probabilities.nii.gz", probs, like=path)
   rows = []
-  if _SAMPLES.value:
+  if samples:
     entropies = entropy(probs)
     write_map(output / f"{name}_entropy.nii.gz", entropies, like=path)
     uncertainty = structure_uncertainty(classes, draws, entropies, volume.spacing)

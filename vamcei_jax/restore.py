@@ -16,7 +16,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import average_views, find_heart, predict_volume, trained_views
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params
-from vamcei_jax.stages import STAGES, TRANSLATED
+from vamcei_jax.stages import LOCATOR, STAGES, TRANSLATED
 
 Networks = dict[str, Params]
 
@@ -66,15 +66,19 @@ def restore_predict(
   return lambda image, key=None: segment(translate_volume(translate, translators, direction, image), key), config
 
 
-def restore_locator(folder: Path) -> Callable[[Volume], Centre]:
-  """Returns locate(volume) -> the pixel on which the field is centred for the stages of a run; see find_centre.
+def restore_locator(folder: Path, config: ConfigDict) -> Callable[[Volume], Centre]:
+  """Returns locate(volume) -> the pixel on which a stage's field is centred; see find_centre.
 
-  None, the middle of the image, where the run does not look for the heart.
+  None, the middle of the image, for a stage that does not look for the heart.
+
+  Args:
+    folder: of the run or the stage.
+    config: of the stage.
   """
-  if not read_config(folder).data.get("located", False):
+  if not config.data.get("located", False):
     return lambda volume: None
-  config, networks = restore_stage(run_folder(folder.resolve()) / "locate")
-  predict = jax.jit(STAGES["locate"].method.make_predict(config))
+  config, networks = restore_stage(run_folder(folder.resolve()) / LOCATOR)
+  predict = jax.jit(STAGES[LOCATOR].method.make_predict(config))
   settings = preprocess_settings(config)
 
   def locate(volume: Volume) -> Centre:

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ from scipy import ndimage
 from vamcei_jax.data.anatomy import GRID, LV, MYO, RV, Grid
 from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import read_classes, read_volume
-from vamcei_jax.data.phantom import add_rician_noise, draw_patient, voxel_means, write_nifti
+from vamcei_jax.data.phantom import add_rician_noise, cut_window, draw_patient, voxel_means, write_nifti, write_nnunet
 
 DOMAINS = ("bssfp", "lge")
 COARSE = Grid(pixels=48, spacing=3.0)  # quick, for what does not depend on the grid
@@ -121,3 +122,29 @@ def test_nifti_files_hold_what_was_drawn(tmp_path):
     np.testing.assert_array_equal(volume.voxels, patient.voxels)
     np.testing.assert_allclose(volume.affine, patient.affine, rtol=0, atol=1e-4)  # headers hold float32
     np.testing.assert_array_equal(read_classes(f"{stem}_manual.nii.gz", volume, LABEL_VALUES), patient.classes)
+
+
+def test_a_window_shows_a_part_of_the_patient_where_it_was():
+  patient = draw_patient(4, 0, "lge", COARSE)
+  seen = cut_window(np.random.default_rng(0), patient, 20)
+  assert seen.voxels.shape == seen.classes.shape == (len(patient.voxels), 20, 20)
+  corner = np.linalg.solve(patient.affine, seen.affine @ (0, 0, 0, 1))[:3].round().astype(int)
+  part = (slice(None), *(slice(start, start + 20) for start in corner[1:]))
+  np.testing.assert_array_equal(seen.voxels, patient.voxels[part])
+  np.testing.assert_array_equal(seen.classes, patient.classes[part])
+
+
+def test_nnunet_folders_describe_themselves(tmp_path):
+  write_nnunet(tmp_path, sources=1, targets=3, masks=2, grid=COARSE, window=24)
+  names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+  assert names == [
+    "bssfp/dataset.json",
+    "bssfp/imagesTr/bssfp_001_0000.nii.gz",
+    "bssfp/labelsTr/bssfp_001.nii.gz",
+    "lge/dataset.json",
+    *(f"lge/imagesTr/lge_00{number}_0000.nii.gz" for number in (1, 2, 3)),
+    *(f"lge/labelsTr/lge_00{number}.nii.gz" for number in (1, 2)),
+  ]
+  description = json.loads((tmp_path / "lge" / "dataset.json").read_text())
+  assert description["labels"] == {"background": 0, "Myo": 1, "LV": 2, "RV": 3}
+  assert read_volume(tmp_path / "lge" / "imagesTr" / "lge_003_0000.nii.gz").voxels.shape[1:] == (24, 24)

@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 
 from vamcei_jax.data.preprocess import (
   Preprocess,
+  foreground_centre,
   preprocess_classes,
   preprocess_image,
   restore_classes,
+  restore_position,
   restore_probabilities,
 )
 from vamcei_jax.errors import InputError
@@ -214,6 +216,58 @@ def test_a_resampled_heart_comes_back_nearly_whole(shape, factor, by_header, cen
   for k in (1, 2, 3):
     assert dice(by_classes, mask, k) > 0.95
     assert dice(by_probabilities, mask, k) > 0.95
+
+
+# The field on a pixel of choice
+
+
+centres = st.tuples(st.floats(-5, 30), st.floats(-5, 30))
+
+
+@given(shape=shapes, size=sizes, centre=centres, seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_a_mask_within_any_field_comes_back_exactly_and_the_field_stays_in_the_image(shape, size, centre, seed):
+  rng, grid = np.random.default_rng(seed), Preprocess(size=size)
+  seen = restore_classes(np.ones((shape[0], *size), np.uint8), shape, SPACING, grid, centre)
+  assert seen.sum() == shape[0] * min(shape[1], size[0]) * min(shape[2], size[1])
+  mask = (rng.integers(0, 4, shape) * seen).astype(np.uint8)
+  prepared = preprocess_classes(mask, SPACING, grid, centre)
+  np.testing.assert_array_equal(restore_classes(prepared, shape, SPACING, grid, centre), mask)
+  probs = restore_probabilities(one_hot(prepared), shape, SPACING, grid, centre)
+  np.testing.assert_array_equal(probs.argmax(-1), mask)
+
+
+@given(shape=shapes, grid=grids)
+@settings(deadline=None)
+def test_the_middle_of_the_image_is_the_default(shape, grid):
+  voxels = np.random.default_rng(0).normal(size=shape)
+  middle = [(n - 1) / 2 for n in shape[1:]]
+  np.testing.assert_array_equal(
+    preprocess_image(voxels, SPACING, grid), preprocess_image(voxels, SPACING, grid, middle)
+  )
+
+
+@given(
+  shape=st.tuples(st.just(1), st.integers(60, 90), st.integers(60, 90)),
+  at=st.tuples(st.integers(25, 35), st.integers(25, 35)),
+  factor=st.floats(0.5, 1.5),
+)
+@settings(deadline=None)
+def test_the_field_is_put_on_the_centre_and_positions_in_it_lead_back(shape, at, factor):
+  """A spot is in the middle of a small field about it, and where it is found in a whole image tells where it was."""
+  mask = np.zeros(shape, np.uint8)
+  mask[0, at[0] - 2 : at[0] + 3, at[1] - 2 : at[1] + 3] = 2
+  assert foreground_centre(mask > 0) == at
+  field = Preprocess(size=(13, 13), zoom=factor)
+  found = np.argwhere(preprocess_classes(mask, SPACING, field, at)[0] == 2).mean(0)
+  np.testing.assert_allclose(found, (6, 6), atol=1.01)
+  whole = Preprocess(size=(150, 140), zoom=factor)
+  found = np.argwhere(preprocess_classes(mask, SPACING, whole)[0] == 2).mean(0)
+  np.testing.assert_allclose(restore_position(found, shape, SPACING, whole), at, atol=0.5 + 0.5 / factor)
+
+
+def test_a_map_without_foreground_has_its_middle_as_centre():
+  assert foreground_centre(np.zeros((2, 5, 8))) == (2.0, 3.5)
 
 
 @pytest.mark.parametrize(

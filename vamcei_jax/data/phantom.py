@@ -63,13 +63,26 @@ def write_nifti(
 
 
 def write_nnunet(
-  folder: str | Path, *, seed: int = 0, sources: int = 24, targets: int = 24, masks: int = 16, grid: Grid = GRID
+  folder: str | Path,
+  *,
+  seed: int = 0,
+  sources: int = 24,
+  targets: int = 24,
+  masks: int = 16,
+  grid: Grid = GRID,
+  window: int | None = None,
 ) -> None:
-  """Writes patients as two folders of nnU-Net's layout: bssfp (all with masks) and lge (masks of the first few)."""
+  """Writes patients as two folders of nnU-Net's layout: bssfp (all with masks) and lge (masks of the first few).
+
+  With a `window` of fewer pixels than the grid has, each patient is seen through one somewhere in it, so that the heart
+  is off the middle.
+  """
   for domain, patients, masked in (("bssfp", sources, sources), ("lge", targets, masks)):
     place = Path(folder, domain)
     for number in range(1, patients + 1):
       patient, name = draw_patient(seed, number - 1, domain, grid), f"{domain}_{number:03d}"
+      if window is not None:
+        patient = cut_window(np.random.default_rng((seed, number)), patient, window)
       mask = place / "labelsTr" / f"{name}.nii.gz" if number <= masked else None
       write_patient(patient, place / "imagesTr" / f"{name}_0000.nii.gz", mask, range(len(CLASSES)))
     description = {
@@ -79,6 +92,15 @@ def write_nnunet(
       "file_ending": ".nii.gz",
     }
     write_text(place / "dataset.json", json.dumps(description, indent=2) + "\n")
+
+
+def cut_window(rng: np.random.Generator, patient: Phantom, pixels: int) -> Phantom:
+  """The patient within a square of so many pixels, somewhere in the image."""
+  y, x = (int(rng.integers(size - pixels + 1)) for size in patient.voxels.shape[1:])
+  seen = (slice(None), slice(y, y + pixels), slice(x, x + pixels))
+  affine = patient.affine.copy()
+  affine[:3, 3] = (patient.affine @ (0, y, x, 1))[:3]
+  return Phantom(patient.voxels[seen], patient.classes[seen], affine)
 
 
 def write_patient(

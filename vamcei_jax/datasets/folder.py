@@ -32,7 +32,13 @@ class Folder(Cases):
 
   A domain is a folder below the root, by its name in `data.source` and `data.target`. A target needs no masks; those
   that it has are for evaluation. What nnU-Net keeps apart as imagesTs is not trained on; where it has labels
-  (labelsTs), it is the test. `data.label_values` says what masks hold, and dataset.json must know these values.
+  (labelsTs), it is the test.
+
+      DOMAIN/imagesTr/NAME_0000.nii.gz   DOMAIN/labelsTr/NAME.nii.gz   (imagesTs, labelsTs and dataset.json, if any)
+
+      DOMAIN/images/NAME.nii.gz          DOMAIN/labels/NAME.nii.gz     (or as data.options.images and labels say)
+
+  `data.label_values` says what masks hold, and dataset.json must know these values.
   """
 
   VERSION = tfds.core.Version("1.0.0")

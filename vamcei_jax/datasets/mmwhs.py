@@ -24,6 +24,12 @@ class Mmwhs(Cases):
   IEEE TMI 39(12):4274-4285, 2020; github.com/FupingWu90/CT_MR_2D_Dataset_DA). There, the labels of woGT were made by
   a program and are not read.
 
+      ct_train/ct_train_1001_image.nii.gz   ct_train/ct_train_1001_label.nii.gz   (mr_train likewise)
+      ct_test/ct_test_2001_image.nii.gz                                           (mr_test likewise)
+
+      CT_withGT/img33_slice1.nii.gz         CT_withGT/lab33_slice1.nii.gz         (MR_withGT likewise)
+      CT_woGT/img1_slice1.nii.gz                                                  (MR_woGT likewise)
+
   Masks hold 205 (Myo), 500 (LV), 600 (RV) and, among the background here, 420 (left atrium), 550 (right atrium), 820
   (aorta) and 850 (pulmonary artery); configs/mmwhs.py says so.
   """

@@ -22,7 +22,14 @@ class Mscmrseg(Cases):
   """The MS-CMRSeg 2019 challenge data (X. Zhuang, IEEE TPAMI 41(12):2933-2946, 2019), one example a patient.
 
   Domains bssfp, t2 and lge; see Cases for the splits. Of the released LGE volumes, patients 1 to 5 have masks and are
-  the validation.
+  the validation. Expected below the root, the second where there is a folder c0t2lge:
+
+      C0/patient1_C0.nii.gz         C0/patient1_C0_manual.nii.gz     (T2 likewise)
+      LGE/patient1_LGE.nii.gz       LGE/patient1_LGE_manual.nii.gz   (where there are masks)
+
+      c0t2lge/patient1_C0.nii.gz    c0gt/patient1_C0_manual.nii.gz
+      c0t2lge/patient1_T2.nii.gz    t2gt/patient1_T2_manual.nii.gz
+      c0t2lge/patient1_LGE.nii.gz   lgegt/patient1_LGE_manual.nii.gz
 
   Prepare it on its pixel grid, `data.spacing=None`: the bSSFP files were resampled to the LGE pixel grid (0.73 mm),
   but their headers still claim 1.25 mm. Resampled by those headers, their hearts become 1.7 times too large, and

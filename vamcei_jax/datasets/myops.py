@@ -30,6 +30,10 @@ class Myops(Cases):
   one mask, so one patient in both domains would give the target's labels away: the first `sources` labelled patients
   are the source's, the other ones and the 20 without masks the target's.
 
+      train25/myops_training_101_C0.nii.gz    (_T2 and _DE likewise)
+      train25_myops_gd/myops_training_101_gd.nii.gz
+      test20/myops_test_201_C0.nii.gz         (_T2 and _DE likewise)
+
   Masks hold 200 (normal myocardium), 1220 (oedema), 2221 (scar), 500 (LV) and 600 (RV); configs/myops.py folds oedema
   and scar into Myo.
   """

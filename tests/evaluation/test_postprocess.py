@@ -1,0 +1,71 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from vamcei_jax.evaluation.postprocess import postprocess
+
+BACKGROUND, MYO, LV, RV = range(4)
+
+
+def certain(classes):
+  """Probabilities whose most probable classes these are; the second most probable is LV, then Myo."""
+  probs = np.eye(4, dtype=np.float32)[classes] + np.array([0.0, 0.1, 0.2, 0.05], np.float32)
+  return probs / probs.sum(-1, keepdims=True)
+
+
+def ring(shape=(3, 16, 16)):
+  """A myocardium of 8×8 with a cavity of 4×4, and a right ventricle beside it."""
+  classes = np.zeros(shape, int)
+  classes[:, 4:12, 4:12] = MYO
+  classes[:, 6:10, 6:10] = LV
+  classes[:, 5:11, 0:3] = RV
+  return classes
+
+
+def test_islands_are_removed_and_a_whole_heart_is_left_alone():
+  heart = ring()
+  np.testing.assert_array_equal(postprocess(certain(heart)), heart)
+  strewn = heart.copy()
+  strewn[0, 14, 14], strewn[1, 14, 1:3], strewn[2, 0, 0] = MYO, RV, LV
+  np.testing.assert_array_equal(postprocess(certain(strewn)), heart)
+
+
+def test_a_hole_becomes_the_most_probable_structure_of_its_ventricle():
+  pierced = ring()
+  pierced[1, 7, 7] = BACKGROUND  # in the cavity
+  pierced[1, 5, 7] = BACKGROUND  # in the wall
+  pierced[1, 7, 1] = BACKGROUND  # in the right ventricle
+  probs = certain(pierced)
+  probs[1, 5, 7] = [0.5, 0.3, 0.1, 0.1]
+  np.testing.assert_array_equal(postprocess(probs), ring())
+
+
+def test_an_island_within_a_structure_becomes_that_structure():
+  spotted = ring()
+  spotted[1, 5, 8] = RV
+  probs = certain(spotted)
+  probs[1, 5, 8] = [0.1, 0.3, 0.2, 0.4]
+  np.testing.assert_array_equal(postprocess(probs), ring())
+
+
+def test_what_is_open_to_the_outside_is_no_hole():
+  opened = ring()
+  opened[:, 4:8, 7] = BACKGROUND  # a gap in the wall, down to the cavity
+  np.testing.assert_array_equal(postprocess(certain(opened)), opened)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_of_anything_at_most_one_component_is_left_before_holes_are_filled(seed):
+  rng = np.random.default_rng(seed)
+  probs = rng.dirichlet(np.full(4, 0.3), (3, 9, 9)).astype(np.float32)
+  classes = probs.argmax(-1)
+  result = postprocess(probs)
+  for index in (MYO, LV, RV):
+    components, count = ndimage.label(classes == index)
+    sizes = np.bincount(components.ravel())[1:]
+    kept = result[classes == index] == index
+    if count:  # all of the largest, and of the other ones only what fills a hole
+      assert kept.sum() >= sizes.max()
+  assert result.dtype == np.uint8

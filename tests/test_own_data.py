@@ -1,0 +1,210 @@
+"""Own volumes from the folder to the mask: prepare, train and predict by config alone, with the field on the heart."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.test_command_lines import error_of
+from vamcei_jax.config import read_config
+from vamcei_jax.data.anatomy import Grid
+from vamcei_jax.data.loader import load_patients
+from vamcei_jax.data.nifti import read_classes, read_volume
+from vamcei_jax.data.phantom import write_nnunet
+from vamcei_jax.evaluation.metrics import dice
+from vamcei_jax.pipeline import prepare_datasets
+
+CONFIG = "--config=tests/configs/tiny_folder.py"
+LABELS = (0, 1, 2, 3)
+GRID = Grid(pixels=48, spacing=4.5, oversampling=1, sub_slices=1)
+LOCATED = "--config.stages=('locate','no_adaptation','vamcei')"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Two folders of nnU-Net's layout."""
+  folder = tmp_path_factory.mktemp("own")
+  write_nnunet(folder, sources=3, targets=4, masks=3, grid=GRID)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def train(run_command, prepared):
+  """Trains on a folder; returns the finished process."""
+
+  def run(root, workdir, *flags):
+    where = [f"--config.data.root={root}", f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
+    return run_command("vamcei_jax.main", CONFIG, *where, *flags)
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def located_run(root, train, tmp_path_factory):
+  """The workdir of a finished run that looks for the heart."""
+  workdir = tmp_path_factory.mktemp("runs") / "located"
+  finished = train(root, workdir, LOCATED)
+  assert finished.returncode == 0, finished.stderr
+  return workdir
+
+
+def break_files(root):
+  """One file of each kind that cannot be used; returns them with part of the reason."""
+  images, labels = root / "bssfp" / "imagesTr", root / "bssfp" / "labelsTr"
+  for number in (4, 5, 6, 7):
+    for folder, ending in ((images, "_0000"), (labels, "")):
+      shutil.copy(folder / f"bssfp_001{ending}.nii.gz", folder / f"bssfp_00{number}{ending}.nii.gz")
+  image = lambda number: images / f"bssfp_00{number}_0000.nii.gz"
+  image(4).write_bytes(image(4).read_bytes()[:-50])
+  source = nib.load(image(5))
+  nib.Nifti1Image(np.stack([source.get_fdata()] * 2, -1), source.affine).to_filename(image(5))
+  mask = nib.load(labels / "bssfp_006.nii.gz")
+  nib.Nifti1Image(np.zeros(mask.shape, np.int16), mask.affine).to_filename(labels / "bssfp_006.nii.gz")
+  brighter = nib.load(image(6))
+  nib.Nifti1Image(brighter.get_fdata() + 1, brighter.affine).to_filename(image(6))
+  return {
+    image(4): "not a readable NIfTI file",
+    image(5): "4-D image",
+    labels / "bssfp_006.nii.gz": "the mask is empty",
+    image(7): f"the same image as {image(1)}",
+  }
+
+
+def test_prepare_names_what_it_leaves_out_and_the_run_does_without(run_command, train, root, prepared, tmp_path):
+  own = shutil.copytree(root, tmp_path / "own")
+  expected = break_files(own)
+  refused = error_of(train(own, tmp_path / "run"))
+  file, reason = next(iter(expected.items()))
+  assert f"{file}: {reason}" in refused
+  assert "3 more cannot be used. (python -m vamcei_jax.prepare leaves out" in refused
+  assert not (tmp_path / "run").exists()
+
+  flags = [CONFIG, f"--source={own}", f"--config.data.prepared_dir={prepared}"]
+  finished = run_command("vamcei_jax.prepare", *flags)
+  assert finished.returncode == 0, finished.stderr
+  lines = finished.stdout.splitlines()
+  for file, reason in expected.items():
+    assert any(line.startswith(f"left out: {file}: {reason}") for line in lines)
+  assert sum(line.startswith("left out: ") for line in lines) == 4
+  table = [line.split() for line in lines if line.startswith("  ")]
+  assert table[0][:4] == ["split", "volumes", "masks", "slices"]
+  assert [row[:3] for row in table] == [
+    ["split", "volumes", "masks"],
+    ["train", "3", "3"],
+    ["split", "volumes", "masks"],
+    ["train", "4", "0"],
+    ["validation", "1", "1"],
+    ["test", "2", "2"],
+  ]
+
+  finished = train(own, tmp_path / "run")
+  assert finished.returncode == 0, finished.stderr
+  assert "4 files were left out when it was prepared" in finished.stdout
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert set(results) == {"no_adaptation", "vamcei"}
+
+
+def test_the_summary_is_of_the_files(run_command, root, prepared):
+  finished = run_command(
+    "vamcei_jax.prepare", CONFIG, f"--source={root}", f"--config.data.prepared_dir={prepared}"
+  )
+  source = next(line.split() for line in finished.stdout.splitlines() if line.startswith("  train"))
+  volumes = [read_volume(file) for file in sorted((root / "bssfp" / "imagesTr").iterdir())]
+  masks = [
+    read_classes(file, volume, LABELS)
+    for file, volume in zip(sorted((root / "bssfp" / "labelsTr").iterdir()), volumes, strict=True)
+  ]
+  low, high = min(v.voxels.min() for v in volumes), max(v.voxels.max() for v in volumes)
+  shares = np.bincount(np.concatenate([mask.ravel() for mask in masks])) / sum(mask.size for mask in masks)
+  slices = sum(len(mask) for mask in masks)
+  expected = ["train", "3", "3", str(slices), "4.5", "8", f"{low:.4g}–{high:.4g}", *(f"{x:.1%}" for x in shares)]
+  assert source == expected
+
+
+@pytest.mark.parametrize(
+  ("flags", "expected"),
+  [
+    ([], "either --dataset=NAME or --config=FILE"),
+    ([CONFIG, "--dataset=phantom"], "either --dataset=NAME or --config=FILE"),
+    (["--dataset=nosuch"], "phantom, mscmrseg, myops, mmwhs, folder"),
+    (["--dataset=mscmrseg"], "config.data.root: not set"),
+    (["--dataset=folder", "--source=nosuch"], "nosuch/bssfp: no such folder; expected DOMAIN/imagesTr"),
+  ],
+)
+def test_prepare_refuses_what_it_cannot_use(run_command, flags, expected):
+  assert expected in error_of(run_command("vamcei_jax.prepare", *flags))
+
+
+def test_a_target_without_any_mask_is_trained_on_and_pictured(root, train, tmp_path):
+  own = shutil.copytree(root, tmp_path / "own")
+  shutil.rmtree(own / "lge" / "labelsTr")
+  finished = train(own, tmp_path / "run")
+  assert finished.returncode == 0, finished.stderr
+  assert "folder/lge has no masks to score predictions by" in finished.stdout
+  assert json.loads((tmp_path / "run" / "results.json").read_text()) == {}
+  assert (tmp_path / "run" / "overlays.png").stat().st_size > 1000
+  assert (tmp_path / "run" / "vamcei" / "pictures" / "000008.png").stat().st_size > 1000
+  assert not (tmp_path / "run" / "vamcei" / "metrics.json").exists()
+
+
+# The field on the heart
+
+
+def test_fields_lie_on_the_mask_of_a_source_and_on_what_was_found_in_a_target(located_run):
+  config = read_config(located_run / "vamcei")
+  assert config.data.located
+  datasets = prepare_datasets(config, located_run)
+  for patient in load_patients(datasets["source"], "train"):
+    centre = np.argwhere(patient.truth > 0).mean(0)[1:]
+    np.testing.assert_allclose(patient.centre, centre, atol=0.13)  # quarters of a pixel
+  centres = json.loads((located_run / "locate" / "centres.json").read_text())
+  everyone = [f"lge_00{number}" for number in (1, 2, 3, 4)]
+  assert sorted(centres) == everyone
+  found = {patient.name: list(patient.centre) for patient in load_patients(datasets["target"], "train", labelled=False)}
+  assert found == centres
+  assert read_config(located_run / "vamcei").data.datasets != read_config(located_run / "locate").data.datasets
+
+
+def test_a_located_run_predicts_what_it_scored(located_run, root, run_command, tmp_path):
+  """The heart is found again in the file, and the mask put back from there."""
+  output = tmp_path / "masks"
+  where = [f"--input={root / 'lge' / 'imagesTr'}", f"--output={output}"]
+  finished = run_command("vamcei_jax.predict", f"--workdir={located_run}", *where)
+  assert finished.returncode == 0, finished.stderr
+  metrics = json.loads((located_run / "vamcei" / "metrics.json").read_text())
+  assert metrics["split"] == "test"
+  assert set(metrics["patients"]) == {"lge_002", "lge_003"}
+  for name, scores in metrics["patients"].items():
+    volume = read_volume(root / "lge" / "imagesTr" / f"{name}_0000.nii.gz")
+    masks = (output / f"{name}_0000.nii.gz", root / "lge" / "labelsTr" / f"{name}.nii.gz")
+    predicted, truth = (read_classes(mask, volume, LABELS) for mask in masks)
+    assert dice(predicted, truth) == pytest.approx(scores)
+
+
+def test_a_finished_located_run_is_skipped_and_a_new_locator_renews_all(located_run, root, train, tmp_path):
+  workdir = shutil.copytree(located_run, tmp_path / "run")
+  again = train(root, workdir, LOCATED)
+  assert again.returncode == 0, again.stderr
+  assert [line for line in again.stdout.splitlines() if ": starts" in line] == []
+  anew = train(root, workdir, LOCATED, "--stages=locate")
+  assert anew.returncode == 0, anew.stderr
+  started = [line.split(":")[0] for line in anew.stdout.splitlines() if ": starts" in line]
+  assert started == ["locate", "no_adaptation", "vamcei"]
+
+
+@pytest.mark.parametrize(
+  ("flags", "expected"),
+  [
+    (["--config.stages=('no_adaptation','locate')"], "locate must come first"),
+    (["--config.stages=('locate',)"], "locate must come first, with others after it"),
+    (["--config.label_values=1"], "label_values"),
+    (["--config.data.label_values=(0,1,2)"], "config.data.label_values"),
+    (["--config.data.label_values=(0,(1,2),2,3)"], "config.data.label_values"),
+    (["--config.data.options.sorces=3"], "sorces"),
+  ],
+)
+def test_settings_that_cannot_be_are_named(root, train, tmp_path, flags, expected):
+  assert expected in error_of(train(root, tmp_path / "run", *flags))
+  assert not (tmp_path / "run").exists()
