@@ -4,7 +4,8 @@ python -m experiments.uncertainty --workdir=runs/uda
 
 Draws the latents for the run's test patients and for more phantoms like them, as `predict --samples` does. Then: how
 well does a voxel's entropy tell wrong voxels from right ones (AUROC), in whole volumes and near the heart; and does the
-error of the rest fall when the patients of the highest mean entropy, over what is segmented, are set aside?
+error of the rest fall when the patients of the highest mean entropy, over what is segmented, are set aside? Beside it,
+the Dice of what else `predict` offers.
 """
 
 import json
@@ -27,71 +28,100 @@ PICTURED = 6
 def main() -> None:
   import jax
   import numpy as np
-  from scipy import ndimage
   from tqdm import tqdm
 
-  from vamcei_jax.config import preprocess_settings
-  from vamcei_jax.data.nifti import Volume
   from vamcei_jax.data.phantom import draw_patient
-  from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
   from vamcei_jax.errors import InputError
-  from vamcei_jax.evaluation.metrics import dice
   from vamcei_jax.evaluation.pictures import save_panels
-  from vamcei_jax.evaluation.uncertainty import entropy, summarise_draws
   from vamcei_jax.files import write_text
   from vamcei_jax.restore import restore_predict
 
   workdir = Path(_WORKDIR.value)
   predict, config = restore_predict(workdir, sampled=True)
-  if config.data.name != "phantom":
-    raise InputError(f"{workdir}: a run on {config.data.name}; this experiment draws patients of the phantom")
-  settings, options = preprocess_settings(config), config.data.options
-  keys = jax.random.split(jax.random.key(0), _SAMPLES.value)
-
-  voxels = {"entropy": [], "wrong": [], "near": []}
-  errors, uncertainties, panels = [], [], []
+  predict_views, _ = restore_predict(workdir, views=True)
+  if config.data.name != "phantom" or config.data.located:
+    raise InputError(f"{workdir}: not a run on the phantom's whole images; this experiment draws patients like its own")
+  keys, options = jax.random.split(jax.random.key(0), _SAMPLES.value), config.data.options
   first = options.train + options.validation
+  patients = []
   for index in tqdm(range(first, first + _PATIENTS.value), "patients", disable=None):
     patient = draw_patient(options.seed, index, config.data.target)
-    spacing, shape = Volume(patient.voxels, patient.affine).spacing, patient.voxels.shape
-    image = preprocess_image(patient.voxels, spacing, settings)
-    probs, _ = summarise_draws(restore_probabilities(predict(image, key), shape, spacing, settings) for key in keys)
-    classes, entropies = probs.argmax(-1), entropy(probs)
-    structures = (patient.classes > 0) | (classes > 0)
-    voxels["entropy"].append(entropies.ravel())
-    voxels["wrong"].append((classes != patient.classes).ravel())
-    plane = np.ones((1, 3, 3))
-    voxels["near"].append(ndimage.binary_dilation(structures, plane, iterations=NEAR).ravel())
-    errors.append(1.0 - np.mean(list(dice(classes, patient.classes).values())))
-    uncertainties.append(entropies[classes > 0].mean() if (classes > 0).any() else np.log(probs.shape[-1]))
-    middle = len(classes) // 2
-    grey = np.clip(patient.voxels[middle] / np.percentile(patient.voxels, 99), 0, 1)
-    row = [(f"patient{index}, slice {middle}", grey, None), ("truth", grey, patient.classes[middle])]
-    row.append((f"prediction, Dice {1 - errors[-1]:.2f}", grey, classes[middle]))
-    row.append(("entropy, white: ln 4", entropies[middle] / np.log(4), None))
-    row.append(("wrong", (classes != patient.classes)[middle].astype(float), None))
-    panels.append(row)
+    patients.append({"name": f"patient{index}"} | judge(patient, predict, predict_views, config, keys))
 
-  entropies, wrong, near = (np.concatenate(parts) for parts in voxels.values())
-  errors, order = np.array(errors), np.argsort(uncertainties)
-  kept = {share: errors[order[: round(len(order) * (1 - share))]].mean() for share in SET_ASIDE}
+  entropies, wrong, near = (
+    np.concatenate([patient[name].ravel() for patient in patients]) for name in ("entropy", "wrong", "near")
+  )
+  order = np.argsort([patient["uncertainty"] for patient in patients])  # the surest first
+  errors = np.array([1.0 - patients[i]["dice"]["draws"] for i in order])
+  kept = {f"{share:.0%}": float(errors[: round(len(order) * (1 - share))].mean()) for share in SET_ASIDE}
   results = {
-    "patients": len(errors),
+    "patients": len(patients),
     "samples": _SAMPLES.value,
     "auroc": auroc(entropies, wrong),
     "auroc_near_the_heart": auroc(entropies[near], wrong[near]),
     "mean_entropy": {"wrong": float(entropies[wrong].mean()), "right": float(entropies[~wrong].mean())},
-    "error_when_set_aside": {f"{share:.0%}": float(error) for share, error in kept.items()},
+    "error_when_set_aside": kept,
+    "dice": {way: float(np.mean([patient["dice"][way] for patient in patients])) for way in patients[0]["dice"]},
   }
   write_text(workdir / "uncertainty.json", json.dumps(results, indent=2) + "\n")
-  chosen = order[np.linspace(0, len(order) - 1, PICTURED).round().astype(int)]  # from the surest to the least sure
-  save_panels(workdir / "uncertainty.png", [panels[i] for i in chosen])
-  print(f"{len(errors)} patients, {_SAMPLES.value} draws")
+  pictured = order[np.linspace(0, len(order) - 1, PICTURED).round().astype(int)]
+  save_panels(workdir / "uncertainty.png", [panels(patients[i]) for i in pictured])
+
   near_heart = f"{results['auroc_near_the_heart']:.3f} within {NEAR} pixels of the heart"
+  print(f"{len(patients)} patients, {_SAMPLES.value} draws")
   print(f"AUROC of the entropy for wrong voxels: {results['auroc']:.3f} in whole volumes, {near_heart}")
-  print("set aside        " + "".join(f"{share:>8.0%}" for share in kept))
+  print("set aside        " + "".join(f"{share:>8}" for share in kept))
   print("1 - Dice of rest " + "".join(f"{error:>8.3f}" for error in kept.values()))
+  print("\n".join(f"Dice {value:.3f}  {way}" for way, value in results["dice"].items()))
   print(f"Pictures and numbers: {workdir}")
+
+
+def judge(patient, predict, predict_views, config, keys) -> dict:
+  """What draws, means and views of a patient say, held against the truth."""
+  import numpy as np
+  from scipy import ndimage
+
+  from vamcei_jax.config import preprocess_settings
+  from vamcei_jax.data.nifti import Volume
+  from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
+  from vamcei_jax.evaluation.metrics import dice
+  from vamcei_jax.evaluation.postprocess import postprocess
+  from vamcei_jax.evaluation.uncertainty import entropy, summarise_draws
+
+  volume, settings = Volume(patient.voxels, patient.affine), preprocess_settings(config)
+  image = preprocess_image(volume.voxels, volume.spacing, settings)
+  restore = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings)
+  probs, _ = summarise_draws(restore(predict(image, key)) for key in keys)
+  ways = {"draws": probs, "means of the latents": restore(predict(image)), "views": restore(predict_views(image))}
+  masks = {way: said.argmax(-1) for way, said in ways.items()}
+  masks |= {f"{way}, postprocessed": postprocess(said) for way, said in ways.items()}
+  classes, entropies = masks["draws"], entropy(probs)
+  heart = (patient.classes > 0) | (classes > 0)
+  return {
+    "patient": patient,
+    "classes": classes,
+    "entropy": entropies,
+    "wrong": classes != patient.classes,
+    "near": ndimage.binary_dilation(heart, np.ones((1, 3, 3)), iterations=NEAR),
+    "uncertainty": entropies[classes > 0].mean() if classes.any() else np.log(probs.shape[-1]),
+    "dice": {way: np.mean(list(dice(mask, patient.classes).values())) for way, mask in masks.items()},
+  }
+
+
+def panels(judged: dict) -> list[tuple]:
+  """A row for a picture: image, truth, prediction, entropy and errors of the middle slice."""
+  import numpy as np
+
+  voxels, truth = judged["patient"].voxels, judged["patient"].classes
+  middle = len(voxels) // 2
+  grey = np.clip(voxels[middle] / np.percentile(voxels, 99), 0, 1)
+  return [
+    (f"{judged['name']}, slice {middle}", grey, None),
+    ("truth", grey, truth[middle]),
+    (f"prediction, Dice {judged['dice']['draws']:.2f}", grey, judged["classes"][middle]),
+    ("entropy, white: ln 4", judged["entropy"][middle] / np.log(4), None),
+    ("wrong", judged["wrong"][middle].astype(float), None),
+  ]
 
 
 def auroc(scores, positive) -> float:

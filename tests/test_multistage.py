@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.test_training import assert_same, final_state
 from vamcei_jax.config import read_config, write_config
 from vamcei_jax.data.loader import load_slices
 from vamcei_jax.data.phantom import write_nifti
+from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, vamcei
 from vamcei_jax.pipeline import load_stage, prepare_datasets, translate_datasets
 from vamcei_jax.restore import restore_predict, restore_stage
@@ -123,6 +125,17 @@ def test_a_network_that_is_not_trained_to_its_end_is_used_and_said_to_be(finishe
   write_config(tmp_path / "distill", config)
   restore_stage(tmp_path / "distill")
   assert capsys.readouterr().err == f"{tmp_path / 'distill'}: training did not end; its newest checkpoint is used\n"
+
+
+def test_a_student_has_no_latents_to_draw(finished):
+  with pytest.raises(InputError, match="a plain U-Net has no latents to draw; name another stage, .*/target_vamcei"):
+    restore_predict(finished, sampled=True)
+  for stage in TEACHERS:
+    predict, config = restore_predict(finished / stage, sampled=True)
+    image = np.random.default_rng(0).uniform(size=(3, *config.data.size)).astype(np.float32)
+    first, second = (predict(image, jax.random.key(number)) for number in (1, 2))
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_array_equal(predict(image, jax.random.key(1)), first)
 
 
 def test_stages_see_the_images_that_they_should(finished):

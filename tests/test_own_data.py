@@ -167,6 +167,21 @@ def test_fields_lie_on_the_mask_of_a_source_and_on_what_was_found_in_a_target(lo
   assert read_config(located_run / "vamcei").data.datasets != read_config(located_run / "locate").data.datasets
 
 
+def test_prepare_of_a_located_run_is_of_whole_images_and_of_the_source_s_hearts(
+  located_run, root, run_command, prepared
+):
+  flags = [CONFIG, LOCATED, f"--source={root}", f"--config.data.prepared_dir={prepared}"]
+  finished = run_command("vamcei_jax.prepare", *flags)
+  assert finished.returncode == 0, finished.stderr
+  assert "preparing" not in finished.stdout  # the run has made them
+  described = [line.split(", in ")[0] for line in finished.stdout.splitlines() if " pixels about the " in line]
+  assert described == [
+    "source: folder/bssfp, 32 x 32 pixels about the image",
+    "target: folder/lge, 32 x 32 pixels about the image",
+    "source: folder/bssfp, 32 x 32 pixels about the mask",
+  ]
+
+
 def test_a_located_run_predicts_what_it_scored(located_run, root, run_command, tmp_path):
   """The heart is found again in the file, and the mask put back from there."""
   output = tmp_path / "masks"

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import shutil
 from functools import partial
 
 import jax
@@ -11,9 +12,11 @@ import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from tests.test_command_lines import error_of
+from vamcei_jax.config import read_config, write_config
 from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.nifti import write_volume
 from vamcei_jax.data.phantom import draw_patient
+from vamcei_jax.errors import InputError
 from vamcei_jax.predict import predict_file
 from vamcei_jax.restore import restore_locator, restore_predict
 
@@ -163,6 +166,15 @@ def test_a_bad_file_does_not_stop_the_others(run_command, tiny_run, volumes, tmp
   finished = run_command("vamcei_jax.predict", *where[:2], f"--output={tmp_path / 'none'}")
   assert "(2 other files failed as well)" in error_of(finished)
   assert not (tmp_path / "none").exists()
+
+
+def test_views_that_were_not_trained_are_refused(tiny_run, tmp_path):
+  workdir = shutil.copytree(tiny_run, tmp_path / "run")
+  config = read_config(workdir / "vamcei")
+  config.augment.update(rotation=0.0, scale=0.0, flip=[])
+  write_config(workdir / "vamcei", config)
+  with pytest.raises(InputError, match="trained without rotation, scale or flip"):
+    restore_predict(workdir, views=True)
 
 
 def test_test_time_augmentation_changes_what_is_said_only_a_little(tiny_run, volumes, predictor, tmp_path):

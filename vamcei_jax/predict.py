@@ -109,14 +109,16 @@ def predict_file(
   classes = postprocess(probs) if clean else probs.argmax(-1)
 
   name = volume_name(path)
+  named = lambda kind: output / f"{name}_{kind}{path.name.removeprefix(name)}"
   if probabilities:
-    write_map(output / f"{name}_probabilities.nii.gz", probs, like=path)
+    write_map(named("probabilities"), probs, like=path)
   rows = []
   if samples:
     entropies = entropy(probs)
-    write_map(output / f"{name}_entropy.nii.gz", entropies, like=path)
+    write_map(named("entropy"), entropies, like=path)
     uncertainty = structure_uncertainty(classes, draws, entropies, volume.spacing)
     rows = [{"volume": path.name, "structure": structure, **values} for structure, values in uncertainty.items()]
+  # Last: a volume that has a mask has all its maps.
   write_classes(output / path.name, classes, config.data.label_values, like=path)
   return rows
 
@@ -147,9 +149,10 @@ def list_volumes(source: Path) -> list[Path]:
     raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
   if not source.is_dir():
     raise InputError(f"{source}: not found; --input takes a NIfTI file or a folder of them")
-  names = {volume_name(path): path for path in sorted(source.iterdir()) if volume_name(path)}
+  paths = sorted(path for path in source.iterdir() if volume_name(path))
+  names = {volume_name(path) for path in paths}
   masks = {name for name in names if name.endswith("_manual") and name.removesuffix("_manual") in names}
-  volumes = [path for name, path in names.items() if name not in masks]
+  volumes = [path for path in paths if volume_name(path) not in masks]
   if not volumes:
     raise InputError(f"{source}: no {' or '.join(SUFFIXES)} file in it")
   return volumes
