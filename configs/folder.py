@@ -27,9 +27,9 @@ def get_config() -> ConfigDict:
   })
 
   # For images much larger than the field (96 pixels of 1.5 mm) with the heart off their middle, add the stage "locate"
-  # in front: a coarse network finds the heart, and the field is put on it.
+  # in front: a coarse VAMCEI finds the heart, and the field is put on it. Its own field must take in the whole image.
   config.stage.locate = locate = ConfigDict()
-  locate.data = ConfigDict({"spacing": 6.0, "size": (64, 64), "crop": (64, 64)})
+  locate.data = ConfigDict({"spacing": 4.0, "size": (64, 64), "crop": (64, 64)})
   locate.model = ConfigDict({"widths": (8, 16, 32, 64)})
-  locate.train = ConfigDict({"steps": 200})
+  locate.train = ConfigDict({"steps": 300})
   return config

@@ -13,6 +13,8 @@ from configs import folder
 def get_config() -> ConfigDict:
   config = folder.get_config()
   config.stages = ("locate", *config.stages)
+  config.stage.locate.data.size = (96, 96)  # 384 mm
+  config.stage.locate.data.crop = (96, 96)
   config.data.name = "myops"
   config.data.source = "bssfp"
   config.data.target = "lge"

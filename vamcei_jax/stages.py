@@ -32,8 +32,9 @@ class Stage:
 TEACHERS = ("target_vamcei", "source_vamcei")
 LOCATOR = "locate"
 STAGES = {
-  # Finds the heart in whole images, of coarse pixels: the other stages see a field about it.
-  LOCATOR: Stage(supervised),
+  # Finds the heart in whole images, of coarse pixels: the other stages see a field about it. Trained on the source
+  # alone, it takes the target's bright fat for blood.
+  LOCATOR: Stage(vamcei),
   "no_adaptation": Stage(supervised),
   "vamcei": Stage(vamcei),
   # The multi-stage framework.
