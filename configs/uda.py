@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
   data.target = "lge"
   # Background, Myo, LV, RV in NIfTI masks; a tuple of values in place of one folds them into the class.
   data.label_values = (0, 200, 500, 600)
+  # The slices that were taken; "axial", "coronal" or "sagittal" for volumes of the whole heart, sliced along the body.
+  data.view = "short_axis"
   data.size = (64, 64)  # the network's field in pixels, for evaluation and prediction
   data.crop = (48, 48)  # random crops for training
   data.spacing = config_dict.placeholder(float)  # resample to this in-plane spacing in mm; None: use the pixel grid

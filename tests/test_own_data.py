@@ -13,8 +13,10 @@ from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.loader import load_patients
 from vamcei_jax.data.nifti import read_classes, read_volume
 from vamcei_jax.data.phantom import write_nnunet
+from vamcei_jax.data.preprocess import Preprocess, preprocess_image
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.pipeline import prepare_datasets
+from vamcei_jax.restore import find_centre
 
 CONFIG = "--config=tests/configs/tiny_folder.py"
 LABELS = (0, 1, 2, 3)
@@ -207,6 +209,29 @@ def test_a_finished_located_run_is_skipped_and_a_new_locator_renews_all(located_
   assert anew.returncode == 0, anew.stderr
   started = [line.split(":")[0] for line in anew.stdout.splitlines() if ": starts" in line]
   assert started == ["locate", "no_adaptation", "vamcei"]
+
+
+def test_a_run_that_did_not_look_for_the_heart_is_not_replaced_by_one_that_does(root, train, tmp_path):
+  stages = "--config.stages=('no_adaptation',)"
+  assert train(root, tmp_path / "run", stages).returncode == 0
+  before = sorted(path for path in (tmp_path / "run").rglob("*") if "locate" not in path.parts)
+  refused = error_of(train(root, tmp_path / "run", "--config.stages=('locate','no_adaptation')"))
+  assert "data.located was False, is True" in refused
+  assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_the_heart_is_found_where_it_is():
+  """By a network that sees it: in images off the middle, not square, of any spacing; else the middle is taken."""
+  rng = np.random.default_rng(0)
+  predict = lambda params, images: np.eye(4)[(images[..., 0] > 0.5).astype(int) * 2]
+  for shape, spacing, at in (((4, 90, 60), (8, 1.5, 2.0), (60, 20)), ((3, 50, 120), (8, 3.0, 1.2), (15, 90))):
+    voxels = rng.uniform(0, 0.2, shape)
+    voxels[1:, at[0] - 5 : at[0] + 6, at[1] - 5 : at[1] + 6] = 1.0
+    settings = Preprocess(size=(48, 48), spacing=4.0, percentiles=(0, 100))
+    image = preprocess_image(voxels, spacing, settings)
+    found = find_centre(predict, None, image, shape, spacing, settings)
+    np.testing.assert_allclose(np.subtract(found, at) * spacing[1:], 0, atol=2.0)
+    assert find_centre(predict, None, np.zeros_like(image), shape, spacing, settings) is None
 
 
 @pytest.mark.parametrize(

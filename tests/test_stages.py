@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from tests.configs import tiny_multistage
 from vamcei_jax.errors import InputError
-from vamcei_jax.stages import STAGES, remove_stages, stage_config, stage_configs, stale_stages
+from vamcei_jax.stages import remove_stages, stage_config, stage_configs, stale_stages
 
 
 @pytest.fixture
@@ -99,9 +99,6 @@ def test_what_was_built_upon_a_stage_goes_with_it():
   # A stage that is to be resumed stays; what is there of later ones was built upon another.
   assert stale_stages([], ["translate"]) == upon_translate
   assert stale_stages(["no_adaptation"], ["source_vamcei"]) == {"no_adaptation", "distill"}
-  # All see what the locator has found.
-  assert stale_stages(["locate"], []) == set(STAGES)
-  assert stale_stages([], ["locate"]) == set(STAGES) - {"locate"}
 
 
 def test_removed_stages_are_gone_and_others_stay(tmp_path):

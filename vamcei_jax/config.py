@@ -7,12 +7,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vamcei_jax.data.labels import CLASSES, folded_values
+from vamcei_jax.data.nifti import VIEWS
 from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
 from vamcei_jax.models.layers import GROUPS, NORMS
 
 CONFIG_FILE = "config.json"
+_EARLIER = {"data.located": False, "data.view": "short_axis"}  # what earlier versions did without saying so
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 
 
@@ -46,6 +48,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ),
     *((f"augment.{field}", value >= 0, "at least 0") for field, value in strengths.items()),
     ("augment.flip", set(config.augment.flip) <= {0, 1}, "axes of the image, 0 and 1"),
+    ("data.view", config.data.view in VIEWS, f"one of {', '.join(VIEWS)}"),
     ("data.zoom", positive(config.data.zoom), "positive"),
     ("model.logvar_range", rising(config.model.logvar_range), "two numbers, low and high"),
     ("model.discriminator_width", positive(config.model.discriminator_width), "at least 1"),
@@ -93,8 +96,10 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   if not (folder / CONFIG_FILE).exists():
     return None
   ours, theirs = flat_fields(_plain(config)), flat_fields(_plain(read_config(folder)))
+  for field, value in _EARLIER.items():
+    theirs.setdefault(field, value)
   # By folders of earlier versions, and by stages whose data follow from what the locator finds.
-  untold = {"data.datasets", "data.located"} - (set(theirs) & set(ours))
+  untold = {"data.datasets"} - (set(theirs) & set(ours))
   fields = (set(ours) | set(theirs)) - {"data.prepared_dir"} - untold
   # Another setting makes another dataset: the setting is what to name.
   for field in sorted(fields, key=lambda field: (field == "data.datasets", field)):

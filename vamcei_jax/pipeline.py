@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from vamcei_jax.checkpoints import is_finished
 from vamcei_jax.config import changed_field, preprocess_settings, write_config
 from vamcei_jax.data.loader import Patient, load_patients, load_slices
-from vamcei_jax.datasets import left_out, prepare
+from vamcei_jax.data.preprocess import covers
+from vamcei_jax.datasets import left_out, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
@@ -54,14 +55,17 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   if unknown := [stage for stage in again if stage not in configs]:
     raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
   unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
-  stale = stale_stages(again, unfinished)
+  anew, stale = stale_stages(again, ()), stale_stages(again, unfinished)
+  # What all others learn from follows from what the locator finds.
+  anew |= set(configs) if LOCATOR in again else set()
+  stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
   first, *later = configs
   datasets = prepare_datasets(configs[first], workdir)
   if first != LOCATOR:
     name_datasets(configs.values(), datasets)
   else:  # what the other stages see follows from what the locator finds
     name_datasets([configs[LOCATOR]], datasets)
-  refuse_changes(configs, workdir, stale, again)
+  refuse_changes(configs, workdir, anew, again)
   write_config(workdir, config)
   remove_stages(workdir, stale)
   if unfinished or stale:
@@ -101,15 +105,18 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   return write_results(config, patients, split, maps, workdir)
 
 
-def refuse_changes(configs: Mapping[str, ConfigDict], workdir: Path, stale: Collection[str], again: Collection[str]):
-  """Raises an InputError where a stage that is gone on with was begun with another configuration."""
-  changed = {stage: changed_field(workdir / stage, own) for stage, own in configs.items() if stage not in stale}
+def refuse_changes(configs: Mapping[str, ConfigDict], workdir: Path, anew: Collection[str], again: Collection[str]):
+  """Raises an InputError where a stage that is not trained `anew` was begun with another configuration.
+
+  `again` are the stages that the user wants anew; the advice names them with those that have changed.
+  """
+  changed = {stage: changed_field(workdir / stage, own) for stage, own in configs.items() if stage not in anew}
   if changed := {stage: field for stage, field in changed.items() if field}:
     stage, field = next(iter(changed.items()))
-    anew = ",".join(stage for stage in configs if stage in changed or stage in again)
+    stages = ",".join(stage for stage in configs if stage in changed or stage in again)
     raise InputError(
       f"{workdir / stage}: made with another configuration: {field}; "
-      f"use another --workdir, or train anew what has changed: --stages={anew}"
+      f"use another --workdir, or train anew what has changed: --stages={stages}"
     )
 
 
@@ -142,7 +149,9 @@ def prepare_datasets(config: ConfigDict, workdir: Path) -> Datasets:
   if located:
     centres = {"source": "mask", "target": json.loads((workdir / LOCATOR / CENTRES_FILE).read_text(encoding="utf-8"))}
   # What cannot be used of located data has been refused, or left out, when it was prepared for the locator.
-  return {role: prepare_domain(config, role, centres=centres[role], leave_out=located) for role in ROLES}
+  datasets = {role: prepare_domain(config, role, centres=centres[role], leave_out=located) for role in ROLES}
+  refuse_shared(datasets["source"], datasets["target"])
+  return datasets
 
 
 def prepare_domain(config: ConfigDict, role: str, **arguments) -> tfds.core.DatasetBuilder:
@@ -156,6 +165,7 @@ def prepare_domain(config: ConfigDict, role: str, **arguments) -> tfds.core.Data
     root=data.root,
     preprocess=preprocess_settings(config),
     label_values=data.label_values,
+    view=data.get("view", "short_axis"),
     **data.options,
     **arguments,
   )
@@ -185,13 +195,16 @@ def locate_hearts(
 ) -> None:
   """Writes centres.json, the pixel on which the field is put for each of the target's patients, unless it is there.
 
-  Once written they stand: on another machine, sums are rounded in another order.
+  The middle of the image where no heart is found. Once written they stand: on another machine, sums are rounded in
+  another order.
   """
   if (folder / CENTRES_FILE).exists():
     return
   centres, settings = {}, preprocess_settings(config)
   for split in target.info.splits:
     for patient in load_patients(target, split, labelled=False):
+      if not covers(patient.shape, patient.spacing, settings):
+        print(f"{patient.name}: wider than the locator's field; enlarge config.stage.{LOCATOR}.data.size", flush=True)
       found = find_centre(predict, networks, patient.image, patient.shape, patient.spacing, settings)
       centres[patient.name] = patient.centre if found is None else found
   write_text(folder / CENTRES_FILE, json.dumps(centres, indent=2) + "\n")

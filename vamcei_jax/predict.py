@@ -46,14 +46,18 @@ def main() -> None:
   rows, failures = [], []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:
-      rows += predict_file(path, output, predict, locate, config, **options)
+      found = predict_file(path, output, predict, locate, config, **options)
     except InputError as error:
       failures.append(str(error))
+      continue
+    except MemoryError:
+      failures.append(f"{path}: too large for this machine's memory. Crop it.")
+      continue
+    if rows := rows + found:
+      write_rows(output / UNCERTAINTY_FILE, rows)
   if len(failures) == len(paths):
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
-  if rows:
-    write_rows(output / UNCERTAINTY_FILE, rows)
   print(f"{len(paths) - len(failures)} of {len(paths)} volumes segmented: {output}")
   for failure in failures:
     print(f"error: {failure}", file=sys.stderr)
@@ -96,7 +100,8 @@ def predict_file(
   from vamcei_jax.evaluation.postprocess import postprocess
   from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
 
-  volume, settings = read_volume(path), preprocess_settings(config)
+  view, settings = config.data.get("view", "short_axis"), preprocess_settings(config)
+  volume = read_volume(path, view)
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
   restore = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
@@ -111,15 +116,15 @@ def predict_file(
   name = volume_name(path)
   named = lambda kind: output / f"{name}_{kind}{path.name.removeprefix(name)}"
   if probabilities:
-    write_map(named("probabilities"), probs, like=path)
+    write_map(named("probabilities"), probs, path, view)
   rows = []
   if samples:
     entropies = entropy(probs)
-    write_map(named("entropy"), entropies, like=path)
+    write_map(named("entropy"), entropies, path, view)
     uncertainty = structure_uncertainty(classes, draws, entropies, volume.spacing)
     rows = [{"volume": path.name, "structure": structure, **values} for structure, values in uncertainty.items()]
   # Last: a volume that has a mask has all its maps.
-  write_classes(output / path.name, classes, config.data.label_values, like=path)
+  write_classes(output / path.name, classes, config.data.label_values, path, view)
   return rows
 
 

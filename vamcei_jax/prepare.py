@@ -25,7 +25,8 @@ CONFIGS = {"phantom": "uda"}  # datasets whose config has another name
 
 def main() -> None:
   from vamcei_jax import pipeline
-  from vamcei_jax.datasets import BUILDERS, left_out
+  from vamcei_jax.data.labels import CLASSES
+  from vamcei_jax.datasets import BUILDERS, left_out, refuse_shared
   from vamcei_jax.stages import LOCATOR, stage_configs
 
   if (_CONFIG.value is None) == (_DATASET.value is None):
@@ -45,14 +46,20 @@ def main() -> None:
   roles = [(next(iter(configs.values())), role, "image") for role in ("source", "target")]
   if LOCATOR in configs:  # the target's field follows from what the run's first stage finds
     roles.append((list(configs.values())[1], "source", "mask"))
+  builders = {}
   for own, role, centres in roles:
-    builder = pipeline.prepare_domain(own, role, centres=centres, leave_out=True)
+    builders[role] = builder = pipeline.prepare_domain(own, role, centres=centres, leave_out=True)
     field = " x ".join(map(str, own.data.size))
     print(f"{role}: {own.data.name}/{own.data[role]}, {field} pixels about the {centres}, in {builder.data_path}")
-    print(format_summary([summarise_split(builder, split) for split in builder.info.splits]))
+    summaries = [summarise_split(builder, split) for split in builder.info.splits]
+    print(format_summary(summaries))
+    for summary in summaries:
+      if absent := [name for name in CLASSES if summary[name] == "0.0%"]:
+        print(f"{summary['split']}: no {', '.join(absent)} in its masks; look at config.data.label_values")
     for file, reason in left_out(builder).items():
       print(f"left out: {file}: {reason}")
     print(flush=True)
+  refuse_shared(builders["source"], builders["target"])
 
 
 def summarise_split(builder, split: str) -> dict[str, str]:

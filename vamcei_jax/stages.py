@@ -106,14 +106,10 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
 
 
 def stale_stages(again: Collection[str], unfinished: Collection[str]) -> set[str]:
-  """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones.
-
-  Upon the locator, all others are.
-  """
+  """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones."""
   stale = set(again)
   for name, stage in STAGES.items():
-    needs = {LOCATOR, *stage.needs} - {name}
-    if (stale | set(unfinished)) & needs:
+    if (stale | set(unfinished)) & set(stage.needs):
       stale.add(name)
   return stale
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.datasets.trees import VALUES, build, patients, write
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.datasets import left_out
-from vamcei_jax.datasets.cases import Case, CasesConfig, find_problems, split_by_role
+from vamcei_jax.datasets import left_out, refuse_shared
+from vamcei_jax.datasets.cases import Case, CasesConfig, examine, split_by_role
 from vamcei_jax.errors import InputError
 
 
@@ -79,8 +79,11 @@ def test_a_bad_mask_takes_a_target_s_patient_out_of_evaluation_alone(root, tmp_p
 def test_images_of_one_value_and_masks_elsewhere_are_problems(root):
   rewrite(image_of(root, 0), lambda voxels: np.full_like(voxels, 3.0))
   write_volume(mask_of(root, 1), np.ones((9, 32, 32), np.int16), np.diag([8.0, 4.5, 4.5, 1.0]))
-  splits = split_by_role([Case(f"p{n}", image_of(root, n), mask_of(root, n)) for n in range(3)], CasesConfig(name="t"))
-  problems = find_problems(splits, VALUES, "")
+  config = CasesConfig(name="t", label_values=VALUES)
+  problems, digests = examine(
+    split_by_role([Case(f"p{n}", image_of(root, n), mask_of(root, n)) for n in range(3)], config), config
+  )
+  assert list(digests.values()) == [str(image_of(root, 2))]
   assert set(problems) == {str(image_of(root, 0)), str(mask_of(root, 1))}
   assert problems[str(image_of(root, 0))].startswith("all voxels have one value")
 
@@ -93,10 +96,46 @@ def test_a_domain_of_which_nothing_is_left_is_refused(root, tmp_path):
   assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
+def test_of_two_copies_the_one_that_can_be_used_stays(root, tmp_path):
+  shutil.copy(image_of(root, 0), image_of(root, 4))
+  mask_of(root, 0).unlink()
+  shutil.copy(image_of(root, 5), image_of(root, 6))
+  builder = build("folder", root, "bssfp", "source", tmp_path / "data", leave_out=True)
+  # p4 has another patient's mask, of another depth; p6 is a copy of p5.
+  assert patients(builder)["train"] == ["p1", "p2", "p3", "p5"]
+  assert list(left_out(builder)) == [str(mask_of(root, 0)), str(mask_of(root, 4)), str(image_of(root, 6))]
+
+
+def test_two_images_of_one_name_are_named(root, tmp_path):
+  image = nib.load(image_of(root, 2))
+  nib.Nifti1Image(image.get_fdata() + 1, image.affine).to_filename(image_of(root, 2).with_suffix(""))
+  with pytest.raises(InputError, match="p2.nii.gz: a second image of p2, beside .*p2.nii. Rename one of them."):
+    build("folder", root, "bssfp", "source", tmp_path / "data")
+
+
+def test_an_image_of_both_domains_is_refused(root, tmp_path):
+  write(root / "lge" / "images" / "x.nii.gz", None, 20)
+  source, target = (build("folder", root, d, r, tmp_path / "data") for d, r in (("bssfp", "source"), ("lge", "target")))
+  refuse_shared(source, target)
+  shutil.copy(image_of(root, 3), root / "lge" / "images" / "y.nii.gz")
+  target = build("folder", root, "lge", "target", tmp_path / "data")
+  with pytest.raises(InputError, match=f"{image_of(root, 3)}: the same image as .*y.nii.gz, in source and target"):
+    refuse_shared(source, target)
+  refuse_shared(source, build("folder", root, "bssfp", "target", tmp_path / "data"))  # an upper bound, by intention
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "two"])
+def test_numbers_of_patients_are_checked(root, tmp_path, value):
+  with pytest.raises(InputError, match=f"config.data.options.validation={value}: must be a number, at least 0"):
+    build("folder", root, "bssfp", "target", tmp_path / "data", validation=value)
+
+
 @pytest.mark.parametrize("role", ["source", "target"])
-def test_held_out_patients_are_in_no_training(role):
-  cases = [Case("a", "a.nii", "a_mask.nii"), Case("b", "b.nii")]
-  held_out = [Case("c", "c.nii", "c_mask.nii"), Case("d", "d.nii")]
+def test_held_out_patients_are_in_no_training(role, tmp_path):
+  for name in ("a_mask.nii", "c_mask.nii"):
+    (tmp_path / name).touch()
+  case = lambda name, mask=True: Case(name, f"{name}.nii", tmp_path / f"{name}_mask.nii" if mask else None)
+  cases, held_out = [case("a"), case("b", role == "target")], [case("c"), case("d")]
   splits = split_by_role(cases, CasesConfig(name="t", role=role), held_out)
   names = {split: [case.name for case in found] for split, found in splits.items()}
   expected = {"train": ["a"]} if role == "source" else {"train": ["a", "b"], "validation": ["a"], "test": ["c"]}

@@ -39,6 +39,13 @@ def test_a_target_needs_no_mask_at_all(root, tmp_path):
   assert patients(build_own(root, "lge", "target", tmp_path)) == {"train": [f"lge_00{n}" for n in (1, 2, 3, 4)]}
 
 
+def test_masks_of_other_names_are_not_passed_over(root, tmp_path):
+  for file in (root / "lge" / "labelsTr").iterdir():
+    file.rename(file.with_name(f"mask_{file.name}"))
+  with pytest.raises(InputError, match="labelsTr: no mask bears the name of an image, as lge_001; found mask_lge_001"):
+    build_own(root, "lge", "target", tmp_path)
+
+
 def test_a_source_without_a_mask_is_named(root, tmp_path):
   mask = root / "bssfp" / "labelsTr" / "bssfp_002.nii.gz"
   mask.unlink()

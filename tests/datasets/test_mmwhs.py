@@ -1,8 +1,10 @@
+import nibabel as nib
 import numpy as np
 import pytest
 
 from tests.datasets.trees import build, draw, labelled, patients, write, write_slices
 from vamcei_jax.data.nifti import read_volume
+from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.errors import InputError
 
 HEART = ((0, 420, 550, 820, 850), 205, 500, 600)
@@ -52,9 +54,36 @@ def test_slices_are_stacked_in_the_order_of_their_numbers(slices, tmp_path):
   settings = dict(data_dir=tmp_path / "data", label_values=HEART)
   source, target = (build("mmwhs", slices, d, r, validation=1, **settings) for d, r in SOURCE_AND_TARGET)
   assert patients(source) == {"train": ["ct33", "ct34"]}
-  assert patients(target) == {"train": ["mr1", "mr10", "mr21"], "validation": ["mr1"], "test": ["mr10"]}
+  assert patients(target) == {"train": ["mr1", "mr10", "mr21_woGT"], "validation": ["mr1"], "test": ["mr10"]}
   for number, example in zip((33, 34), source.as_data_source("train"), strict=True):
     np.testing.assert_array_equal(example["truth"], draw(number, "ct").classes)
+
+
+def test_a_target_needs_no_masks(volumes, slices, tmp_path):
+  for folder in (volumes / "mr_train", slices / "MR_withGT"):
+    for file in [*folder.glob("*_label*"), *folder.glob("lab*")]:
+      file.unlink()
+  for root, count in ((volumes, 4), (slices, 3)):
+    found = patients(build("mmwhs", root, "mr", "target", tmp_path / "data", label_values=HEART))
+    assert {split: len(names) for split, names in found.items()} == {"train": count}
+
+
+def test_volumes_are_seen_along_one_axis_of_the_body(tmp_path):
+  """CT with the thickest spacing head to foot and MR with it front to back, of one heart: one view, one volume."""
+  heart = np.random.default_rng(0).normal(size=(6, 8, 10))  # right to left, back to front, foot to head
+  ct = nib.Nifti1Image(heart, np.diag([1.0, 1.0, 2.0, 1.0]))
+  mr = nib.Nifti1Image(heart, np.diag([1.0, 2.0, 1.0, 1.0]))
+  for domain, image in (("ct", ct), ("mr", mr)):
+    stem = tmp_path / f"{domain}_train" / f"{domain}_train_1001"
+    stem.parent.mkdir()
+    image.to_filename(f"{stem}_image.nii.gz")
+  settings = dict(data_dir=tmp_path / "data", preprocess=Preprocess(size=(16, 16)))
+  build_one = lambda domain, view: build("mmwhs", tmp_path, domain, "target", view=view, **settings)
+  first = lambda domain, view: build_one(domain, view).as_data_source("train")[0]
+  seen = {view: [first(domain, view) for domain in ("ct", "mr")] for view in ("coronal", "short_axis")}
+  np.testing.assert_array_equal(*(example["image"] for example in seen["coronal"]))
+  assert seen["coronal"][0]["truth"].shape == (8, 10, 6)  # front to back; head to foot; left to right of the picture
+  assert [example["truth"].shape[0] for example in seen["short_axis"]] == [10, 8]
 
 
 def test_a_whole_and_a_sliced_patient_have_the_same_pixels(slices):

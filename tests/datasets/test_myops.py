@@ -40,6 +40,21 @@ def test_no_patient_is_in_both_domains(root, tmp_path):
   assert not any(labelled(build("myops", root, "lge", "target", validation=1, **settings))["train"])
 
 
+def test_a_missing_sequence_moves_no_patient_to_the_other_domain(root, tmp_path):
+  (root / "train25" / "myops_training_101_C0.nii.gz").unlink()
+  settings = dict(data_dir=tmp_path / "data", label_values=FOLDED, sources=2)
+  assert patients(build("myops", root, "bssfp", "source", **settings)) == {"train": ["training_102"]}
+  target = patients(build("myops", root, "lge", "target", **settings))
+  assert target["train"] == ["training_103", "training_104", "test_201", "test_202"]
+
+
+def test_a_target_needs_no_masks(root, tmp_path):
+  for file in (root / "train25_myops_gd").iterdir():
+    file.unlink()
+  found = patients(build("myops", root, "lge", "target", tmp_path / "data", sources=3))
+  assert found == {"train": ["training_104", "test_201", "test_202"]}
+
+
 @pytest.mark.parametrize("domain", ["bssfp", "t2", "lge"])
 def test_scar_and_oedema_are_myocardium_in_every_sequence(root, tmp_path, domain):
   builder = build("myops", root, domain, "source", tmp_path / "data", label_values=FOLDED, sources=4)

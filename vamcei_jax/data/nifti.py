@@ -2,7 +2,8 @@
 
 Short-axis stacks lie near 45 degrees to the body's axes, where "closest to RAS" permutes the axes differently from
 patient to patient. So the axes are ordered by the stack itself: across the slices first (the largest spacing), then
-rows and columns as they best align with a typical short-axis view.
+rows and columns as they best align with a typical short-axis view. Volumes of the whole heart, whose slices may lie
+along any axis, are ordered by the body's.
 """
 
 import dataclasses
@@ -24,6 +25,13 @@ from vamcei_jax.files import replacing
 # Unit directions in RAS of a typical short-axis view: from slice to slice (D), row to row (H), column to column (W).
 VIEW = np.array([[0.65, -0.65, 0.45], [-0.45, 0.2, 0.85], [-0.66, -0.72, -0.1]])
 VIEW /= np.linalg.norm(VIEW, axis=1, keepdims=True)
+# The views in which volumes are seen: "short_axis" keeps the slices that were taken, the others are the body's planes.
+VIEWS = {
+  "short_axis": VIEW,
+  "axial": np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]]),
+  "coronal": np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]]),
+  "sagittal": np.array([[1, 0, 0], [0, 0, -1], [0, -1, 0]]),
+}
 
 # What gzip, numpy and nibabel raise on damaged files.
 _DAMAGED = (
@@ -47,14 +55,16 @@ Files = str | os.PathLike | Sequence[str | os.PathLike]
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-  """A short-axis stack in the canonical orientation.
+  """A stack in the canonical orientation of its view.
 
   voxels: (D, H, W) float32, slices first.
   affine: (4, 4) float64, from the canonical voxel (d, h, w, 1) to RAS millimetres.
+  view: a key of VIEWS.
   """
 
   voxels: np.ndarray
   affine: np.ndarray
+  view: str = "short_axis"
 
   @property
   def spacing(self) -> tuple[float, float, float]:
@@ -62,15 +72,15 @@ class Volume:
     return tuple(nib.affines.voxel_sizes(self.affine).tolist())
 
 
-def read_volume(path: Files) -> Volume:
-  """The image in a NIfTI file, scaled as its header says and turned to the canonical orientation."""
-  voxels, affine = _read(path)
+def read_volume(path: Files, view: str = "short_axis") -> Volume:
+  """The image in a NIfTI file, scaled as its header says and turned to the canonical orientation of a view."""
+  voxels, affine = _read(path, view)
   with np.errstate(over="ignore"):
-    return Volume(_finite(path, voxels.astype(np.float32, order="C")), affine)
+    return Volume(_finite(path, voxels.astype(np.float32, order="C")), affine, view)
 
 
 def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.ndarray:
-  """The mask in a NIfTI file, turned to the canonical orientation.
+  """The mask in a NIfTI file, turned to the canonical orientation of its image's view.
 
   Files that store labels as rounded floats or through a scale factor are read as well: a value counts as a label when
   it is within 0.01 of it (or within 1e-4 of the largest label value, if that is more).
@@ -83,7 +93,7 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
   Returns:
     (D, H, W) uint8 class indices.
   """
-  voxels, affine = _read(path)
+  voxels, affine = _read(path, like.view)
   if voxels.shape != like.voxels.shape:
     raise InputError(
       f"{_name(path)}: mask of {_slices(voxels)}, its image has {_slices(like.voxels)}. "
@@ -108,17 +118,26 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
 
 
 def write_classes(
-  path: str | os.PathLike, classes: np.ndarray, label_values: LabelValues, like: str | os.PathLike
+  path: str | os.PathLike,
+  classes: np.ndarray,
+  label_values: LabelValues,
+  like: str | os.PathLike,
+  view: str = "short_axis",
 ) -> None:
   """Writes (D, H, W) class indices as a mask on the grid of the file `like`, with its header, or not at all."""
   first = np.array([values[0] for values in folded_values(label_values)])
-  write_map(path, _compact(first)[classes], like)
+  write_map(path, _compact(first)[classes], like, view)
 
 
-def write_map(path: str | os.PathLike, voxels: np.ndarray, like: str | os.PathLike) -> None:
-  """Writes a map (D, H, W) or (D, H, W, K) on the grid of the file `like`, with its header, or not at all."""
+def write_map(
+  path: str | os.PathLike, voxels: np.ndarray, like: str | os.PathLike, view: str = "short_axis"
+) -> None:
+  """Writes a map (D, H, W) or (D, H, W, K) on the grid of the file `like`, with its header, or not at all.
+
+  `view` is that in which `like` was read.
+  """
   image, original = _load(like)
-  back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], _orientation(image.affine))
+  back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], _orientation(image.affine, view))
   voxels = nib.apply_orientation(voxels, back)
   if voxels.shape[:3] != original.shape:
     raise ValueError(f"a map on a grid of {voxels.shape[:3]}, {like} has {original.shape}")
@@ -150,12 +169,12 @@ def volume_name(file: Path) -> str | None:
   return file.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _read(path: Files) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Files, view: str) -> tuple[np.ndarray, np.ndarray]:
   """Voxels (D, H, W) in the canonical orientation, and their affine."""
   if not isinstance(path, str | os.PathLike):
     return _read_slices(path)
   image, voxels = _load(path)
-  turn = _orientation(image.affine)
+  turn = _orientation(image.affine, view)
   return nib.apply_orientation(voxels, turn), image.affine @ nib.orientations.inv_ornt_aff(turn, voxels.shape)
 
 
@@ -175,17 +194,19 @@ def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.nda
   return np.stack([voxels.T for voxels in slices]), affine
 
 
-def _orientation(affine: np.ndarray) -> np.ndarray:
+def _orientation(affine: np.ndarray, view: str) -> np.ndarray:
   """(3, 2) target axis and direction (1 or -1) of each axis of a file, as in nibabel.orientations."""
   spacing = nib.affines.voxel_sizes(affine)
   directions = affine[:3, :3] / spacing
-  thickest = np.flatnonzero(spacing >= 0.99 * spacing.max())
-  across = thickest[np.abs(directions[2, thickest]).argmax()]
-  cosines = VIEW @ directions
-  a, b = np.delete(np.arange(3), across)
-  rows, columns = max((a, b), (b, a), key=lambda pair: np.abs(cosines[[1, 2], pair]).sum())
+  orders = list(itertools.permutations(range(3)))  # which axes of the file become D, H and W
+  if view == "short_axis":
+    thickest = np.flatnonzero(spacing >= 0.99 * spacing.max())
+    across = thickest[np.abs(directions[2, thickest]).argmax()]
+    orders = [order for order in orders if order[0] == across]
+  cosines = VIEWS[view] @ directions
+  order = max(orders, key=lambda order: np.abs(cosines[[1, 2], order[1:]]).sum() + np.abs(cosines[0, order[0]]))
   turn = np.empty((3, 2), int)
-  for target, axis in enumerate((across, rows, columns)):
+  for target, axis in enumerate(order):
     turn[axis] = target, -1 if cosines[target, axis] < 0 else 1
   return turn
 

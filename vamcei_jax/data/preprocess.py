@@ -108,6 +108,12 @@ def restore_classes(
   return _resample_classes(_window(classes, size, corner), shape[1:])
 
 
+def covers(shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess) -> bool:
+  """Whether the field takes in the whole image of this shape and spacing."""
+  size = _resampled_size(shape, spacing, settings)
+  return all(pixels <= field for pixels, field in zip(size, settings.size, strict=True))
+
+
 def restore_position(
   position: Sequence[float], shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess
 ) -> tuple[float, float]:

@@ -5,12 +5,13 @@ import dataclasses
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.data.preprocess import Preprocess
-from vamcei_jax.datasets.cases import Cases, find_problems, fingerprint, usable
+from vamcei_jax.datasets.cases import Cases, examine, fingerprint, usable
 from vamcei_jax.datasets.folder import Folder
 from vamcei_jax.datasets.mmwhs import Mmwhs
 from vamcei_jax.datasets.mscmrseg import Mscmrseg
@@ -31,6 +32,7 @@ def prepare(
   root: str | None,
   preprocess: Preprocess,
   label_values: LabelValues,
+  view: str = "short_axis",
   centres: str | dict[str, tuple[float, float]] = "image",
   leave_out: bool = False,
   **options,
@@ -48,6 +50,7 @@ def prepare(
     root: folder of the NIfTI volumes, for datasets that read some.
     preprocess: grid and intensities of the prepared images.
     label_values: what masks hold for each class, by class index.
+    view: in which volumes are seen, see vamcei_jax/data/nifti.py.
     centres: what the field is centred on, see VolumesConfig.
     leave_out: whether patients whose files cannot be used are left out; else they are an error.
     **options: further fields of the builder's configuration (patients and seed of the phantom).
@@ -65,16 +68,21 @@ def prepare(
     "role": role,
     "preprocess": preprocess,
     "label_values": folded_values(label_values),
+    "view": view,
     "centres": centres,
   }
   known = {field.name for field in dataclasses.fields(builder_class.CONFIG)}
   known -= {field.name for field in dataclasses.fields(VolumesConfig)}
   if unknown := sorted(set(options) - known):
     raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
+  for field, value in options.items():
+    if field in ("validation", "sources", "channel") and not (isinstance(value, int) and value >= 0):
+      raise InputError(f"config.data.options.{field}={value}: must be a number, at least 0")
   if root is None and issubclass(builder_class, Cases):
     tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
     raise InputError(f"config.data.root: not set; name the folder of the data: --config.data.root=DIR. {tree}")
 
+  root = root and str(Path(root).expanduser())
   config = builder_class.CONFIG(name=domain, **settings, **options)
   splits = builder_class.splits(root, config)
   identity = {**settings, "preprocess": dataclasses.asdict(preprocess), "files": fingerprint(splits), **options}
@@ -85,7 +93,7 @@ def prepare(
   if not builder.is_prepared():
     print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
     if issubclass(builder_class, Cases):
-      config.left_out = find_problems(splits, label_values, f"{domain} files")
+      config.left_out, config.digests = examine(splits, config)
       first = "; ".join(f"{file}: {reason}" for file, reason in list(config.left_out.items())[:1])
       if "train" not in usable(splits, config.left_out):
         raise InputError(f"{root}: no patient of {domain} can be used as {role}. {first}")
@@ -104,3 +112,14 @@ def prepare(
 def left_out(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
   """The files that were left out when a dataset was prepared, and why."""
   return dict((builder.info.metadata or {}).get("left_out", {}))
+
+
+def refuse_shared(source: tfds.core.DatasetBuilder, target: tfds.core.DatasetBuilder) -> None:
+  """Raises an InputError where two domains share an image: the target's label would be learnt from.
+
+  A dataset that is adapted to itself, for an upper bound, shares all of them.
+  """
+  first, second = ((builder.info.metadata or {}).get("digests", {}) for builder in (source, target))
+  if shared := [digest for digest in first if digest in second and first[digest] != second[digest]]:
+    one, other = first[shared[0]], second[shared[0]]
+    raise InputError(f"{one}: the same image as {other}, in source and target. Remove one of them.")

@@ -9,7 +9,6 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from vamcei_jax.data.labels import LabelValues
 from vamcei_jax.data.nifti import Files, read_classes, read_volume
 from vamcei_jax.datasets.volumes import VolumesConfig, dataset_info, example
 from vamcei_jax.errors import InputError
@@ -17,7 +16,7 @@ from vamcei_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A patient's files: the image, and the mask or None where there is none; each a file, or those of its slices."""
+  """A patient's files: the image, and where the mask is or would be; each a file, or those of its slices."""
 
   name: str
   image: Files
@@ -57,7 +56,8 @@ class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     raise NotImplementedError
 
   def _info(self) -> tfds.core.DatasetInfo:
-    metadata = tfds.core.MetadataDict(left_out=dict(self.builder_config.left_out))
+    config = self.builder_config
+    metadata = tfds.core.MetadataDict(left_out=dict(config.left_out), digests=dict(config.digests))
     return dataset_info(self, description=self.__doc__, metadata=metadata)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
@@ -67,7 +67,7 @@ class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(self, split: str, cases: Sequence[Case]) -> Iterator[tuple[int, dict]]:
     config = self.builder_config
     for number, case in enumerate(tqdm(cases, f"{config.domain} {split}", unit="volume", disable=None)):
-      volume = read_volume(case.image)
+      volume = read_volume(case.image, config.view)
       classes = None if case.mask is None else read_classes(case.mask, volume, config.label_values)
       yield number, example(case.name, volume, classes, config)
 
@@ -76,52 +76,51 @@ def split_by_role(cases: Sequence[Case], config: CasesConfig, held_out: Sequence
   """The splits of a domain in its role, see Cases.
 
   Args:
-    cases: in order.
+    cases: in order. A source's patients need the masks that they name; a target's do without those that are not there.
     config: its role and number of validation patients.
     held_out: patients of a target that are not trained on; where some have masks, they alone are the test.
   """
-  labelled = [case for case in cases if case.mask is not None]
   if config.role == "source":
-    return _filled({"train": labelled})
+    return _filled({"train": [case for case in cases if case.mask is not None]})
+  cases, held_out = ([_without_missing_mask(case) for case in some] for some in (cases, held_out))
+  labelled = [case for case in cases if case.mask is not None]
   validation, rest = labelled[: config.validation], labelled[config.validation :]
   test = [case for case in held_out if case.mask is not None] or rest
   unlabelled = [dataclasses.replace(case, mask=None) for case in cases]
   return _filled({"train": unlabelled, "validation": validation, "test": test})
 
 
-def find_problems(splits: Splits, label_values: LabelValues, progress: str) -> dict[str, str]:
-  """Which files cannot be used, and why: file -> reason, the way out included.
+def examine(splits: Splits, config: CasesConfig) -> tuple[dict[str, str], dict[str, str]]:
+  """Which files cannot be used, and why: file -> reason, the way out included; and digest -> file of the other images.
 
   A file that cannot be read, a mask that is missing, empty, not on its image's grid or of unknown values, an image of
-  one value, and one that is the copy of another.
-
-  Args:
-    splits: of a domain; every file is read once.
-    label_values: of the masks.
-    progress: title of the progress bar.
+  one value, one that is the copy of another, and a second one of a patient's name. Every file is read once.
   """
   masks = {case.image: case.mask for cases in splits.values() for case in cases if case.mask is not None}
-  images = list(dict.fromkeys(case.image for cases in splits.values() for case in cases))
-  problems, seen = {}, {}
-  for image in tqdm(images, progress, unit="volume", disable=None):
+  names = {case.image: case.name for cases in splits.values() for case in cases}
+  problems, digests, named = {}, {}, {}
+  for image in tqdm(names, f"{config.domain} files", unit="volume", disable=None):
     mask, blamed = masks.get(image), image
     try:
-      volume = read_volume(image)
-      digest = hashlib.sha256(repr(volume.voxels.shape).encode() + volume.voxels.tobytes()).digest()
-      if (first := seen.setdefault(digest, image)) != image:
-        raise InputError(f"the same image as {listed(first)[0]}. Remove one of them.")
+      if names[image] in named:
+        raise InputError(f"a second image of {names[image]}, beside {named[names[image]]}. Rename one of them.")
+      volume = read_volume(image, config.view)
+      digest = hashlib.sha256(repr(volume.voxels.shape).encode() + volume.voxels.tobytes()).hexdigest()
+      if digest in digests:
+        raise InputError(f"the same image as {digests[digest]}. Remove one of them.")
       if volume.voxels.min() == volume.voxels.max():
         raise InputError("all voxels have one value. Export it again.")
       if mask is not None:
         blamed = mask
         if missing := [file for file in listed(mask) if not file.exists()]:
           raise InputError(f"{missing[0]}: no such mask, and {listed(image)[0].name} needs one. Add it.")
-        if not read_classes(mask, volume, label_values).any():
+        if not read_classes(mask, volume, config.label_values).any():
           raise InputError("the mask is empty. Correct it.")
+      digests[digest] = named[names[image]] = str(listed(image)[0])
     except InputError as error:
       file = str(listed(blamed)[0])
       problems[file] = str(error).removeprefix(f"{file}: ")
-  return problems
+  return problems, digests
 
 
 def usable(splits: Splits, left_out: Iterable[str]) -> Splits:
@@ -146,6 +145,11 @@ def fingerprint(splits: Splits) -> list[tuple]:
         stat = file.stat() if file.exists() else None
         stats.append((split, case.name, str(file.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns))
   return stats
+
+
+def _without_missing_mask(case: Case) -> Case:
+  there = case.mask is not None and any(file.exists() for file in listed(case.mask))
+  return case if there else dataclasses.replace(case, mask=None)
 
 
 def _filled(splits: Splits) -> Splits:

@@ -51,28 +51,30 @@ class Folder(Cases):
     if (folder / "imagesTr").is_dir():
       _check_description(folder / "dataset.json", config)
       ending = rf"_{config.channel:04d}"
-      cases = _cases(folder / "imagesTr", folder / "labelsTr", ending, config.role == "source")
-      held_out = _cases(folder / "imagesTs", folder / "labelsTs", ending, False)
+      cases = _cases(folder / "imagesTr", folder / "labelsTr", ending)
+      held_out = _cases(folder / "imagesTs", folder / "labelsTs", ending)
     else:
-      cases = _cases(folder / config.images, folder / config.labels, "", config.role == "source")
-      held_out = []
+      cases, held_out = _cases(folder / config.images, folder / config.labels, ""), []
     if not cases:
       problem = "no volumes in it" if folder.is_dir() else "no such folder"
       raise InputError(f"{folder}: {problem}; expected {_TREE}. Correct --config.data.root or the domain's name.")
     return split_by_role(cases, config, held_out)
 
 
-def _cases(images: Path, masks: Path, ending: str, needs_masks: bool) -> list[Case]:
+def _cases(images: Path, masks: Path, ending: str) -> list[Case]:
   """The images whose names have the ending, each with the mask of its name, by name."""
-  masks_by_name = {volume_name(file): file for file in masks.glob("*")}
+  masks_by_name = {name: file for file in masks.glob("*") if (name := volume_name(file))}
   cases = []
   for image in sorted(images.glob("*")):
     name = volume_name(image)
     if name is None or not re.search(f"{ending}$", name):
       continue
     name = name.removesuffix(ending)
-    # A mask that is needed and not there is found, and named, when the files are looked at.
-    cases.append(Case(name, image, masks_by_name.get(name, masks / f"{name}.nii.gz" if needs_masks else None)))
+    cases.append(Case(name, image, masks_by_name.get(name, masks / f"{name}.nii.gz")))
+  if cases and masks_by_name and not {case.name for case in cases} & set(masks_by_name):
+    raise InputError(
+      f"{masks}: no mask bears the name of an image, as {cases[0].name}; found {min(masks_by_name)}. Rename them."
+    )
   return cases
 
 

@@ -22,7 +22,7 @@ class Mmwhs(Cases):
 
   Either the challenge's volumes or, where there is a folder CT_withGT or MR_withGT, their 2-D slices (F. Wu, X. Zhuang,
   IEEE TMI 39(12):4274-4285, 2020; github.com/FupingWu90/CT_MR_2D_Dataset_DA). There, the labels of woGT were made by
-  a program and are not read.
+  a program and are not read; the release names LV and Myo alone as labelled.
 
       ct_train/ct_train_1001_image.nii.gz   ct_train/ct_train_1001_label.nii.gz   (mr_train likewise)
       ct_test/ct_test_2001_image.nii.gz                                           (mr_test likewise)
@@ -30,8 +30,9 @@ class Mmwhs(Cases):
       CT_withGT/img33_slice1.nii.gz         CT_withGT/lab33_slice1.nii.gz         (MR_withGT likewise)
       CT_woGT/img1_slice1.nii.gz                                                  (MR_woGT likewise)
 
-  Masks hold 205 (Myo), 500 (LV), 600 (RV) and, among the background here, 420 (left atrium), 550 (right atrium), 820
-  (aorta) and 850 (pulmonary artery); configs/mmwhs.py says so.
+  The volumes' slices lie along different axes of the body: choose one by `data.view`. Masks hold 205 (Myo), 500 (LV),
+  600 (RV) and, among the background here, 420 (left atrium), 550 (right atrium), 820 (aorta) and 850 (pulmonary
+  artery); configs/mmwhs.py says so.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -71,4 +72,4 @@ def _slices(root: Path, domain: str) -> tuple[list[Case], list[Case]]:
     kinds.append({number: tuple(file for _, file in sorted(slices)) for number, slices in sorted(stacks.items())})
   masks = lambda images: tuple(image.with_name(image.name.replace("img", "lab", 1)) for image in images)
   labelled = [Case(f"{domain}{number}", images, masks(images)) for number, images in kinds[0].items()]
-  return labelled, [Case(f"{domain}{number}", images) for number, images in kinds[1].items()]
+  return labelled, [Case(f"{domain}{number}_woGT", images) for number, images in kinds[1].items()]

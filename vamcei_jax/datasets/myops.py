@@ -45,18 +45,21 @@ class Myops(Cases):
 
   @classmethod
   def splits(cls, root: Path, config: MyopsConfig) -> Splits:
-    name = _SEQUENCES[config.domain]
-    training = _numbered(Path(root, "train25"), rf"myops_training_(\d+)_{name}\.nii\.gz")
+    name, folder = _SEQUENCES[config.domain], Path(root, "train25")
+    training = _numbered(folder, rf"myops_training_(\d+)_{name}\.nii\.gz")
     if not training:
       problem = f"no train25/myops_training_N_{name}.nii.gz in it" if Path(root).is_dir() else "no such folder"
       raise InputError(f"{root}: {problem}; expected {_TREE}. Correct --config.data.root.")
     masks = Path(root, "train25_myops_gd")
     cases = [Case(f"training_{n}", image, masks / f"myops_training_{n}_gd.nii.gz") for n, image in training.items()]
+    # Counted over all sequences: where one of a patient is missing, the domains are still divided at the same patient.
+    numbers = list(_numbered(folder, r"myops_training_(\d+)_(?:C0|T2|DE)\.nii\.gz"))
+    sources = {f"training_{number}" for number in numbers[: config.sources]}
     if config.role == "source":
-      return split_by_role(cases[: config.sources], config)
+      return split_by_role([case for case in cases if case.name in sources], config)
     unlabelled = _numbered(Path(root, "test20"), rf"myops_test_(\d+)_{name}\.nii\.gz")
-    cases = cases[config.sources :] + [Case(f"test_{number}", image) for number, image in unlabelled.items()]
-    return split_by_role(cases, config)
+    cases = [case for case in cases if case.name not in sources]
+    return split_by_role(cases + [Case(f"test_{number}", image) for number, image in unlabelled.items()], config)
 
 
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:

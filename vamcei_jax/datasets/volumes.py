@@ -19,17 +19,21 @@ class VolumesConfig(tfds.core.BuilderConfig):
 
   role: "source", whose masks are learnt from, or "target", whose masks are for evaluation alone.
   label_values: those of its mask files, by class.
+  view: in which volumes are seen, see vamcei_jax/data/nifti.py.
   centres: what the network's field is centred on: "image"; "mask", the foreground of each patient's mask; or, by
     patient, the pixel (row, column) of the canonical original grid.
   left_out: files that cannot be used, and why.
+  digests: digest of an image -> file of those that can.
   """
 
   domain: str = ""
   role: str = "source"
   preprocess: Preprocess = Preprocess()
   label_values: LabelValues = LABEL_VALUES
+  view: str = "short_axis"
   centres: str | Mapping[str, tuple[float, float]] = "image"
   left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def dataset_info(builder: tfds.core.DatasetBuilder, **info) -> tfds.core.DatasetInfo:

@@ -12,8 +12,8 @@ _VENTRICLES = (("Myo", "LV"), ("RV",))
 def postprocess(probs: np.ndarray) -> np.ndarray:
   """The most probable classes, with the largest connected component of each structure, and with its holes filled.
 
-  Components are those of the volume (voxels that share a face); a hole is background that a ventricle encloses within a
-  slice. What becomes of a removed island's hole, or of any, is the most probable structure of that ventricle.
+  Components are those of the volume, of voxels that touch each other, by a corner at least; a hole is background that a
+  ventricle encloses within a slice, and becomes the most probable structure of that ventricle.
 
   Args:
     probs: (D, H, W, K) class probabilities.
@@ -33,7 +33,7 @@ def postprocess(probs: np.ndarray) -> np.ndarray:
 
 
 def _largest_component(mask: np.ndarray) -> np.ndarray:
-  components, count = ndimage.label(mask)
+  components, count = ndimage.label(mask, np.ones((3, 3, 3)))
   if count < 2:
     return mask
   return components == 1 + np.bincount(components.ravel())[1:].argmax()
