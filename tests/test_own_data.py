@@ -125,6 +125,19 @@ def test_the_summary_is_of_the_files(run_command, root, prepared):
   assert source == expected
 
 
+def test_a_class_that_no_mask_has_is_named(run_command, root, prepared, tmp_path):
+  own = shutil.copytree(root, tmp_path / "own")
+  for file in (own / "bssfp" / "labelsTr").iterdir():
+    image = nib.load(file)
+    labels = np.asarray(image.dataobj).copy()
+    labels[labels == 3] = 0
+    nib.Nifti1Image(labels, image.affine).to_filename(file)
+  flags = [CONFIG, f"--source={own}", f"--config.data.prepared_dir={prepared}"]
+  printed = run_command("vamcei_jax.prepare", *flags).stdout
+  assert "train: no RV in its masks; look at config.data.label_values" in printed
+  assert printed.count("look at config.data.label_values") == 1
+
+
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [

@@ -54,7 +54,7 @@ def main() -> None:
     summaries = [summarise_split(builder, split) for split in builder.info.splits]
     print(format_summary(summaries))
     for summary in summaries:
-      if absent := [name for name in CLASSES if summary[name] == "0.0%"]:
+      if absent := [name for name in CLASSES if summary[name] == "none"]:
         print(f"{summary['split']}: no {', '.join(absent)} in its masks; look at config.data.label_values")
     for file, reason in left_out(builder).items():
       print(f"left out: {file}: {reason}")
@@ -79,7 +79,7 @@ def summarise_split(builder, split: str) -> dict[str, str]:
       counts += np.bincount(example["truth"].ravel(), minlength=len(CLASSES))
   through, row, column = np.transpose(spacings)
   span = lambda values: "–".join(dict.fromkeys(f"{value:.4g}" for value in (min(values), max(values))))
-  shares = counts / counts.sum() if labelled else np.full(len(CLASSES), np.nan)
+  shares = [f"{count / counts.sum():.1%}" if count else "none" for count in counts] if labelled else [""] * len(CLASSES)
   return {
     "split": split,
     "volumes": str(len(slices)),
@@ -88,7 +88,7 @@ def summarise_split(builder, split: str) -> dict[str, str]:
     "in plane, mm": span([*row, *column]),
     "across, mm": span(through),
     "intensities": span(np.ravel(ranges)),
-    **{name: f"{share:.1%}" if labelled else "" for name, share in zip(CLASSES, shares, strict=True)},
+    **dict(zip(CLASSES, shares, strict=True)),
   }
 
 

@@ -106,6 +106,14 @@ def test_of_two_copies_the_one_that_can_be_used_stays(root, tmp_path):
   assert list(left_out(builder)) == [str(mask_of(root, 0)), str(mask_of(root, 4)), str(image_of(root, 6))]
 
 
+def test_a_copy_of_a_target_image_is_found_whose_mask_is_bad(root, tmp_path):
+  rewrite(mask_of(root, 0), np.zeros_like)
+  shutil.copy(image_of(root, 0), image_of(root, 4))
+  builder = build("folder", root, "bssfp", "target", tmp_path / "data", leave_out=True)
+  assert patients(builder)["train"] == ["p0", "p1", "p2", "p3", "p5", "p6"]
+  assert list(left_out(builder)) == [str(mask_of(root, 0)), str(image_of(root, 4))]
+
+
 def test_two_images_of_one_name_are_named(root, tmp_path):
   image = nib.load(image_of(root, 2))
   nib.Nifti1Image(image.get_fdata() + 1, image.affine).to_filename(image_of(root, 2).with_suffix(""))

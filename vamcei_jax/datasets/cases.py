@@ -110,6 +110,8 @@ def examine(splits: Splits, config: CasesConfig) -> tuple[dict[str, str], dict[s
         raise InputError(f"the same image as {digests[digest]}. Remove one of them.")
       if volume.voxels.min() == volume.voxels.max():
         raise InputError("all voxels have one value. Export it again.")
+      if config.role == "target":  # which is trained on without its mask
+        digests[digest] = named[names[image]] = str(listed(image)[0])
       if mask is not None:
         blamed = mask
         if missing := [file for file in listed(mask) if not file.exists()]:
