@@ -85,7 +85,8 @@ def test_prepare_names_what_it_leaves_out_and_the_run_does_without(run_command, 
 
   flags = [CONFIG, f"--source={own}", f"--config.data.prepared_dir={prepared}"]
   finished = run_command("vamcei_jax.prepare", *flags)
-  assert finished.returncode == 0, finished.stderr
+  assert finished.returncode == 1, finished.stderr
+  assert finished.stderr == ""
   lines = finished.stdout.splitlines()
   for file, reason in expected.items():
     assert any(line.startswith(f"left out: {file}: {reason}") for line in lines)
@@ -141,8 +142,9 @@ def test_a_class_that_no_mask_has_is_named(run_command, root, prepared, tmp_path
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [
-    ([], "either --dataset=NAME or --config=FILE"),
-    ([CONFIG, "--dataset=phantom"], "either --dataset=NAME or --config=FILE"),
+    ([], "by --dataset=NAME or by --config=FILE; neither was given"),
+    ([CONFIG, "--dataset=phantom"], "by --dataset=NAME or by --config=FILE; not both"),
+    (["--config=configs/nosuch.py"], "configs/nosuch.py: no such config"),
     (["--dataset=nosuch"], "phantom, mscmrseg, myops, mmwhs, folder"),
     (["--dataset=mscmrseg"], "config.data.root: not set"),
     (["--dataset=folder", "--source=nosuch"], "nosuch/bssfp: no such folder; expected DOMAIN/imagesTr"),
@@ -189,11 +191,11 @@ def test_prepare_of_a_located_run_is_of_whole_images_and_of_the_source_s_hearts(
   finished = run_command("vamcei_jax.prepare", *flags)
   assert finished.returncode == 0, finished.stderr
   assert "preparing" not in finished.stdout  # the run has made them
-  described = [line.split(", in ")[0] for line in finished.stdout.splitlines() if " pixels about the " in line]
+  described = [line.split(", in ")[0] for line in finished.stdout.splitlines() if " about the " in line]
   assert described == [
-    "source: folder/bssfp, 32 x 32 pixels about the image",
-    "target: folder/lge, 32 x 32 pixels about the image",
-    "source: folder/bssfp, 32 x 32 pixels about the mask",
+    "source: folder/bssfp, 32 x 32 pixels of 9 mm about the image",
+    "target: folder/lge, 32 x 32 pixels of 9 mm about the image",
+    "source: folder/bssfp, 32 x 32 pixels of 4.5 mm about the mask",
   ]
 
 

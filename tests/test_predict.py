@@ -17,7 +17,7 @@ from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.nifti import write_volume
 from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.errors import InputError
-from vamcei_jax.predict import predict_file
+from vamcei_jax.predict import list_volumes, predict_file
 from vamcei_jax.restore import restore_locator, restore_predict
 
 VALUES = (0, 200, 500, 600)
@@ -118,6 +118,21 @@ def test_probabilities_entropy_and_uncertainty_agree_with_the_mask(predictor, vo
     assert row["entropy"] == pytest.approx(entropies[mask == value].mean(), rel=1e-4)
     assert 0 < row["agreement"] < 1
     assert row["volume_std_ml"] > 0
+
+
+def test_of_an_earlier_prediction_nothing_is_left_that_is_not_the_mask_s(run_command, tiny_run, volumes, tmp_path):
+  where = lambda name: [f"--workdir={tiny_run}", f"--input={volumes / name}", f"--output={tmp_path}"]
+  for name, flags in (("volume0.nii.gz", ["--samples=2", "--probabilities"]), ("volume1.nii.gz", ["--samples=2"])):
+    assert run_command("vamcei_jax.predict", *where(name), *flags).returncode == 0
+  with (tmp_path / "uncertainty.csv").open() as table:
+    assert [row["volume"] for row in csv.DictReader(table)] == ["volume0.nii.gz"] * 3 + ["volume1.nii.gz"] * 3
+  assert run_command("vamcei_jax.predict", *where("volume0.nii.gz")).returncode == 0
+  with (tmp_path / "uncertainty.csv").open() as table:
+    assert [row["volume"] for row in csv.DictReader(table)] == ["volume1.nii.gz"] * 3
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {"uncertainty.csv", "volume0.nii.gz", "volume1.nii.gz", "volume1_entropy.nii.gz"}
+  # Were this folder predicted, the maps would not be taken for volumes.
+  assert [path.name for path in list_volumes(tmp_path)] == ["volume0.nii.gz", "volume1.nii.gz"]
 
 
 def test_draws_of_a_volume_do_not_depend_on_what_else_is_predicted(predictor, volumes, tmp_path):

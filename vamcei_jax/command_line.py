@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from vamcei_jax.errors import InputError
 
@@ -25,6 +27,18 @@ def run(main: Callable[[], None]) -> None:
       fail(f"{error.filename}: {error.strerror}")
 
   app.run(guarded, flags_parser=parse)
+
+
+def config_path() -> Path:
+  """The file that --config names.
+
+  Raises:
+    InputError: there is none.
+  """
+  path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  if not path.is_file():
+    raise InputError(f"{path}: no such config; see configs/")
+  return path
 
 
 def parse(argv: list[str]) -> list[str]:

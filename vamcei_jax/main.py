@@ -11,7 +11,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from vamcei_jax import command_line
-from vamcei_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/ and the config's name.")
@@ -23,9 +22,7 @@ def main() -> None:
   # Imported here: a mistyped flag should not wait for JAX.
   from vamcei_jax import pipeline
 
-  path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-  if not path.is_file():
-    raise InputError(f"{path}: no such config; see configs/")
+  path = command_line.config_path()
   pipeline.run(_CONFIG.value, Path(_WORKDIR.value or Path("runs") / path.stem), _STAGES.value)
 
 

@@ -151,13 +151,17 @@ def prepare_datasets(config: ConfigDict, workdir: Path) -> Datasets:
   # What cannot be used of located data has been refused, or left out, when it was prepared for the locator.
   datasets = {role: prepare_domain(config, role, centres=centres[role], leave_out=located) for role in ROLES}
   refuse_shared(datasets["source"], datasets["target"])
+  for builder in datasets.values():
+    if files := left_out(builder):
+      example = f"{len(files)} files were left out when it was prepared, among them {next(iter(files))}"
+      print(f"{builder.info.full_name}: {example} (python -m vamcei_jax.prepare lists them)")
   return datasets
 
 
 def prepare_domain(config: ConfigDict, role: str, **arguments) -> tfds.core.DatasetBuilder:
   """The prepared dataset of a run's "source" or "target"; **arguments as in datasets.prepare."""
   data = config.data
-  builder = prepare(
+  return prepare(
     data.name,
     data[role],
     role,
@@ -169,9 +173,6 @@ def prepare_domain(config: ConfigDict, role: str, **arguments) -> tfds.core.Data
     **data.options,
     **arguments,
   )
-  if files := left_out(builder):
-    print(f"{data.name}/{data[role]}: {len(files)} files were left out when it was prepared, as {next(iter(files))}")
-  return builder
 
 
 def name_datasets(configs: Collection[ConfigDict], datasets: Datasets) -> None:

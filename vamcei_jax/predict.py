@@ -21,13 +21,14 @@ from vamcei_jax.errors import InputError
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts), or of one of its stages.")
 _INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
-_TTA = flags.DEFINE_bool("tta", False, "Take the mean over rotated, scaled and flipped views, as they were trained.")
+_TTA = flags.DEFINE_bool("tta", False, "Take the mean over views: turned, scaled, flipped, within what was trained.")
 _POSTPROCESS = flags.DEFINE_bool("postprocess", False, "Keep each structure's largest component, and fill holes.")
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
 flags.mark_flags_as_required(["workdir", "input", "output"])
 
 UNCERTAINTY_FILE = "uncertainty.csv"
+MAPS = ("entropy", "probabilities")  # what may lie beside a mask, as NAME_MAP
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
   locate = restore_locator(workdir, config)
 
   options = {"samples": _SAMPLES.value, "clean": _POSTPROCESS.value, "probabilities": _PROBABILITIES.value}
-  rows, failures = [], []
+  failures = []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:
       found = predict_file(path, output, predict, locate, config, **options)
@@ -53,8 +54,7 @@ def main() -> None:
     except MemoryError:
       failures.append(f"{path}: too large for this machine's memory. Crop it.")
       continue
-    if rows := rows + found:
-      write_rows(output / UNCERTAINTY_FILE, rows)
+    update_rows(output / UNCERTAINTY_FILE, path.name, found)
   if len(failures) == len(paths):
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
@@ -115,6 +115,8 @@ def predict_file(
 
   name = volume_name(path)
   named = lambda kind: output / f"{name}_{kind}{path.name.removeprefix(name)}"
+  for kind in MAPS:  # of an earlier prediction
+    named(kind).unlink(missing_ok=True)
   if probabilities:
     write_map(named("probabilities"), probs, path, view)
   rows = []
@@ -128,20 +130,29 @@ def predict_file(
   return rows
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
-  """Writes a table as csv, numbers with six digits."""
+def update_rows(path: Path, volume: str, rows: list[dict]) -> None:
+  """Puts a volume's rows into a csv in place of those that it had; numbers have six digits. No row, no file."""
   from vamcei_jax.files import write_text
 
+  rounded = lambda value: f"{value:.6g}" if isinstance(value, float) else value
+  rows = [{name: rounded(value) for name, value in row.items()} for row in rows]
+  if path.exists():
+    with path.open(newline="", encoding="utf-8") as table:
+      rows = [row for row in csv.DictReader(table) if row["volume"] != volume] + rows
+  if not rows:
+    path.unlink(missing_ok=True)
+    return
   table = io.StringIO()
   writer = csv.DictWriter(table, rows[0], lineterminator="\n")
   writer.writeheader()
-  rounded = lambda value: f"{value:.6g}" if isinstance(value, float) else value
-  writer.writerows({name: rounded(value) for name, value in row.items()} for row in rows)
+  writer.writerows(sorted(rows, key=lambda row: row["volume"]))
   write_text(path, table.getvalue())
 
 
 def list_volumes(source: Path) -> list[Path]:
-  """The volumes that `source` names: itself, or the NIfTI files in it but for masks (NAME_manual beside NAME).
+  """The volumes that `source` names: itself, or the NIfTI files in it but for masks and maps of others of them.
+
+  These are NAME_manual, NAME_entropy and NAME_probabilities, beside NAME.
 
   Raises:
     InputError: nothing there.
@@ -156,8 +167,8 @@ def list_volumes(source: Path) -> list[Path]:
     raise InputError(f"{source}: not found; --input takes a NIfTI file or a folder of them")
   paths = sorted(path for path in source.iterdir() if volume_name(path))
   names = {volume_name(path) for path in paths}
-  masks = {name for name in names if name.endswith("_manual") and name.removesuffix("_manual") in names}
-  volumes = [path for path in paths if volume_name(path) not in masks]
+  beside = {f"{name}_{kind}" for name in names for kind in ("manual", *MAPS)}
+  volumes = [path for path in paths if volume_name(path) not in beside]
   if not volumes:
     raise InputError(f"{source}: no {' or '.join(SUFFIXES)} file in it")
   return volumes

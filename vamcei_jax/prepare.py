@@ -4,10 +4,11 @@ python -m vamcei_jax.prepare --dataset=mscmrseg --source=DIR
 python -m vamcei_jax.prepare --config=configs/folder.py --source=DIR
 
 A run prepares its data by itself, but refuses files that it cannot use. Prepared by this command they are left out, and
-named; the run then does without them.
+named, and the exit code is 1; the run then does without them.
 """
 
 import importlib
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -16,7 +17,7 @@ from ml_collections import config_flags
 from vamcei_jax import command_line
 from vamcei_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/: what its run reads is prepared.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, to prepare what its run reads.")
 _DATASET = flags.DEFINE_string("dataset", None, "Short for --config=configs/DATASET.py.")
 _SOURCE = flags.DEFINE_string("source", None, "Folder of the NIfTI volumes; short for --config.data.root.")
 
@@ -29,10 +30,13 @@ def main() -> None:
   from vamcei_jax.datasets import BUILDERS, left_out, refuse_shared
   from vamcei_jax.stages import LOCATOR, stage_configs
 
-  if (_CONFIG.value is None) == (_DATASET.value is None):
-    raise InputError("name what to prepare: either --dataset=NAME or --config=FILE")
-  config = _CONFIG.value
-  if config is None:
+  if flags.FLAGS["config"].present == flags.FLAGS["dataset"].present:
+    given = "not both" if flags.FLAGS["config"].present else "neither was given"
+    raise InputError(f"name what to prepare by --dataset=NAME or by --config=FILE; {given}")
+  if flags.FLAGS["config"].present:
+    command_line.config_path()
+    config = _CONFIG.value
+  else:
     if _DATASET.value not in BUILDERS:
       raise InputError(f"--dataset={_DATASET.value}: no such dataset; choose one of {', '.join(BUILDERS)}")
     name = CONFIGS.get(_DATASET.value, _DATASET.value)
@@ -50,7 +54,9 @@ def main() -> None:
   for own, role, centres in roles:
     builders[role] = builder = pipeline.prepare_domain(own, role, centres=centres, leave_out=True)
     field = " x ".join(map(str, own.data.size))
-    print(f"{role}: {own.data.name}/{own.data[role]}, {field} pixels about the {centres}, in {builder.data_path}")
+    unscaled = f"pixels, {own.data.zoom:.3g} of the files' grid whatever its spacing,"
+    pixels = unscaled if own.data.spacing is None else f"pixels of {own.data.spacing:g} mm"
+    print(f"{role}: {own.data.name}/{own.data[role]}, {field} {pixels} about the {centres}, in {builder.data_path}")
     summaries = [summarise_split(builder, split) for split in builder.info.splits]
     print(format_summary(summaries))
     for summary in summaries:
@@ -60,6 +66,8 @@ def main() -> None:
       print(f"left out: {file}: {reason}")
     print(flush=True)
   refuse_shared(builders["source"], builders["target"])
+  if any(map(left_out, builders.values())):
+    sys.exit(1)
 
 
 def summarise_split(builder, split: str) -> dict[str, str]:

@@ -80,7 +80,8 @@ def prepare(
       raise InputError(f"config.data.options.{field}={value}: must be a number, at least 0")
   if root is None and issubclass(builder_class, Cases):
     tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
-    raise InputError(f"config.data.root: not set; name the folder of the data: --config.data.root=DIR. {tree}")
+    way_out = "name the folder of the data: --config.data.root=DIR (of prepare: --source=DIR)"
+    raise InputError(f"config.data.root: not set; {way_out}. {tree}")
 
   root = root and str(Path(root).expanduser())
   config = builder_class.CONFIG(name=domain, **settings, **options)
