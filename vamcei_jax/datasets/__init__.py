@@ -100,7 +100,8 @@ def prepare(
         raise InputError(f"{root}: no patient of {domain} can be used as {role}. {first}")
       if first and not leave_out:
         more = f" {len(config.left_out) - 1} more cannot be used." if len(config.left_out) > 1 else ""
-        raise InputError(f"{first}{more} (python -m vamcei_jax.prepare leaves out what cannot be used)")
+        way_out = "python -m vamcei_jax.prepare leaves out what cannot be used; give it the same --config"
+        raise InputError(f"{first}{more} ({way_out})")
     builder = make_builder()
     tfds.disable_progress_bar()
     # Another run may have prepared the same meanwhile: the identity is in the name. What TFDS prints is of downloads.
