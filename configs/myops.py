@@ -16,8 +16,6 @@ def get_config() -> ConfigDict:
   config.stage.locate.data.size = (96, 96)  # 384 mm
   config.stage.locate.data.crop = (96, 96)
   config.data.name = "myops"
-  config.data.source = "bssfp"
-  config.data.target = "lge"
   config.data.label_values = (0, (200, 1220, 2221), 500, 600)
   config.data.options = ConfigDict({"sources": 13, "validation": 5})  # labelled patients of the source; to watch
   return config

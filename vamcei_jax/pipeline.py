@@ -61,10 +61,7 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
   first, *later = configs
   datasets = prepare_datasets(configs[first], workdir)
-  if first != LOCATOR:
-    name_datasets(configs.values(), datasets)
-  else:  # what the other stages see follows from what the locator finds
-    name_datasets([configs[LOCATOR]], datasets)
+  name_datasets([configs[LOCATOR]] if first == LOCATOR else configs.values(), datasets)
   refuse_changes(configs, workdir, anew, again)
   write_config(workdir, config)
   remove_stages(workdir, stale)

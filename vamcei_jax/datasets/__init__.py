@@ -71,12 +71,13 @@ def prepare(
     "view": view,
     "centres": centres,
   }
-  known = {field.name for field in dataclasses.fields(builder_class.CONFIG)}
-  known -= {field.name for field in dataclasses.fields(VolumesConfig)}
-  if unknown := sorted(set(options) - known):
+  kinds = {field.name: field.type for field in dataclasses.fields(builder_class.CONFIG)}
+  for field in dataclasses.fields(VolumesConfig):
+    del kinds[field.name]
+  if unknown := sorted(set(options) - set(kinds)):
     raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
   for field, value in options.items():
-    if field in ("validation", "sources", "channel") and not (isinstance(value, int) and value >= 0):
+    if kinds[field] is int and not (isinstance(value, int) and value >= 0):
       raise InputError(f"config.data.options.{field}={value}: must be a number, at least 0")
   if root is None and issubclass(builder_class, Cases):
     tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
@@ -95,7 +96,7 @@ def prepare(
     print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
     if issubclass(builder_class, Cases):
       config.left_out, config.digests = examine(splits, config)
-      first = "; ".join(f"{file}: {reason}" for file, reason in list(config.left_out.items())[:1])
+      first = next((f"{file}: {reason}" for file, reason in config.left_out.items()), "")
       if "train" not in usable(splits, config.left_out):
         raise InputError(f"{root}: no patient of {domain} can be used as {role}. {first}")
       if first and not leave_out:

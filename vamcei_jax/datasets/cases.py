@@ -1,5 +1,6 @@
 """Datasets of NIfTI files: their patients, which of them train and which are scored, and which cannot be used."""
 
+import abc
 import dataclasses
 import hashlib
 import os
@@ -51,9 +52,9 @@ class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   DOMAINS: tuple[str, ...] = ()
 
   @classmethod
+  @abc.abstractmethod
   def splits(cls, root: Path, config: CasesConfig) -> Splits:
     """Split -> patients of a domain in a role; an InputError with the folder tree where none are found."""
-    raise NotImplementedError
 
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
