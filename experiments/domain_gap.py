@@ -20,7 +20,7 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
   from vamcei_jax import pipeline
-  from vamcei_jax.evaluation.metrics import format_table
+  from vamcei_jax.evaluation.statistics import format_table
 
   config, results = _CONFIG.value, {}
   config.stages = ("no_adaptation",)

@@ -27,7 +27,7 @@ def main() -> None:
   from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.loader import load_patients
   from vamcei_jax.errors import InputError
-  from vamcei_jax.evaluation.metrics import format_table, summarise
+  from vamcei_jax.evaluation.statistics import format_table, summarise
   from vamcei_jax.evaluation.watch import score
   from vamcei_jax.files import write_text
   from vamcei_jax.methods import cyclegan

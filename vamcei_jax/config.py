@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vamcei_jax.data.labels import CLASSES, folded_values
+from vamcei_jax.data.labels import CLASSES, are_label_values
 from vamcei_jax.data.nifti import VIEWS
 from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.errors import InputError
@@ -32,10 +32,8 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   positive = lambda value: value > 0
   grouped = lambda width: width > 0 and (config.model.norm != "group" or width % GROUPS == 0)
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
-  distinct = lambda values: len(set(values)) == len(values)
   rising = lambda values: len(values) == 2 and values[0] <= values[1]
   strengths = {name: value for name, value in config.augment.items() if name != "flip"}
-  folded = folded_values(config.data.label_values)
   divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
   rules = [
     ("model.latent_scales", not has_latents or 0 < scales < len(config.model.widths), "1 to len(widths) - 1"),
@@ -43,7 +41,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
     (
       "data.label_values",
-      len(folded) == len(CLASSES) and all(folded) and distinct([value for values in folded for value in values]),
+      are_label_values(config.data.label_values),
       f"{len(CLASSES)} different values or tuples of values, one a class",
     ),
     *((f"augment.{field}", value >= 0, "at least 0") for field, value in strengths.items()),

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from vamcei_jax.checkpoints import is_finished
-from vamcei_jax.config import changed_field, preprocess_settings, write_config
+from vamcei_jax.config import CONFIG_FILE, changed_field, preprocess_settings, write_config
 from vamcei_jax.data.loader import Patient, load_patients, load_slices
 from vamcei_jax.data.preprocess import covers
 from vamcei_jax.datasets import left_out, prepare, refuse_shared
@@ -21,9 +21,17 @@ from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import predict_volume
-from vamcei_jax.evaluation.metrics import format_table, summarise, write_metrics
 from vamcei_jax.evaluation.pictures import save_curves, save_panels
-from vamcei_jax.evaluation.watch import PICTURED, overlay_rows, score, segmentation_evaluator, translation_evaluator
+from vamcei_jax.evaluation.report import Case, write_report
+from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics
+from vamcei_jax.evaluation.watch import (
+  PICTURED,
+  overlay_rows,
+  prepared_masks,
+  score,
+  segmentation_evaluator,
+  translation_evaluator,
+)
 from vamcei_jax.files import write_text
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.distillation import mean_probabilities
@@ -31,7 +39,7 @@ from vamcei_jax.restore import Networks, find_centre, translate_volume
 from vamcei_jax.stages import LOCATOR, STAGES, TEACHERS, TRANSLATED, remove_stages, stage_configs, stale_stages
 from vamcei_jax.training import METRICS_FILE, read_log, train
 
-RESULTS = ("results.json", "overlays.png", "curves.png")  # what a run ends with
+RESULTS = ("results.json", "report.html", "overlays.png", "curves.png")  # what a run ends with
 CENTRES_FILE = "centres.json"
 Datasets = dict[str, tfds.core.DatasetBuilder]
 
@@ -125,17 +133,28 @@ def write_results(
   scores = {name: score(patients, probs, settings) for name, probs in maps.items()}
   scores = {name: by_patient for name, by_patient in scores.items() if by_patient}
   for name, by_patient in scores.items():
-    write_metrics(workdir / name, by_patient, split)
+    write_metrics(workdir / name, by_patient, split=split)
   results = {name: summarise(by_patient) for name, by_patient in scores.items()}
   write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
   save_panels(workdir / "overlays.png", overlay_rows(patients, maps, settings))
-  save_curves(workdir / "curves.png", read_log(workdir / METRICS_FILE))
+  log = read_log(workdir / METRICS_FILE)
+  save_curves(workdir / "curves.png", log)
+
+  numbers = {patient.name: i for i, patient in enumerate(patients)}
+
+  def load_case(name: str) -> Case:
+    patient, probs = patients[numbers[name]], {stage: own[numbers[name]] for stage, own in maps.items()}
+    return Case(patient.image, prepared_masks(patient, probs, settings))
+
   target = f"{config.data.name}/{config.data.target}"
+  about = {"Masks of": f"{len(patients)} {split} patients of {target}", "Run": str(workdir)}
+  text = (workdir / CONFIG_FILE).read_text(encoding="utf-8")
+  write_report(workdir / "report.html", f"Run {workdir.name}", about, scores, list(numbers), load_case, log, text)
   if results:
     print(f"\n{len(patients)} {split} patients of {target}\n{format_table(results)}")
   else:
-    print(f"\n{target} has no masks to score predictions by; look at them in {workdir / 'overlays.png'}")
-  print(f"Pictures and numbers: {workdir}")
+    print(f"\n{target} has no masks to score predictions by; look at them in {workdir / 'report.html'}")
+  print(f"Report, pictures and numbers: {workdir}")
   return results
 
 

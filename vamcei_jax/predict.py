@@ -28,12 +28,12 @@ _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities 
 flags.mark_flags_as_required(["workdir", "input", "output"])
 
 UNCERTAINTY_FILE = "uncertainty.csv"
-MAPS = ("entropy", "probabilities")  # what may lie beside a mask, as NAME_MAP
 
 
 def main() -> None:
   from tqdm import tqdm
 
+  from vamcei_jax.data.nifti import list_volumes
   from vamcei_jax.restore import restore_locator, restore_predict
 
   workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
@@ -95,7 +95,7 @@ def predict_file(
   import jax
 
   from vamcei_jax.config import preprocess_settings
-  from vamcei_jax.data.nifti import read_volume, volume_name, write_classes, write_map
+  from vamcei_jax.data.nifti import MAPS, read_volume, volume_name, write_classes, write_map
   from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
   from vamcei_jax.evaluation.postprocess import postprocess
   from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
@@ -147,31 +147,6 @@ def update_rows(path: Path, volume: str, rows: list[dict]) -> None:
   writer.writeheader()
   writer.writerows(sorted(rows, key=lambda row: row["volume"]))
   write_text(path, table.getvalue())
-
-
-def list_volumes(source: Path) -> list[Path]:
-  """The volumes that `source` names: itself, or the NIfTI files in it but for masks and maps of others of them.
-
-  These are NAME_manual, NAME_entropy and NAME_probabilities, beside NAME.
-
-  Raises:
-    InputError: nothing there.
-  """
-  from vamcei_jax.data.nifti import SUFFIXES, volume_name
-
-  if source.is_file() and source.name.endswith(SUFFIXES):
-    return [source]
-  if source.is_file():
-    raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
-  if not source.is_dir():
-    raise InputError(f"{source}: not found; --input takes a NIfTI file or a folder of them")
-  paths = sorted(path for path in source.iterdir() if volume_name(path))
-  names = {volume_name(path) for path in paths}
-  beside = {f"{name}_{kind}" for name in names for kind in ("manual", *MAPS)}
-  volumes = [path for path in paths if volume_name(path) not in beside]
-  if not volumes:
-    raise InputError(f"{source}: no {' or '.join(SUFFIXES)} file in it")
-  return volumes
 
 
 if __name__ == "__main__":

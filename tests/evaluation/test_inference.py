@@ -75,3 +75,17 @@ def test_the_heart_is_the_largest_patch():
   assert find_heart(probs) == pytest.approx((6.0, 13.0))
   probs[..., 1:] = 0.0
   assert find_heart(probs) is None
+
+
+@pytest.mark.parametrize("depth", [1, BATCH - 1, BATCH, BATCH + 1])
+def test_a_volume_of_any_depth_goes_through_in_batches_of_one_shape(depth):
+  shapes = []
+
+  def predict(params, images):
+    shapes.append(images.shape)
+    return np.concatenate([1.0 - params * images, params * images], -1)
+
+  image = np.random.default_rng(0).random((depth, 4, 6)).astype(np.float32)
+  probs = predict_volume(predict, 0.5, image)
+  np.testing.assert_allclose(probs[..., 1], 0.5 * image)
+  assert set(shapes) == {(BATCH, 4, 6, 1)}

@@ -14,3 +14,10 @@ LABEL_VALUES: LabelValues = (0, 200, 500, 600)  # MS-CMRSeg's
 def folded_values(label_values: LabelValues) -> tuple[tuple[int, ...], ...]:
   """The values of each class, as tuples throughout."""
   return tuple(tuple(values) if isinstance(values, Sequence) else (values,) for values in label_values)
+
+
+def are_label_values(values: LabelValues) -> bool:
+  """Whether there is a value, or are some, for each class, and none for two."""
+  folded = folded_values(values)
+  every = [value for own in folded for value in own]
+  return len(folded) == len(CLASSES) and all(folded) and len(set(every)) == len(every)

@@ -48,6 +48,8 @@ _DAMAGED = (
 
 
 SUFFIXES = (".nii", ".nii.gz")
+MANUAL = "_manual"  # ends the name of a mask that lies beside its image
+MAPS = ("entropy", "probabilities")  # what prediction may write beside a mask, as NAME_MAP
 
 # Where a volume lies: a file, or the files of its 2-D slices, in order.
 Files = str | os.PathLike | Sequence[str | os.PathLike]
@@ -57,7 +59,7 @@ Files = str | os.PathLike | Sequence[str | os.PathLike]
 class Volume:
   """A stack in the canonical orientation of its view.
 
-  voxels: (D, H, W) float32, slices first.
+  voxels: (D, H, W) float32, slices first (uint8 class indices, if it is a mask).
   affine: (4, 4) float64, from the canonical voxel (d, h, w, 1) to RAS millimetres.
   view: a key of VIEWS.
   """
@@ -101,20 +103,13 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
     )
   if (apart := _distance(affine, like.affine, voxels.shape)) > max(like.spacing):
     raise InputError(f"{_name(path)}: mask lies {apart:.0f} mm from its image by their affines. Repair its header.")
-  _finite(path, voxels)
-  pairs = [(k, value) for k, own in enumerate(folded_values(label_values)) for value in own]
-  classes, labels = zip(*pairs, strict=True)
-  values, where = np.unique(voxels, return_inverse=True)
-  distance = np.abs(values[:, None].astype(np.float64) - np.asarray(labels, np.float64))
-  unknown = values[distance.min(axis=1) > 1e-4 * max(100, *map(abs, labels))]
-  if len(unknown):
-    found, allowed = ", ".join(f"{value:g}" for value in unknown[:5]), ", ".join(map(str, labels))
-    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-    raise InputError(
-      f"{_name(path)}: unknown label values {found}{more}; expected only {allowed}. "
-      "Correct the mask or config.data.label_values."
-    )
-  return np.asarray(classes, np.uint8)[distance.argmin(axis=1)][where.reshape(voxels.shape)]
+  return _classes(path, voxels, label_values)
+
+
+def read_mask(path: str | os.PathLike, label_values: LabelValues) -> Volume:
+  """The mask in a NIfTI file that has no image beside it: a Volume whose voxels are uint8 class indices."""
+  voxels, affine = _read(path, "short_axis")
+  return Volume(_classes(path, voxels, label_values), affine)
 
 
 def write_classes(
@@ -169,6 +164,29 @@ def volume_name(file: Path) -> str | None:
   return file.name.removesuffix(".gz").removesuffix(".nii")
 
 
+def list_volumes(source: Path) -> list[Path]:
+  """The volumes that `source` names: itself, or the NIfTI files in it but for masks and maps of others of them.
+
+  These are NAME_manual, NAME_entropy and NAME_probabilities, beside NAME.
+
+  Raises:
+    InputError: nothing there.
+  """
+  if source.is_file() and source.name.endswith(SUFFIXES):
+    return [source]
+  if source.is_file():
+    raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
+  if not source.is_dir():
+    raise InputError(f"{source}: no such file or folder; name a NIfTI file or a folder of them")
+  paths = sorted(path for path in source.iterdir() if volume_name(path))
+  names = {volume_name(path) for path in paths}
+  beside = {f"{name}{ending}" for name in names for ending in (MANUAL, *(f"_{kind}" for kind in MAPS))}
+  volumes = [path for path in paths if volume_name(path) not in beside]
+  if not volumes:
+    raise InputError(f"{source}: no {' or '.join(SUFFIXES)} file in it")
+  return volumes
+
+
 def _read(path: Files, view: str) -> tuple[np.ndarray, np.ndarray]:
   """Voxels (D, H, W) in the canonical orientation, and their affine."""
   if not isinstance(path, str | os.PathLike):
@@ -176,6 +194,24 @@ def _read(path: Files, view: str) -> tuple[np.ndarray, np.ndarray]:
   image, voxels = _load(path)
   turn = _orientation(image.affine, view)
   return nib.apply_orientation(voxels, turn), image.affine @ nib.orientations.inv_ornt_aff(turn, voxels.shape)
+
+
+def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.ndarray:
+  """Class indices of label values; see read_classes."""
+  _finite(path, voxels)
+  pairs = [(k, value) for k, own in enumerate(folded_values(label_values)) for value in own]
+  classes, labels = zip(*pairs, strict=True)
+  values, where = np.unique(voxels, return_inverse=True)
+  distance = np.abs(values[:, None].astype(np.float64) - np.asarray(labels, np.float64))
+  unknown = values[distance.min(axis=1) > 1e-4 * max(100, *map(abs, labels))]
+  if len(unknown):
+    found, allowed = ", ".join(f"{value:g}" for value in unknown[:5]), ", ".join(map(str, labels))
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    raise InputError(
+      f"{_name(path)}: unknown label values {found}{more}; expected only {allowed}. "
+      "Correct the mask or the label values (--config.data.label_values, --label_values)."
+    )
+  return np.asarray(classes, np.uint8)[distance.argmin(axis=1)][where.reshape(voxels.shape)]
 
 
 def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:

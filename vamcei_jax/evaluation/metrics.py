@@ -1,15 +1,52 @@
-"""Dice of volumes, and its table over patients."""
+"""What a mask is worth against the truth: overlap, surface distances, volumes, of one volume and by structure."""
 
-import csv
-import io
-import json
-from collections.abc import Mapping
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
-from vamcei_jax.files import write_text
+
+DENSITY = 1.05  # of the myocardium, g/ml
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """What a measured quantity is called, and how it is read.
+
+  title: with its unit.
+  best: the value of a perfect mask; the farther from it, the worse. None: neither good nor bad.
+  meaning: one sentence, TP, FP and FN being voxels.
+  empty: the values where both masks are empty, where only the prediction is, and where only the truth is.
+  """
+
+  title: str
+  best: float | None
+  meaning: str
+  empty: tuple[str, str, str] | None = None
+
+
+_OVERLAP = ("1", "0", "0")
+_DISTANCE = ("0", "the volume's diagonal", "the volume's diagonal")
+METRICS = {
+  "dice": Metric("Dice", 1.0, "2 TP / (2 TP + FP + FN)", _OVERLAP),
+  "jaccard": Metric("Jaccard", 1.0, "TP / (TP + FP + FN)", _OVERLAP),
+  "sensitivity": Metric("Sensitivity", 1.0, "TP / (TP + FN)", _OVERLAP),
+  "precision": Metric("Precision", 1.0, "TP / (TP + FP)", _OVERLAP),
+  "assd_mm": Metric(
+    "ASSD, mm",
+    0.0,
+    "Average symmetric surface distance: the mean, over the surface voxels of both masks, of the distance to the "
+    "nearest surface voxel of the other one",
+    _DISTANCE,
+  ),
+  "hd95_mm": Metric("HD95, mm", 0.0, "The 95th percentile of the same distances", _DISTANCE),
+  "volume_difference_ml": Metric("Volume difference, ml", 0.0, "Predicted less true volume"),
+  "volume_ml": Metric("Volume, ml", None, "Predicted volume"),
+  "true_volume_ml": Metric("True volume, ml", None, "True volume"),
+  "mass_g": Metric("Mass, g", None, f"Predicted volume of the myocardium times {DENSITY} g/ml"),
+  "true_mass_g": Metric("True mass, g", None, f"True volume of the myocardium times {DENSITY} g/ml"),
+}
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -25,34 +62,57 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
   return scores
 
 
-def summarise(patients: Mapping[str, Mapping[str, float]]) -> dict:
-  """{"Myo": {"mean", "std"}, …, "mean": …}: over patients, and the mean over structures of the means."""
-  values = {name: np.array([scores[name] for scores in patients.values()]) for name in STRUCTURES}
-  summary = {name: {"mean": float(v.mean()), "std": float(v.std())} for name, v in values.items()}
-  return summary | {"mean": float(np.mean([v.mean() for v in values.values()]))}
+def measure(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, dict[str, float]]:
+  """All METRICS of each structure: structure -> metric -> value; the mass only of Myo.
+
+  What a metric is where a mask is empty is defined, see METRICS: a structure that is missed, or seen where none is,
+  counts as the worst case, so that a mean over patients does not gain by failures.
+
+  Args:
+    prediction, truth: (D, H, W) class indices.
+    spacing: mm along D, H and W.
+  """
+  scores = {}
+  for index, name in enumerate(STRUCTURES, start=1):
+    scores[name] = measure_structure(prediction == index, truth == index, spacing)
+    if name == "Myo":
+      scores[name] |= {"mass_g": DENSITY * scores[name]["volume_ml"]}
+      scores[name] |= {"true_mass_g": DENSITY * scores[name]["true_volume_ml"]}
+  return scores
 
 
-def write_metrics(folder: Path, patients: Mapping[str, Mapping[str, float]], split: str) -> None:
-  """metrics.json (summary and patients) and metrics.csv (a row a patient) of one split."""
-  content = {"split": split, "summary": summarise(patients), "patients": patients}
-  rows = io.StringIO()
-  writer = csv.writer(rows, lineterminator="\n")
-  writer.writerow(["patient", *STRUCTURES])
-  writer.writerows([patient, *(f"{scores[name]:.6f}" for name in STRUCTURES)] for patient, scores in patients.items())
-  write_text(folder / "metrics.csv", rows.getvalue())
-  write_text(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
+def measure_structure(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+  """As `measure`, of one structure by its boolean masks (D, H, W)."""
+  predicted, true, both = int(prediction.sum()), int(truth.sum()), int((prediction & truth).sum())
+  millilitres = float(np.prod(spacing)) / 1000.0
+  ratio = lambda part, whole: part / whole if whole else float(predicted == true)
+  assd, hd95 = surface_distances(prediction, truth, spacing)
+  return {
+    "dice": ratio(2 * both, predicted + true),
+    "jaccard": ratio(both, predicted + true - both),
+    "sensitivity": ratio(both, true),
+    "precision": ratio(both, predicted),
+    "assd_mm": assd,
+    "hd95_mm": hd95,
+    "volume_difference_ml": (predicted - true) * millilitres,
+    "volume_ml": predicted * millilitres,
+    "true_volume_ml": true * millilitres,
+  }
 
 
-def format_table(results: Mapping[str, Mapping]) -> str:
-  """Dice of each stage as text, mean ± std over patients, and what the last one gains over the first."""
-  names = [*STRUCTURES, "mean"]
-  mean = lambda summary, name: summary[name]["mean"] if name in STRUCTURES else summary[name]
-  lines = [f"{'Dice':<16}" + "".join(f"{name:>16}" for name in names)]
-  for stage, summary in results.items():
-    cells = [f"{summary[name]['mean']:.3f} ± {summary[name]['std']:.3f}" for name in STRUCTURES]
-    lines.append(f"{stage:<16}" + "".join(f"{cell:>16}" for cell in [*cells, f"{summary['mean']:.3f}"]))
-  if len(results) > 1:
-    first, *_, last = results.values()
-    gains = [f"{mean(last, name) - mean(first, name):+.3f}" for name in names]
-    lines.append(f"{'difference':<16}" + "".join(f"{gain:>16}" for gain in gains))
-  return "\n".join(lines)
+def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
+  """ASSD and HD95 (mm) of two boolean masks (D, H, W), by MedPy; 0 where both are empty, the diagonal where one is.
+
+  A surface voxel is one that has a background voxel, or the volume's border, beside one of its six faces.
+  """
+  # Imported late, like SciPy elsewhere: training needs none of it.
+  from medpy.metric.binary import assd, hd95
+
+  if not a.any() or not b.any():
+    distance = float(np.linalg.norm(np.multiply(a.shape, spacing))) if a.any() or b.any() else 0.0
+    return distance, distance
+  # Nothing lies outside the box about both, and distances are found many times faster in it.
+  where = np.nonzero(a | b)
+  box = tuple(slice(max(axis.min() - 1, 0), axis.max() + 2) for axis in where)
+  a, b = a[box], b[box]
+  return float(assd(a, b, voxelspacing=spacing)), float(hd95(a, b, voxelspacing=spacing))

@@ -1,14 +1,18 @@
-"""Pictures of predictions and of training, as PNG files."""
+"""Pictures of predictions, of scores and of training: PNG files, and SVG and WebP for reports."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.evaluation.metrics import METRICS
+from vamcei_jax.evaluation.statistics import Scores, agreement, amounts
 from vamcei_jax.files import replacing
 
 COLOURS = {"Myo": "#35b779", "LV": "#e4572e", "RV": "#3f8efc"}
+WEBP_PIXELS = 16383  # a picture's largest height
 
 
 def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.ndarray | None]]]) -> None:
@@ -39,23 +43,112 @@ def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.nd
 def save_curves(path: Path, lines: Sequence[Mapping]) -> None:
   """A panel a metric over steps, one curve a stage, from the lines of metrics.jsonl."""
   plt = _pyplot()
-  names = sorted({name for line in lines for name in line} - {"step", "stage", "steps_per_second"})
-  colours = {stage: f"C{number}" for number, stage in enumerate(dict.fromkeys(line["stage"] for line in lines))}
+  names, colours = _logged(lines), _stage_colours(lines)
   columns = 4
   figure, axes = plt.subplots(-(-len(names) // columns), columns, figsize=(14, 2.4 * -(-len(names) // columns)))
   for axis in axes.flat[len(names) :]:
     axis.axis("off")
   for axis, name in zip(axes.flat, names, strict=False):
-    for stage, colour in colours.items():
-      points = [(line["step"], line[name]) for line in lines if line["stage"] == stage and name in line]
-      if points:
-        axis.plot(*zip(*points, strict=True), color=colour, linewidth=1)
-    axis.set_title(name, fontsize=9)
-    axis.tick_params(labelsize=7)
+    _draw_curve(axis, lines, name, colours)
   handles = [plt.Line2D([], [], color=colour, label=stage) for stage, colour in colours.items()]
   figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
   figure.tight_layout(rect=(0, 0.04, 1, 1))
   _save(figure, path)
+
+
+def curves(lines: Sequence[Mapping]) -> Iterator[tuple[str, str]]:
+  """(metric, SVG) of the lines of metrics.jsonl, one curve a stage."""
+  colours = _stage_colours(lines)
+  for name in _logged(lines):
+    figure, axis = _pyplot().subplots(figsize=(3.6, 2.4))
+    _draw_curve(axis, lines, name, colours)
+    axis.legend(frameon=False, fontsize=7)
+    yield name, _svg(figure)
+
+
+def box_plot(scores: Mapping[str, Scores], metric: str) -> str:
+  """SVG: a metric of the patients by structure, a box a method; a dot is a patient."""
+  figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
+  width = 0.8 / len(scores)
+  for number, (method, patients) in enumerate(scores.items()):
+    values = [[patient[structure][metric] for patient in patients.values()] for structure in STRUCTURES]
+    places = np.arange(len(STRUCTURES)) + (number - (len(scores) - 1) / 2) * width
+    axis.boxplot(
+      values,
+      positions=places,
+      widths=0.7 * width,
+      showfliers=False,
+      patch_artist=True,
+      boxprops={"facecolor": "none", "edgecolor": f"C{number}"},
+      **{f"{part}props": {"color": f"C{number}"} for part in ("whisker", "cap", "median")},
+    )
+    # Apart from each other, and the same in every picture.
+    spread = np.random.default_rng(0).uniform(-0.2, 0.2, len(patients)) * width
+    for place, own in zip(places, values, strict=True):
+      axis.scatter(place + spread, own, s=6, color=f"C{number}", alpha=0.6, linewidths=0)
+    axis.plot([], [], color=f"C{number}", label=method)
+  axis.set_xticks(range(len(STRUCTURES)), STRUCTURES)
+  axis.set_ylabel(METRICS[metric].title)
+  axis.legend(frameon=False, fontsize=7)
+  return _svg(figure)
+
+
+def bland_altman(scores: Scores) -> Iterator[tuple[str, str]]:
+  """(amount, SVG): predicted less true value of each patient over their mean, with bias and limits of agreement."""
+  limits = agreement(scores)
+  for title, (predicted, true) in amounts(scores).items():
+    figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
+    axis.scatter((predicted + true) / 2, predicted - true, s=10, color="C0", linewidths=0)
+    axis.axhline(0.0, color="0.8", linewidth=0.8)
+    for name, value in limits[title].items():
+      axis.axhline(value, color="C3", linewidth=1, linestyle="-" if name == "bias" else "--")
+      axis.annotate(f"{value:.1f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    axis.set_xlabel(f"Mean of prediction and truth: {title}", fontsize=8)
+    axis.set_ylabel("Prediction less truth", fontsize=8)
+    yield title, _svg(figure)
+
+
+def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
+  """WebP: the slices of a volume below each other, enlarged, each with the outlines of its mask.
+
+  Args:
+    image: (D, h, w) in [0, 1].
+    mask: (D, h, w) class indices, or None.
+    zoom: screen pixels a voxel; D h zoom must not exceed WEBP_PIXELS.
+  """
+  from matplotlib.colors import to_rgb
+  from PIL import Image
+  from scipy import ndimage
+
+  enlarge = lambda stack: stack.repeat(zoom, axis=1).repeat(zoom, axis=2)
+  grey = enlarge((np.clip(image, 0, 1) * 255).astype(np.uint8))
+  colours = np.stack([grey] * 3, axis=-1)
+  for index, structure in enumerate(STRUCTURES, start=1):
+    if mask is not None:
+      inside = enlarge(mask == index)
+      width = -(-2 * zoom // 3)
+      within = ndimage.binary_erosion(inside, np.ones((1, 3, 3)), iterations=width, border_value=1)
+      colours[inside & ~within] = np.multiply(to_rgb(COLOURS[structure]), 255)
+  file = io.BytesIO()
+  Image.fromarray(colours.reshape(-1, *colours.shape[2:])).save(file, "WEBP", quality=75)
+  return file.getvalue()
+
+
+def _logged(lines: Sequence[Mapping]) -> list[str]:
+  return sorted({name for line in lines for name in line} - {"step", "stage", "steps_per_second"})
+
+
+def _stage_colours(lines: Sequence[Mapping]) -> dict[str, str]:
+  return {stage: f"C{number}" for number, stage in enumerate(dict.fromkeys(line["stage"] for line in lines))}
+
+
+def _draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, str]) -> None:
+  for stage, colour in colours.items():
+    points = [(line["step"], line[name]) for line in lines if line["stage"] == stage and name in line]
+    if points:
+      axis.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=stage)
+  axis.set_title(name, fontsize=9)
+  axis.tick_params(labelsize=7)
 
 
 def _pyplot():
@@ -72,3 +165,12 @@ def _save(figure, path: Path) -> None:
   with replacing(path) as temporary:
     figure.savefig(temporary, dpi=100, format="png")
   _pyplot().close(figure)
+
+
+def _svg(figure) -> str:
+  text = io.StringIO()
+  # Text stays text, in the font of the page's reader, and the same figure is the same file.
+  with _pyplot().rc_context({"svg.fonttype": "none", "svg.hashsalt": "", "font.family": "sans-serif"}):
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+  _pyplot().close(figure)
+  return text.getvalue()

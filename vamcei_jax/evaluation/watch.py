@@ -1,6 +1,6 @@
 """What training is watched by, and what a run ends with: scores of patients, and pictures of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.loader import Patient, load_slices
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, restore_probabilities
 from vamcei_jax.evaluation.inference import predict_volume
-from vamcei_jax.evaluation.metrics import dice, summarise
+from vamcei_jax.evaluation.metrics import dice, measure
 from vamcei_jax.evaluation.pictures import save_panels
+from vamcei_jax.evaluation.statistics import Scores
 
 PICTURED = 6  # cases in a picture
 WATCHED = 16  # slices a domain on which translation is watched
@@ -25,11 +26,12 @@ def segmentation_evaluator(
   def evaluate(networks: Mapping, step: int) -> dict[str, float]:
     probs = [predict_volume(predict, networks, patient.image) for patient in patients]
     save_panels(folder / "pictures" / f"{step:06d}.png", overlay_rows(patients, {stage: probs}, settings))
-    scores = score(patients, probs, settings)
+    masks = restore_masks(patients, probs, settings)
+    scores = [dice(mask, own.truth) for own, mask in zip(patients, masks, strict=True) if own.truth is not None]
     if not scores:
       return {}
-    summary = summarise(scores)
-    return {f"dice_{name}": summary[name]["mean"] for name in STRUCTURES} | {"dice": summary["mean"]}
+    means = {name: float(np.mean([own[name] for own in scores])) for name in STRUCTURES}
+    return {f"dice_{name}": mean for name, mean in means.items()} | {"dice": float(np.mean(list(means.values())))}
 
   return evaluate
 
@@ -68,14 +70,18 @@ def translation_evaluator(
   return evaluate
 
 
-def score(patients: Sequence[Patient], maps: Sequence[np.ndarray], settings: Preprocess) -> dict[str, dict[str, float]]:
-  """Dice of each structure by labelled patient, on the original grid."""
-  scores = {}
+def restore_masks(
+  patients: Sequence[Patient], maps: Sequence[np.ndarray], settings: Preprocess
+) -> Iterator[np.ndarray]:
+  """Class indices (D, H, W) on the patients' original grids, from class probabilities on the prepared ones."""
   for patient, probs in zip(patients, maps, strict=True):
-    if patient.truth is not None:
-      restored = restore_probabilities(probs, patient.shape, patient.spacing, settings, patient.centre)
-      scores[patient.name] = dice(restored.argmax(-1), patient.truth)
-  return scores
+    yield restore_probabilities(probs, patient.shape, patient.spacing, settings, patient.centre).argmax(-1)
+
+
+def score(patients: Sequence[Patient], maps: Sequence[np.ndarray], settings: Preprocess) -> Scores:
+  """All metrics of the labelled patients, on their original grids."""
+  masks = zip(patients, restore_masks(patients, maps, settings), strict=True)
+  return {own.name: measure(mask, own.truth, own.spacing) for own, mask in masks if own.truth is not None}
 
 
 def overlay_rows(patients: Sequence[Patient], maps: Mapping[str, Sequence[np.ndarray]], settings: Preprocess) -> list:
@@ -83,10 +89,15 @@ def overlay_rows(patients: Sequence[Patient], maps: Mapping[str, Sequence[np.nda
   rows = []
   for i, patient in enumerate(patients[:PICTURED]):
     middle = len(patient.image) // 2
-    panels = {f"{patient.name}, slice {middle}": None}
-    if patient.truth is not None:
-      truth = patient.truth[middle : middle + 1]
-      panels["truth"] = preprocess_classes(truth, patient.spacing, settings, patient.centre)[0]
-    panels |= {stage: probs[i][middle].argmax(-1) for stage, probs in maps.items()}
+    masks = prepared_masks(patient, {stage: probs[i] for stage, probs in maps.items()}, settings)
+    panels = {f"{patient.name}, slice {middle}": None} | {title: mask[middle] for title, mask in masks.items()}
     rows.append([(title, patient.image[middle], mask) for title, mask in panels.items()])
   return rows
+
+
+def prepared_masks(patient: Patient, probs: Mapping[str, np.ndarray], settings: Preprocess) -> dict[str, np.ndarray]:
+  """The truth, if known, and what stages' class probabilities (D, h, w, K) say: title -> class indices (D, h, w)."""
+  truth = {}
+  if patient.truth is not None:
+    truth["truth"] = preprocess_classes(patient.truth, patient.spacing, settings, patient.centre)
+  return truth | {stage: own.argmax(-1) for stage, own in probs.items()}

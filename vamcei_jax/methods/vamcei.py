@@ -131,17 +131,19 @@ def reconstruction_loss(config: ConfigDict, params: dict[str, Params], domains: 
 
 def alignment_loss(config: ConfigDict, source: tuple[Latent, ...], target: tuple[Latent, ...]) -> Array:
   """Eqs. 5-8 of each scale: (scales,), on latents averaged over 4×4 windows."""
-
-  def pooled(latent: Latent) -> tuple[Array, Array]:
-    # The variance of a mean of independent terms is their mean variance over their number.
-    variance = average_pool(jnp.exp(latent.logvar), POOL) / POOL**2
-    flat = lambda x: x.reshape(len(x), -1)
-    return flat(average_pool(latent.mu, POOL)), flat(jnp.log(variance))
-
   estimator = config.loss.global_kl.estimator
   return jnp.stack([
-    global_alignment(*pooled(s), *pooled(t), estimator=estimator) for s, t in zip(source, target, strict=True)
+    global_alignment(*pool_latent(s), *pool_latent(t), estimator=estimator)
+    for s, t in zip(source, target, strict=True)
   ])
+
+
+def pool_latent(latent: Latent) -> tuple[Array, Array]:
+  """Mean and log variance (B, n) of a latent averaged over POOL×POOL windows, as the global alignment sees it."""
+  # The variance of a mean of independent terms is their mean variance over their number.
+  variance = average_pool(jnp.exp(latent.logvar), POOL) / POOL**2
+  flat = lambda x: x.reshape(len(x), -1)
+  return flat(average_pool(latent.mu, POOL)), flat(jnp.log(variance))
 
 
 def prototype_loss(config: ConfigDict, features_s: Array, labels: Array, features_t: Array, probs_t: Array) -> Array:

@@ -1,0 +1,170 @@
+"""Do the two domains meet in the latent space? Latents of both, by class, before and after adaptation.
+
+python -m experiments.latent_space --workdir=runs/uda
+
+A point is the mean μ of the full-resolution latent over a class's pixels in a slice, put into two dimensions by PCA and
+by t-SNE, for the stages no_adaptation and vamcei. Beside the pictures, what adaptation minimises, measured over all
+slices: the global KL at every scale (eqs. 5-8, by both estimators, in nats a latent dimension) and the distance between
+the domains' prototypes of each class (eq. 9; 1 - cosine). Classes are those of the truth in both domains: patients of
+the test split, where a domain has one, else validation, else train.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from vamcei_jax import command_line
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; latent_space.png and .json are written there.")
+flags.mark_flag_as_required("workdir")
+
+STAGES = {"no_adaptation": "before", "vamcei": "after"}
+MARKERS = {"source": "o", "target": "x"}
+PIXELS = 20  # of a class in a slice that makes a point
+PATIENTS = 12  # of a domain, at most
+
+
+def main() -> None:
+  import numpy as np
+  from sklearn.decomposition import PCA
+  from sklearn.manifold import TSNE
+
+  from vamcei_jax.config import read_config
+  from vamcei_jax.errors import InputError
+  from vamcei_jax.files import write_text
+  from vamcei_jax.pipeline import prepare_datasets
+  from vamcei_jax.restore import restore_stage
+
+  workdir = Path(_WORKDIR.value)
+  if missing := set(STAGES) - set(read_config(workdir).stages):
+    raise InputError(f"{workdir}: a run without the stage {min(missing)}; train configs/uda.py or one like it")
+  slices, measured, rows = None, {}, {"PCA": [], "t-SNE": []}
+  for stage, when in STAGES.items():
+    config, networks = restore_stage(workdir / stage)
+    if slices is None:
+      slices = {role: labelled_slices(builder, config) for role, builder in prepare_datasets(config, workdir).items()}
+    latents = {role: encode(config, networks, images) for role, (images, _) in slices.items()}
+    measured[stage] = measure_gap(latents, {role: classes for role, (_, classes) in slices.items()})
+    points = {role: class_means(latents[role][0].mu, classes) for role, (_, classes) in slices.items()}
+    vectors = np.concatenate([vectors for vectors, _ in points.values()])
+    domains = np.repeat(list(points), [len(vectors) for vectors, _ in points.values()])
+    classes = np.concatenate([classes for _, classes in points.values()])
+    title = f"{when} ({stage}): {describe(measured[stage])}"
+    for name, method in (("PCA", PCA(2)), ("t-SNE", TSNE(2, perplexity=min(30, len(vectors) // 4), random_state=0))):
+      rows[name].append((f"{name}, {title}", method.fit_transform(vectors), domains, classes))
+    print(title)
+  save_scatter(workdir / "latent_space.png", list(rows.values()))
+  write_text(workdir / "latent_space.json", json.dumps(measured, indent=2) + "\n")
+  print(f"Picture and numbers: {workdir}")
+
+
+def labelled_slices(builder, config) -> tuple:
+  """Images (N, h, w) and classes (N, h, w) of the first patients of the split that is scored, or of "train"."""
+  import itertools
+
+  import numpy as np
+
+  from vamcei_jax.config import preprocess_settings
+  from vamcei_jax.data.loader import load_patients
+  from vamcei_jax.data.preprocess import preprocess_classes
+  from vamcei_jax.errors import InputError
+
+  for split in ("test", "validation", "train"):
+    if patients := list(itertools.islice(load_patients(builder, split), PATIENTS)):
+      break
+  else:
+    raise InputError(f"{builder.info.full_name}: no labelled patient; classes can't be told apart")
+  classes = [preprocess_classes(own.truth, own.spacing, preprocess_settings(config), own.centre) for own in patients]
+  return np.concatenate([own.image for own in patients]), np.concatenate(classes)
+
+
+def encode(config, networks, images) -> tuple:
+  """The latents of all images, finest scale first."""
+  import jax
+  import numpy as np
+
+  from vamcei_jax.evaluation.inference import BATCH
+  from vamcei_jax.methods.supervised import make_segmenter
+
+  segmenter = make_segmenter(config)
+  look = jax.jit(lambda params, batch: segmenter.apply({"params": params}, batch).latents)
+  batches = [images[start : start + BATCH, ..., None] for start in range(0, len(images), BATCH)]
+  latents = [jax.device_get(look(networks["segmenter"], batch)) for batch in batches]
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *latents)
+
+
+def measure_gap(latents: dict, classes: dict) -> dict:
+  """Global KL by estimator and scale, prototype distance by class, and the latter's mean."""
+  import jax
+  import numpy as np
+
+  from vamcei_jax.data.labels import CLASSES
+  from vamcei_jax.losses import class_prototypes, global_alignment
+  from vamcei_jax.methods.vamcei import pool_latent
+
+  pooled = {role: [pool_latent(latent) for latent in own] for role, own in latents.items()}
+  kl = {}
+  for estimator in ("paper", "pairwise"):
+    scales = zip(pooled["source"], pooled["target"], strict=True)
+    kl[estimator] = [float(global_alignment(*s, *t, estimator=estimator)) / s[0][0].size for s, t in scales]
+  prototypes = {}
+  for role, own in classes.items():
+    prototypes[role], present = class_prototypes(latents[role][0].mu, jax.nn.one_hot(own, len(CLASSES)))
+    assert present.all(), role
+  s, t = (np.asarray(own) / np.linalg.norm(own, axis=1, keepdims=True) for own in prototypes.values())
+  distances = dict(zip(CLASSES, (1.0 - (s * t).sum(1)).tolist(), strict=True))
+  return {"global_kl": kl, "prototype_distance": distances}
+
+
+def class_means(features, classes) -> tuple:
+  """The mean feature vector (N, C) of every class with PIXELS or more in a slice, and its class (N,)."""
+  import numpy as np
+
+  from vamcei_jax.data.labels import CLASSES
+
+  inside = classes[..., None] == np.arange(len(CLASSES))  # (N, h, w, K)
+  sizes = inside.sum((1, 2))
+  means = np.einsum("nhwk,nhwc->nkc", inside, features) / np.maximum(sizes, 1)[..., None]
+  slices, shown = np.nonzero(sizes >= PIXELS)
+  return means[slices, shown], shown
+
+
+def describe(measured: dict) -> str:
+  """The measured distances in a line."""
+  import numpy as np
+
+  kl, distances = measured["global_kl"]["paper"], measured["prototype_distance"]
+  return f"global KL {np.mean(kl):.3f} nats a dimension, prototypes {np.mean(list(distances.values())):.3f} apart"
+
+
+def save_scatter(path: Path, rows: list) -> None:
+  """PNG: rows of (title, points (N, 2), domain of each, class of each)."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  from vamcei_jax.data.labels import CLASSES
+  from vamcei_jax.evaluation.pictures import COLOURS
+  from vamcei_jax.files import replacing
+
+  figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(14, 6 * len(rows)), squeeze=False)
+  for axis, (title, points, domains, classes) in zip(axes.flat, sum(rows, []), strict=True):
+    for domain, marker in MARKERS.items():
+      for index, name in enumerate(CLASSES):
+        x, y = points[(domains == domain) & (classes == index)].T
+        label = f"{name}, {domain}"
+        axis.scatter(x, y, s=22, marker=marker, color=COLOURS.get(name, "0.6"), alpha=0.7, linewidths=1, label=label)
+    axis.set_title(title, fontsize=9)
+    axis.set_xticks([])
+    axis.set_yticks([])
+  handles, labels = axes.flat[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="lower center", ncols=len(CLASSES) * 2, frameon=False)
+  figure.tight_layout(rect=(0, 0.03, 1, 1))
+  with replacing(path) as temporary:
+    figure.savefig(temporary, dpi=100, format="png")
+
+
+if __name__ == "__main__":
+  command_line.run(main)
