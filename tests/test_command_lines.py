@@ -170,27 +170,6 @@ def test_predictions_lie_on_their_volumes_grid(run_command, tiny_run, folder, tm
   np.testing.assert_array_equal(straight.dataobj, nib.load(tmp_path / "o" / "turned.nii.gz").dataobj)
 
 
-def test_predictions_are_those_that_were_scored(run_command, tiny_run, prepared, tmp_path):
-  """Test patients of the phantom, written as NIfTI and predicted, score what the run's metrics say."""
-  from vamcei_jax.data.labels import LABEL_VALUES
-  from vamcei_jax.data.nifti import Volume, read_classes, write_volume
-  from vamcei_jax.data.phantom import draw_patient
-  from vamcei_jax.evaluation.metrics import dice
-
-  config = json.loads((tiny_run / "config.json").read_text())["data"]["options"]
-  index = config["train"] + config["validation"]  # the first test patient
-  patient = draw_patient(config["seed"], index, "lge")
-  write_volume(tmp_path / "volume.nii.gz", patient.voxels, patient.affine)
-  finished = run_command(
-    "vamcei_jax.predict", f"--workdir={tiny_run}", f"--input={tmp_path / 'volume.nii.gz'}", f"--output={tmp_path / 'o'}"
-  )
-  assert finished.returncode == 0, finished.stderr
-  predicted = read_classes(tmp_path / "o" / "volume.nii.gz", Volume(patient.voxels, patient.affine), LABEL_VALUES)
-  metrics = json.loads((tiny_run / "vamcei" / "metrics.json").read_text())
-  scored = {name: own["dice"] for name, own in metrics["patients"][f"patient{index}"].items()}
-  assert dice(predicted, patient.classes) == pytest.approx(scored)
-
-
 def test_prediction_refuses_what_it_cannot_use(run_command, tiny_run, folder, tmp_path):
   volume = folder / "LGE" / "patient1_LGE.nii.gz"
   predict = lambda workdir, source, output: error_of(

@@ -33,7 +33,8 @@ PRINTED = {"dice": 3, "assd_mm": 2, "hd95_mm": 2}  # metric -> digits
 def main() -> None:
   from vamcei_jax.config import CONFIG_FILE
   from vamcei_jax.data.nifti import list_volumes, read_classes, read_mask
-  from vamcei_jax.evaluation.report import Case, write_report
+  from vamcei_jax.evaluation.metrics import METRICS
+  from vamcei_jax.evaluation.report import Case, counted_as_empty, write_report
   from vamcei_jax.evaluation.statistics import compare, format_table, summarise, write_metrics
   from vamcei_jax.training import METRICS_FILE, read_log
 
@@ -51,7 +52,8 @@ def main() -> None:
     scores[method], failed = score_files(files[method], labels, label_values)
     if not scores[method]:
       raise InputError(failed[0])
-    failures += failed + [f"{labels[name]}: no prediction of it in {folder}" for name in labels.keys() - files[method]]
+    missing = [label for name, label in labels.items() if name not in files[method]]
+    failures += failed + [f"{label}: no prediction of it in {folder}" for label in missing]
   first, last = list(scores)[0], list(scores)[-1]
 
   def load_case(name: str) -> Case:
@@ -71,9 +73,13 @@ def main() -> None:
 
   results = {method: summarise(own) for method, own in scores.items()}
   print("\n\n".join(format_table(results, metric, digits) for metric, digits in PRINTED.items()))
+  if comparison:
+    print("\nWilcoxon's p")
   for metric in PRINTED if comparison else ():
-    values = "  ".join(f"{name} {own[metric]['p_value']:.2g}" for name, own in comparison.items())
-    print(f"Wilcoxon's p, {metric}: {values}")
+    values = (f"{own[metric]['p_value']:>16.2g}" for own in comparison.values())
+    print(f"{METRICS[metric].title:<16}" + "".join(values))
+  for method, patient, structure, which in counted_as_empty(scores):
+    print(f"{method}, {patient}, {structure}: {which} empty; counted as report.html says under Summary")
   print(f"Report and numbers of {len(scores[last])} patients: {output}")
   for failure in dict.fromkeys(failures):
     print(f"error: {failure}", file=sys.stderr)

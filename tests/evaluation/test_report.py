@@ -1,0 +1,162 @@
+"""The report as its reader meets it: in a browser, from disk, at the width of a desk and of a phone."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from vamcei_jax.evaluation.metrics import measure
+from vamcei_jax.evaluation.report import Case, counted_as_empty, pick_cases, write_report
+
+PATIENTS = 8
+SLICES = 5
+HOSTILE = '<img src=x onerror="alert(1)">'  # a patient's name
+LOG = [{"stage": "vamcei", "step": step, "loss": 1 / step, "dice": step / 10} for step in range(1, 9)]
+
+
+def grey(slice_number):
+  """What the images of a slice are filled with."""
+  return 0.1 + 0.2 * slice_number
+
+
+def draw_case(name):
+  """An image whose slices tell their number, and a mask far from its middle."""
+  image = np.tile(np.array([grey(z) for z in range(SLICES)], np.float32)[:, None, None], (1, 64, 64))
+  mask = np.zeros(image.shape, np.uint8)
+  mask[:, 1:60, 1:3] = 1
+  mask[:, 1:60, 60:62] = 2
+  return Case(image, {"truth": mask, "vamcei": mask})
+
+
+@pytest.fixture(scope="module")
+def scores():
+  """Two methods' scores of random masks; the last patient has no RV, and none was seen."""
+  rng, spacing = np.random.default_rng(0), (8.0, 1.25, 1.25)
+  names = [f"patient{n}" for n in range(PATIENTS - 1)] + [HOSTILE]
+  truths = {name: rng.integers(0, 4, (3, 8, 8)) for name in names}
+  truths[HOSTILE][truths[HOSTILE] == 3] = 0
+  shares = dict(zip(names, np.linspace(0.1, 0.6, PATIENTS), strict=True))
+  noisy = lambda truth, share: np.where(rng.random(truth.shape) < share, rng.integers(0, 3, truth.shape), truth)
+  return {
+    method: {name: measure(noisy(truth, share * shares[name]), truth, spacing) for name, truth in truths.items()}
+    for method, share in (("no_adaptation", 1.0), ("vamcei", 0.5))
+  }
+
+
+@pytest.fixture(scope="module")
+def report(scores, tmp_path_factory):
+  path = tmp_path_factory.mktemp("report") / "report.html"
+  write_report(path, "Run <1>", {"Run": "runs/a&b"}, scores, [], draw_case, LOG, '{"seed": 0}')
+  return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+  chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+  if not chromium or not driver:
+    pytest.skip("needs chromium and chromedriver (Debian: apt install chromium chromium-driver)")
+  options = webdriver.ChromeOptions()
+  options.binary_location = chromium
+  for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1280,900"):
+    options.add_argument(f"--{flag}")
+  options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+  with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
+    yield browser
+
+
+@pytest.fixture
+def page(browser, report):
+  browser.get(report.as_uri())
+  yield browser
+  browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+  assert browser.get_log("browser") == []  # the console
+
+
+def column(page, number):
+  """The cells of a column of the patients' table, as numbers where they are some."""
+  rows = page.find_elements(By.CSS_SELECTOR, "#patients-table tbody tr")
+  return [row.find_elements(By.TAG_NAME, "td")[number].text for row in rows]
+
+
+def click_heading(page, title):
+  headings = page.find_elements(By.CSS_SELECTOR, "#patients-table thead button")
+  number = [heading.text.split(" ")[0] for heading in headings].index(title)
+  page.execute_script("arguments[0].scrollIntoView()", headings[number])
+  headings[number].click()
+  return number
+
+
+def test_a_click_on_a_heading_sorts_by_value(page, scores):
+  number = click_heading(page, "HD95,")
+  values = sorted(own["hd95_mm"] for structures in scores["vamcei"].values() for own in structures.values())
+  assert [float(cell) for cell in column(page, number)] == pytest.approx(values, abs=0.006)
+  click_heading(page, "HD95,")
+  assert [float(cell) for cell in column(page, number)] == pytest.approx(values[::-1], abs=0.006)
+  names = column(page, click_heading(page, "Structure"))
+  assert names == sorted(names)
+
+
+def test_what_is_missing_is_sorted_last(page):
+  for _ in range(2):  # up and down
+    cells = column(page, click_heading(page, "Mass,"))
+    assert all(cells[:PATIENTS])
+    assert not any(cells[PATIENTS:])  # LV and RV have none
+
+
+def test_the_slider_shows_the_slice_that_it_names(page):
+  case = page.find_element(By.CSS_SELECTOR, ".case")
+  slider, says = case.find_element(By.TAG_NAME, "input"), case.find_element(By.TAG_NAME, "output")
+  panels = case.find_elements(By.CLASS_NAME, "view")
+  assert len(panels) == 3  # image, truth, vamcei
+  page.execute_script("arguments[0].scrollIntoView()", case)
+  slider.send_keys(Keys.HOME)
+  for number in range(SLICES):
+    assert says.text == f"slice {number}"
+    for panel in panels:
+      pixels = np.asarray(Image.open(io.BytesIO(panel.screenshot_as_png)).convert("L")) / 255
+      middle = pixels[len(pixels) // 4 : -len(pixels) // 4, len(pixels) // 4 : -len(pixels) // 4]
+      np.testing.assert_allclose(middle, grey(number), atol=0.03)
+    slider.send_keys(Keys.ARROW_RIGHT)
+
+
+def test_nothing_is_fetched_and_names_are_text(page):
+  fetched = page.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+  assert [name for name in fetched if not name.startswith("data:")] == []
+  broken = "return [...document.images].filter((image) => !image.complete || !image.naturalWidth).length"
+  assert page.execute_script(broken) == 0
+  assert page.find_element(By.TAG_NAME, "h1").text == "Run <1>"
+  assert HOSTILE in column(page, 0)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_no_wider_than_the_screen(page, width):
+  metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+  page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+  assert page.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_the_cases_are_the_worst_and_the_best(scores):
+  dice = {name: np.mean([own["dice"] for own in structures.values()]) for name, structures in scores["vamcei"].items()}
+  order = sorted(dice, key=dice.get)
+  assert pick_cases(scores["vamcei"]) == order[:4] + order[-2:]
+  few = {name: scores["vamcei"][name] for name in order[3:]}
+  assert pick_cases(few) == order[3:]
+
+
+def test_empty_masks_are_named(scores):
+  counted = counted_as_empty(scores)
+  assert ("vamcei", HOSTILE, "RV", "prediction and truth") in counted
+  assert {patient for _, patient, *_ in counted} == {HOSTILE}
+
+
+def test_without_truth_there_are_pictures_and_curves_alone(tmp_path):
+  write_report(tmp_path / "report.html", "Run", {}, {}, ["a", "b"], draw_case, LOG)
+  text = (tmp_path / "report.html").read_text()
+  assert text.count('class="case"') == 2
+  assert 'id="curves"' in text
+  assert 'id="summary"' not in text
