@@ -21,7 +21,6 @@ flags.mark_flag_as_required("workdir")
 
 STAGES = {"no_adaptation": "before", "vamcei": "after"}
 MARKERS = {"source": "o", "target": "x"}
-PIXELS = 20  # of a class in a slice that makes a point
 PATIENTS = 12  # of a domain, at most
 
 
@@ -32,6 +31,7 @@ def main() -> None:
 
   from vamcei_jax.config import read_config
   from vamcei_jax.errors import InputError
+  from vamcei_jax.evaluation.latents import class_means, measure_gap
   from vamcei_jax.files import write_text
   from vamcei_jax.pipeline import prepare_datasets
   from vamcei_jax.restore import restore_stage
@@ -92,42 +92,6 @@ def encode(config, networks, images) -> tuple:
   batches = [images[start : start + BATCH, ..., None] for start in range(0, len(images), BATCH)]
   latents = [jax.device_get(look(networks["segmenter"], batch)) for batch in batches]
   return jax.tree.map(lambda *parts: np.concatenate(parts), *latents)
-
-
-def measure_gap(latents: dict, classes: dict) -> dict:
-  """Global KL by estimator and scale, prototype distance by class, and the latter's mean."""
-  import jax
-  import numpy as np
-
-  from vamcei_jax.data.labels import CLASSES
-  from vamcei_jax.losses import class_prototypes, global_alignment
-  from vamcei_jax.methods.vamcei import pool_latent
-
-  pooled = {role: [pool_latent(latent) for latent in own] for role, own in latents.items()}
-  kl = {}
-  for estimator in ("paper", "pairwise"):
-    scales = zip(pooled["source"], pooled["target"], strict=True)
-    kl[estimator] = [float(global_alignment(*s, *t, estimator=estimator)) / s[0][0].size for s, t in scales]
-  prototypes = {}
-  for role, own in classes.items():
-    prototypes[role], present = class_prototypes(latents[role][0].mu, jax.nn.one_hot(own, len(CLASSES)))
-    assert present.all(), role
-  s, t = (np.asarray(own) / np.linalg.norm(own, axis=1, keepdims=True) for own in prototypes.values())
-  distances = dict(zip(CLASSES, (1.0 - (s * t).sum(1)).tolist(), strict=True))
-  return {"global_kl": kl, "prototype_distance": distances}
-
-
-def class_means(features, classes) -> tuple:
-  """The mean feature vector (N, C) of every class with PIXELS or more in a slice, and its class (N,)."""
-  import numpy as np
-
-  from vamcei_jax.data.labels import CLASSES
-
-  inside = classes[..., None] == np.arange(len(CLASSES))  # (N, h, w, K)
-  sizes = inside.sum((1, 2))
-  means = np.einsum("nhwk,nhwc->nkc", inside, features) / np.maximum(sizes, 1)[..., None]
-  slices, shown = np.nonzero(sizes >= PIXELS)
-  return means[slices, shown], shown
 
 
 def describe(measured: dict) -> str:

@@ -98,11 +98,11 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
   voxels, affine = _read(path, like.view)
   if voxels.shape != like.voxels.shape:
     raise InputError(
-      f"{_name(path)}: mask of {_slices(voxels)}, its image has {_slices(like.voxels)}. "
+      f"{_name(path)}: mask of {_slices(voxels)}, expected {_slices(like.voxels)}. "
       "Resample the mask to the image's grid."
     )
   if (apart := _distance(affine, like.affine, voxels.shape)) > max(like.spacing):
-    raise InputError(f"{_name(path)}: mask lies {apart:.0f} mm from its image by their affines. Repair its header.")
+    raise InputError(f"{_name(path)}: mask lies {apart:.0f} mm from its place by its affine. Repair its header.")
   return _classes(path, voxels, label_values)
 
 

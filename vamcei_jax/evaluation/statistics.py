@@ -29,16 +29,16 @@ AMOUNTS = {
 def summarise(scores: Scores) -> Summary:
   """Structure -> metric -> {"mean", "std", "median", "worst"} over patients, and the same of "mean", over structures.
 
-  The last is of patients' means over structures (for metrics that all of them have). std is that of the population.
-  "worst" is the value farthest from a perfect mask's.
+  The last is of patients' means over structures. std is that of the population. "worst" is the value farthest from a
+  perfect mask's; metrics that are neither good nor bad have none, and no mean over structures.
   """
   by_structure = {name: {} for name in (*STRUCTURES, "mean")}
   for name in STRUCTURES:
     for metric in next(iter(scores.values()))[name]:
       by_structure[name][metric] = np.array([patient[name][metric] for patient in scores.values()])
-  shared = [metric for metric in METRICS if all(metric in by_structure[name] for name in STRUCTURES)]
-  for metric in shared:
-    by_structure["mean"][metric] = np.mean([by_structure[name][metric] for name in STRUCTURES], axis=0)
+  for metric in by_structure[STRUCTURES[0]]:
+    if METRICS[metric].best is not None:
+      by_structure["mean"][metric] = np.mean([by_structure[name][metric] for name in STRUCTURES], axis=0)
   return {
     name: {metric: _describe(values, METRICS[metric].best) for metric, values in own.items()}
     for name, own in by_structure.items()

@@ -26,13 +26,10 @@ from vamcei_jax.methods.supervised import deep_segmentation, make_predict, make_
 from vamcei_jax.models.decoder import Decoder
 from vamcei_jax.models.discriminator import Discriminator
 from vamcei_jax.models.layers import average_pool
-from vamcei_jax.models.unet import Latent, Segmentation
+from vamcei_jax.models.unet import Latent, Segmentation, pool_latent
 from vamcei_jax.prng import example_keys
 
 __all__ = ["init_state", "make_predict", "make_step"]
-
-POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
-
 
 def init_state(config: ConfigDict, key: Array) -> State:
   """The state before the first step."""
@@ -130,20 +127,12 @@ def reconstruction_loss(config: ConfigDict, params: dict[str, Params], domains: 
 
 
 def alignment_loss(config: ConfigDict, source: tuple[Latent, ...], target: tuple[Latent, ...]) -> Array:
-  """Eqs. 5-8 of each scale: (scales,), on latents averaged over 4×4 windows."""
+  """Eqs. 5-8 of each scale: (scales,), on latents averaged over windows."""
   estimator = config.loss.global_kl.estimator
   return jnp.stack([
     global_alignment(*pool_latent(s), *pool_latent(t), estimator=estimator)
     for s, t in zip(source, target, strict=True)
   ])
-
-
-def pool_latent(latent: Latent) -> tuple[Array, Array]:
-  """Mean and log variance (B, n) of a latent averaged over POOL×POOL windows, as the global alignment sees it."""
-  # The variance of a mean of independent terms is their mean variance over their number.
-  variance = average_pool(jnp.exp(latent.logvar), POOL) / POOL**2
-  flat = lambda x: x.reshape(len(x), -1)
-  return flat(average_pool(latent.mu, POOL)), flat(jnp.log(variance))
 
 
 def prototype_loss(config: ConfigDict, features_s: Array, labels: Array, features_t: Array, probs_t: Array) -> Array:

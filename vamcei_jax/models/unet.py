@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample
+from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool
+
+POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
 
 
 class Latent(NamedTuple):
@@ -106,6 +108,14 @@ class UNet(nn.Module):
     for width, skip in zip(self.widths[-2::-1], reversed(skips), strict=True):
       x = _decode(x, skip, width, block, self.dtype)
     return nn.Conv(self.classes, (1, 1), name="head")(x.astype(jnp.float32))
+
+
+def pool_latent(latent: Latent) -> tuple[Array, Array]:
+  """Mean and log variance (B, n) of q(z | x) averaged over POOL×POOL windows, as the global alignment sees it."""
+  # The variance of a mean of independent terms is their mean variance over their number.
+  variance = average_pool(jnp.exp(latent.logvar), POOL) / POOL**2
+  flat = lambda x: x.reshape(len(x), -1)
+  return flat(average_pool(latent.mu, POOL)), flat(jnp.log(variance))
 
 
 def _encode(images: Array, widths: tuple[int, ...], block: Callable) -> tuple[Array, list[Array]]:
