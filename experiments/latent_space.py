@@ -22,12 +22,11 @@ flags.mark_flag_as_required("workdir")
 STAGES = {"no_adaptation": "before", "vamcei": "after"}
 MARKERS = {"source": "o", "target": "x"}
 PATIENTS = 12  # of a domain, at most
+POINTS = 20  # for a picture, at least
 
 
 def main() -> None:
   import numpy as np
-  from sklearn.decomposition import PCA
-  from sklearn.manifold import TSNE
 
   from vamcei_jax.config import read_config
   from vamcei_jax.errors import InputError
@@ -36,23 +35,36 @@ def main() -> None:
   from vamcei_jax.pipeline import prepare_datasets
   from vamcei_jax.restore import restore_stage
 
+  try:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+  except ImportError:
+    raise InputError("scikit-learn is not installed: .venv/bin/python -m pip install -e '.[experiments]'") from None
+
   workdir = Path(_WORKDIR.value)
-  if missing := set(STAGES) - set(read_config(workdir).stages):
-    raise InputError(f"{workdir}: a run without the stage {min(missing)}; train configs/uda.py or one like it")
+  if missing := [stage for stage in STAGES if stage not in read_config(workdir).stages]:
+    raise InputError(f"{workdir}: a run without the stage {missing[0]}; train configs/uda.py or one like it")
+  if missing := [stage for stage in STAGES if not (workdir / stage / "checkpoints").is_dir()]:
+    raise InputError(f"{workdir / missing[0]}: not there yet; let the run reach this stage")
   slices, measured, rows = None, {}, {"PCA": [], "t-SNE": []}
   for stage, when in STAGES.items():
     config, networks = restore_stage(workdir / stage)
     if slices is None:
       slices = {role: labelled_slices(builder, config) for role, builder in prepare_datasets(config, workdir).items()}
-    latents = {role: encode(config, networks, images) for role, (images, _) in slices.items()}
-    measured[stage] = measure_gap(latents, {role: classes for role, (_, classes) in slices.items()})
-    points = {role: class_means(latents[role][0].mu, classes) for role, (_, classes) in slices.items()}
+    classes = {role: own for role, (_, own) in slices.items()}
+    encoded = {role: encode(config, networks, images) for role, (images, _) in slices.items()}
+    pooled, features = ({role: own[part] for role, own in encoded.items()} for part in (0, 1))
+    measured[stage] = measure_gap(pooled, features, classes)
+    points = {role: class_means(features[role], classes[role]) for role in slices}
     vectors = np.concatenate([vectors for vectors, _ in points.values()])
+    if len(vectors) < POINTS:
+      raise InputError(f"{workdir}: only {len(vectors)} slices hold enough of a class; a picture needs {POINTS}")
     domains = np.repeat(list(points), [len(vectors) for vectors, _ in points.values()])
-    classes = np.concatenate([classes for _, classes in points.values()])
+    shown = np.concatenate([own for _, own in points.values()])
     title = f"{when} ({stage}): {describe(measured[stage])}"
-    for name, method in (("PCA", PCA(2)), ("t-SNE", TSNE(2, perplexity=min(30, len(vectors) // 4), random_state=0))):
-      rows[name].append((f"{name}, {title}", method.fit_transform(vectors), domains, classes))
+    perplexity = min(30, len(vectors) // 4)
+    for name, method in (("PCA", PCA(2)), ("t-SNE", TSNE(2, perplexity=perplexity, random_state=0))):
+      rows[name].append((f"{name}, {title}", method.fit_transform(vectors), domains, shown))
     print(title)
   save_scatter(workdir / "latent_space.png", list(rows.values()))
   write_text(workdir / "latent_space.json", json.dumps(measured, indent=2) + "\n")
@@ -80,18 +92,24 @@ def labelled_slices(builder, config) -> tuple:
 
 
 def encode(config, networks, images) -> tuple:
-  """The latents of all images, finest scale first."""
+  """Of all images: (mean, log variance) by scale as the global alignment sees them, and μ at full resolution."""
   import jax
   import numpy as np
 
   from vamcei_jax.evaluation.inference import BATCH
   from vamcei_jax.methods.supervised import make_segmenter
+  from vamcei_jax.models.unet import pool_latent
 
   segmenter = make_segmenter(config)
-  look = jax.jit(lambda params, batch: segmenter.apply({"params": params}, batch).latents)
+
+  @jax.jit
+  def look(params, batch):
+    latents = segmenter.apply({"params": params}, batch).latents
+    return [pool_latent(latent) for latent in latents], latents[0].mu
+
   batches = [images[start : start + BATCH, ..., None] for start in range(0, len(images), BATCH)]
-  latents = [jax.device_get(look(networks["segmenter"], batch)) for batch in batches]
-  return jax.tree.map(lambda *parts: np.concatenate(parts), *latents)
+  encoded = [jax.device_get(look(networks["segmenter"], batch)) for batch in batches]
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *encoded)
 
 
 def describe(measured: dict) -> str:

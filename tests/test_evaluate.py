@@ -1,6 +1,7 @@
 """`evaluate` as a user meets it: its numbers are those of the masks, and what it cannot use is named."""
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -77,8 +78,9 @@ def test_predictions_score_what_their_masks_are_worth(root, evaluate):
   assert "1 of 3 predictions have no label and are not scored" in finished.stdout
   content, near, far = metrics_of(root), scores_of(1), scores_of(3)
   assert_same_scores(content["patients"], near)
-  assert content["comparison"]["LV"]["dice"] == pytest.approx(compare(near, far)["LV"]["dice"], rel=1e-4)
-  assert content["comparison"]["LV"]["dice"]["median_difference"] > 0
+  comparison = content["against"]["comparison"]["LV"]["dice"]
+  assert comparison == pytest.approx(compare(near, far)["LV"]["dice"], rel=1e-4)
+  assert comparison["median_difference"] > 0
   mean = np.mean([near[patient]["Myo"]["assd_mm"] for patient in near])
   row = next(line for line in finished.stdout.split("ASSD, mm")[1].splitlines() if line.startswith("near"))
   assert row.split()[1] == f"{mean:.2f}"
@@ -121,25 +123,79 @@ def test_an_empty_prediction_counts_as_a_failure_and_is_named(root, evaluate):
   nib.Nifti1Image(np.zeros(mask.shape, np.int16), mask.affine).to_filename(path)
   finished = evaluate()
   assert finished.returncode == 0, finished.stderr
-  assert "near, patient1_LGE, RV: prediction empty" in finished.stdout
+  assert "Empty masks: 3, the first near, patient1_LGE, Myo, prediction" in finished.stdout
   scores = metrics_of(root)["patients"]["patient1_LGE"]["RV"]
   assert (scores["dice"], scores["volume_ml"]) == (0.0, 0.0)
   assert scores["hd95_mm"] == pytest.approx(np.linalg.norm(np.multiply(draw(1).classes.shape, spacing(1))))
 
 
+def panels(root):
+  """The panels' titles and pictures in the report, case after case."""
+  pattern = r"<figcaption>(.+?)</figcaption>.+?src=\"data:image/webp;base64,(.+?)\""
+  return re.findall(pattern, report_of(root), re.DOTALL)
+
+
+def report_of(root):
+  return (root / "scores" / "report.html").read_text()
+
+
+def test_images_are_found_by_name_and_a_bad_one_is_named(root, evaluate):
+  (root / "images").mkdir()
+  for number in range(1, PATIENTS):
+    shutil.copy(root / "labels" / f"patient{number}_LGE.nii.gz", root / "images" / f"patient{number}_LGE_0000.nii.gz")
+  shutil.copytree(root / "near", root / "truth")  # a method may be called like a panel
+  assert evaluate("truth", "labels").returncode == 0
+  blank = panels(root)
+  assert [title for title, _ in blank] == ["image", "truth", "truth"] * (PATIENTS - 1)
+  shown = evaluate("truth", "labels", f"--images={root / 'images'}")
+  assert shown.returncode == 0, shown.stderr
+  assert not {picture for _, picture in blank} & {picture for _, picture in panels(root)}
+
+  (root / "images" / "patient1_LGE_0000.nii.gz").write_bytes(b"no image")
+  finished = evaluate("truth", "labels", f"--images={root / 'images'}")
+  assert finished.returncode == 1
+  assert finished.stderr.count("error: ") == 1
+  assert "images/patient1_LGE_0000.nii.gz: not a readable NIfTI file" in finished.stderr
+  assert len(panels(root)) == len(blank)
+
+
+def test_only_patients_of_both_are_tested(root, evaluate):
+  (root / "far" / "patient2_LGE.nii.gz").unlink()
+  finished = evaluate("near", "labels", f"--against={root / 'far'}")
+  assert finished.returncode == 1
+  assert "patient2_LGE_manual.nii.gz: no prediction of it in" in finished.stderr
+  content = metrics_of(root)
+  assert list(content["patients"]) == ["patient1_LGE"]
+  expected = {step: scores_of(step)["patient1_LGE"]["Myo"]["dice"] for step in (1, 3)}
+  assert content["Myo"]["dice"]["mean"] == pytest.approx(expected[1])
+  assert content["against"]["Myo"]["dice"]["mean"] == pytest.approx(expected[3])
+  assert content["against"]["comparison"]["Myo"]["dice"]["n"] == 1
+  assert "Patients: 1." in report_of(root)
+
+  (root / "near" / "patient1_LGE.nii.gz").unlink()
+  assert "no patient in common" in error_of(evaluate("near", "labels", f"--against={root / 'far'}"))
+
+
 def test_bad_input_is_one_line(root, evaluate):
   assert "nosuch: no such file or folder" in error_of(evaluate("nosuch"))
-  assert "nosuch: no such folder; correct --labels" in error_of(evaluate("near", "nosuch"))
-  assert "expected 4 different values" in error_of(evaluate("near", "labels", "--label_values=0,1,1,2"))
+  assert "nosuch: no such file or folder" in error_of(evaluate("near", "nosuch"))
+  assert "nosuch: no such file or folder" in error_of(evaluate("near", "labels", f"--images={root / 'nosuch'}"))
+  assert "--against=: empty" in error_of(evaluate("near", "labels", "--against="))
+  assert "the folder of --predictions itself" in error_of(evaluate("near", "labels", f"--against={root / 'near'}/."))
+  assert "expected 4 different values" in error_of(evaluate("near", "labels", "--label_values={0,200,500,600}"))
   assert "expected 4 different values" in error_of(evaluate("near", "labels", "--label_values=open('x')"))
   assert "unknown label values" in error_of(evaluate("near", "labels", "--label_values=0,1,2,3"))
   assert "config.json" in error_of(evaluate("near", "labels", f"--workdir={root}"))
   (root / "others").mkdir()
   shutil.copy(root / "near" / "patient1_LGE.nii.gz", root / "others" / "someone.nii.gz")
   assert "no prediction bears the name of a label" in error_of(evaluate("others"))
-  shutil.copy(root / "near" / "patient1_LGE.nii.gz", root / "near" / "patient1_LGE_0000.nii.gz")
-  assert "a second prediction of patient1_LGE" in error_of(evaluate())
+  assert "no image bears the name of a label" in error_of(evaluate("near", "labels", f"--images={root / 'others'}"))
+  (root / "config.json").write_text('{"stages": ["vamcei"], "data": {"label_values": [0, 200, 500, 600]}}')
+  (root / "metrics.jsonl").write_text("damaged\n")
+  assert "metrics.jsonl: a damaged line" in error_of(evaluate("near", "labels", f"--workdir={root}"))
   assert not (root / "scores").exists()
+  (root / "scores").touch()
+  assert "scores: a file; choose another --output" in error_of(evaluate())
 
 
 def test_a_run_and_its_predictions_score_the_same(run_command, tiny_run, tmp_path):

@@ -1,7 +1,7 @@
 """What the command lines share: flags that are wrong and input that is bad end in one line and exit code 2."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -57,5 +57,18 @@ def parse(argv: list[str]) -> list[str]:
 
 def fail(message: str) -> None:
   """Prints one line on stderr and ends the program with exit code 2."""
-  print(f"error: {' '.join(message.split())}", file=sys.stderr)
+  _say(message)
   sys.exit(2)
+
+
+def end(failures: Iterable[str]) -> None:
+  """Ends a program that went on without some of its files: a line for each on stderr and exit code 1, if there are."""
+  failures = list(dict.fromkeys(failures))
+  for failure in failures:
+    _say(failure)
+  if failures:
+    sys.exit(1)
+
+
+def _say(message: str) -> None:
+  print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -125,7 +125,7 @@ def read_config(workdir: Path) -> ConfigDict:
     raise InputError(f"{path}: not found; --workdir must name the folder of a run") from None
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise InputError(f"{path}: not valid JSON ({error}); restore it or use another --workdir") from None
-  if not isinstance(content, dict) or "stages" not in content:
+  if not isinstance(content, dict) or not content.get("stages") or not isinstance(content.get("data"), dict):
     raise InputError(f"{path}: not the configuration of a run; restore it or use another --workdir")
   return ConfigDict(content)
 

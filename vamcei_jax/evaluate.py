@@ -2,15 +2,12 @@
 
 python -m vamcei_jax.evaluate --predictions=masks --labels=DIR/LGE --images=DIR/LGE --output=scores
 
-The label of a prediction NAME is NAME_manual where --labels holds such files, else NAME, less nnU-Net's channel
-(_0000). Predictions without a label are not scored. Labels without a prediction and files that cannot be used are named
-at the end, and the exit code is 1.
+The label of a prediction NAME is NAME_manual where --labels holds such files (its other files are images then), else
+NAME. nnU-Net's channel (_0000) in names of predictions and images makes no difference. Predictions without a label are
+not scored. Labels without a prediction and files that cannot be used are named at the end, and the exit code is 1.
 """
 
 import ast
-import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -31,18 +28,29 @@ PRINTED = {"dice": 3, "assd_mm": 2, "hd95_mm": 2}  # metric -> digits
 
 
 def main() -> None:
+  import numpy as np
+
   from vamcei_jax.config import CONFIG_FILE
-  from vamcei_jax.data.nifti import list_volumes, read_classes, read_mask
-  from vamcei_jax.evaluation.metrics import METRICS
+  from vamcei_jax.data.nifti import list_volumes, name_volumes, read_classes, read_mask
+  from vamcei_jax.evaluation.matching import list_labels, match, read_image, score_files
   from vamcei_jax.evaluation.report import Case, counted_as_empty, write_report
   from vamcei_jax.evaluation.statistics import compare, format_table, summarise, write_metrics
+  from vamcei_jax.restore import run_folder
   from vamcei_jax.training import METRICS_FILE, read_log
 
-  workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
+  output, workdir = folder_of(_OUTPUT), folder_of(_WORKDIR)
+  if output.exists() and not output.is_dir():
+    raise InputError(f"{output}: a file; choose another --output")
   label_values = choose_label_values(_LABEL_VALUES.value, workdir)
-  labels = list_labels(Path(_LABELS.value))
+  log = read_log(run_folder(workdir.resolve()) / METRICS_FILE) if workdir else []
+  config = (workdir / CONFIG_FILE).read_text(encoding="utf-8") if workdir else ""
+  labels = list_labels(folder_of(_LABELS))
+  images = match(name_volumes(folder_of(_IMAGES)).values(), labels) if _IMAGES.present else {}
+  if _IMAGES.present and not images:
+    raise InputError(f"{_IMAGES.value}: no image bears the name of a label in {_LABELS.value}; correct --images")
+
   files, scores, failures = {}, {}, []
-  for method, folder in name_folders([Path(flag.value) for flag in (_AGAINST, _PREDICTIONS) if flag.value]).items():
+  for method, folder in name_methods().items():
     predictions = list_volumes(folder)
     files[method] = match(predictions, labels)
     if not files[method]:
@@ -53,42 +61,71 @@ def main() -> None:
     if not scores[method]:
       raise InputError(failed[0])
     missing = [label for name, label in labels.items() if name not in files[method]]
-    failures += failed + [f"{label}: no prediction of it in {folder}" for label in missing]
+    failures += failed + [f"{label}: no prediction of it in {folder}; predict it, or remove it" for label in missing]
   first, last = list(scores)[0], list(scores)[-1]
+  shared = [name for name in scores[last] if name in scores[first]]
+  if not shared:
+    raise InputError(f"{_AGAINST.value}: no patient in common with {_PREDICTIONS.value}; nothing can be compared")
+  scores = {method: {name: own[name] for name in shared} for method, own in scores.items()}
 
   def load_case(name: str) -> Case:
     truth = read_mask(labels[name], label_values)
-    paths = {method: files[method][name] for method in scores if name in scores[method]}
-    masks = {method: read_classes(path, truth, label_values) for method, path in paths.items()}
-    return Case(load_image(paths[last].name, truth), {"truth": truth.voxels, **masks})
-
-  output = Path(_OUTPUT.value)
-  about = {"predictions": _PREDICTIONS.value, "labels": _LABELS.value, "against": _AGAINST.value}
-  about = {name: value for name, value in about.items() if value}
-  comparison = compare(scores[last], scores[first]) if first != last else {}
-  write_metrics(output, scores[last], **about, comparison=comparison)
-  log = read_log(workdir / METRICS_FILE) if workdir else []
-  config = (workdir / CONFIG_FILE).read_text(encoding="utf-8") if workdir else ""
-  write_report(output / "report.html", f"Evaluation of {last}", about, scores, [], load_case, log, config)
+    masks = {method: read_classes(files[method][name], truth, label_values) for method in files}
+    image = np.full(truth.voxels.shape, 0.25, np.float32)
+    if _IMAGES.present:
+      try:
+        if name not in images:
+          raise InputError(f"{labels[name]}: no image of it in {_IMAGES.value}; shown without")
+        image = read_image(images[name], truth)
+      except InputError as error:
+        failures.append(str(error))
+    return Case(image, truth.voxels, masks, truth.spacing[1:])
 
   results = {method: summarise(own) for method, own in scores.items()}
-  print("\n\n".join(format_table(results, metric, digits) for metric, digits in PRINTED.items()))
-  if comparison:
-    print("\nWilcoxon's p")
-  for metric in PRINTED if comparison else ():
-    values = (f"{own[metric]['p_value']:>16.2g}" for own in comparison.values())
-    print(f"{METRICS[metric].title:<16}" + "".join(values))
-  for method, patient, structure, which in counted_as_empty(scores):
-    print(f"{method}, {patient}, {structure}: {which} empty; counted as report.html says under Summary")
-  print(f"Report and numbers of {len(scores[last])} patients: {output}")
-  for failure in dict.fromkeys(failures):
-    print(f"error: {failure}", file=sys.stderr)
-  if failures:
-    sys.exit(1)
+  comparison = compare(scores[last], scores[first]) if first != last else {}
+  about = {"predictions": _PREDICTIONS.value, "labels": _LABELS.value}
+  other = {"against": {"predictions": _AGAINST.value, **results[first], "comparison": comparison}} if comparison else {}
+  write_metrics(output, scores[last], **about, **other)
+  about |= {"against": _AGAINST.value} if comparison else {}
+  write_report(output / "report.html", f"Evaluation of {last}", about, scores, load_case, log=log, config=config)
+
+  tables = []
+  for metric, digits in PRINTED.items():
+    p_values = {name: own[metric]["p_value"] for name, own in comparison.items()}
+    tables.append(format_table(results, metric, digits, p_values))
+  print("\n\n".join(tables))
+  if counted := counted_as_empty(scores):
+    print(f"\nEmpty masks: {len(counted)}, the first {', '.join(counted[0])}; {output / 'report.html'} lists them")
+  print(f"\nReport and numbers of {len(shared)} patient{'s' if len(shared) > 1 else ''}: {output}")
+  command_line.end(failures)
+
+
+def folder_of(flag: flags.FlagHolder) -> Path | None:
+  """The folder that a flag names; None where it is not given.
+
+  Raises:
+    InputError: it is given and empty.
+  """
+  if flag.value == "":
+    raise InputError(f"--{flag.name}=: empty; name a folder")
+  return None if flag.value is None else Path(flag.value)
+
+
+def name_methods() -> dict[str, Path]:
+  """Name -> folder of predictions, the one to test against first; named by their last parts, if these differ.
+
+  Raises:
+    InputError: they are one folder.
+  """
+  folders = [folder for flag in (_AGAINST, _PREDICTIONS) if (folder := folder_of(flag)) is not None]
+  if len({folder.resolve() for folder in folders}) < len(folders):
+    raise InputError(f"{_AGAINST.value}: the folder of --predictions itself; correct --against")
+  named = {folder.resolve().name: folder for folder in folders}
+  return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
 
 
 def choose_label_values(given: str | None, workdir: Path | None):
-  """What masks hold for each class: as given, as the run's configuration says, or as in MS-CMRSeg.
+  """What masks hold for each class (LabelValues): as given, as the run's configuration says, or as in MS-CMRSeg.
 
   Raises:
     InputError: not four different values, or tuples of them.
@@ -96,82 +133,19 @@ def choose_label_values(given: str | None, workdir: Path | None):
   from vamcei_jax.config import read_config
   from vamcei_jax.data.labels import CLASSES, LABEL_VALUES, are_label_values
 
+  config = read_config(workdir) if workdir else None
   if given is None:
-    return read_config(workdir).data.label_values if workdir else LABEL_VALUES
-  expected = f"expected {len(CLASSES)} different values, or tuples of values, such as 0,200,500,600 or (0,(1,4),2,3)"
-  try:
-    values = ast.literal_eval(given)
-    if are_label_values(values):
-      return values
-  except (SyntaxError, TypeError, ValueError):
-    pass
-  raise InputError(f"--label_values={given}: {expected}")
-
-
-def list_labels(folder: Path) -> dict[str, Path]:
-  """Name -> mask: the files NAME_manual of a folder if it has some, else all NIfTI files."""
-  from vamcei_jax.data.nifti import MANUAL, volume_name
-
-  if not folder.is_dir():
-    raise InputError(f"{folder}: no such folder; correct --labels")
-  named = {name: path for path in sorted(folder.iterdir()) if (name := volume_name(path))}
-  manual = {name.removesuffix(MANUAL): path for name, path in named.items() if name.endswith(MANUAL)}
-  if not named:
-    raise InputError(f"{folder}: no NIfTI file in it; correct --labels")
-  return manual or named
-
-
-def name_folders(folders: Sequence[Path]) -> dict[str, Path]:
-  """What folders of predictions are called -> folder: by their last names, where these differ."""
-  named = {folder.resolve().name: folder for folder in folders}
-  return named if len(named) == len(folders) else {str(folder): folder for folder in folders}
-
-
-def match(predictions: Iterable[Path], labels: Mapping[str, Path]) -> dict[str, Path]:
-  """Name of a label -> the prediction of it, of those that have one."""
-  from vamcei_jax.data.nifti import volume_name
-
-  matched = {}
-  for path in predictions:
-    name = volume_name(path)
-    name = name if name in labels else re.sub(r"_\d{4}$", "", name)
-    if name in matched:
-      raise InputError(f"{path}: a second prediction of {name}, beside {matched[name].name}; remove one of them")
-    if name in labels:
-      matched[name] = path
-  return matched
-
-
-def score_files(predictions: Mapping[str, Path], labels: Mapping[str, Path], label_values) -> tuple[dict, list[str]]:
-  """Scores of the predictions by name, and one line for each that cannot be scored."""
-  from tqdm import tqdm
-
-  from vamcei_jax.data.nifti import read_classes, read_mask
-  from vamcei_jax.evaluation.metrics import measure
-
-  scores, failures = {}, []
-  for name, path in tqdm(predictions.items(), "scores", unit="volume", disable=None):
+    values, origin = config.data.get("label_values") if config else LABEL_VALUES, f"{workdir}: data.label_values"
+  else:
+    origin = "--label_values"
     try:
-      truth = read_mask(labels[name], label_values)
-      scores[name] = measure(read_classes(path, truth, label_values), truth.voxels, truth.spacing)
-    except InputError as error:
-      failures.append(str(error))
-  return scores, failures
-
-
-def load_image(name: str, truth):
-  """The image of that file name in --images, scaled to [0, 1]; a grey one where there is none on the label's grid."""
-  import numpy as np
-
-  from vamcei_jax.data.nifti import read_volume
-  from vamcei_jax.data.preprocess import Preprocess, preprocess_image
-
-  blank = np.full(truth.voxels.shape, 0.25, np.float32)
-  if not _IMAGES.value or not (path := Path(_IMAGES.value, name)).is_file():
-    return blank
-  volume = read_volume(path)
-  whole = Preprocess(size=volume.voxels.shape[1:])
-  return preprocess_image(volume.voxels, volume.spacing, whole) if volume.voxels.shape == blank.shape else blank
+      values = ast.literal_eval(given)
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+      values = given
+  if are_label_values(values):
+    return values
+  expected = f"expected {len(CLASSES)} different values, or tuples of values, such as 0,200,500,600 or (0,(1,4),2,3)"
+  raise InputError(f"{origin}={values}: {expected}")
 
 
 if __name__ == "__main__":

@@ -144,16 +144,19 @@ def write_results(
 
   def load_case(name: str) -> Case:
     patient, probs = patients[numbers[name]], {stage: own[numbers[name]] for stage, own in maps.items()}
-    return Case(patient.image, prepared_masks(patient, probs, settings))
+    masks = prepared_masks(patient, probs, settings)
+    pixel = patient.spacing[1:] if settings.spacing is None else (1.0, 1.0)
+    return Case(patient.image, masks.pop("truth", None), masks, pixel)
 
   target = f"{config.data.name}/{config.data.target}"
   about = {"Masks of": f"{len(patients)} {split} patients of {target}", "Run": str(workdir)}
   text = (workdir / CONFIG_FILE).read_text(encoding="utf-8")
-  write_report(workdir / "report.html", f"Run {workdir.name}", about, scores, list(numbers), load_case, log, text)
+  report, title = workdir / "report.html", f"Run {workdir.name}"
+  write_report(report, title, about, scores, load_case, names=list(numbers), log=log, config=text)
   if results:
     print(f"\n{len(patients)} {split} patients of {target}\n{format_table(results)}")
   else:
-    print(f"\n{target} has no masks to score predictions by; look at them in {workdir / 'report.html'}")
+    print(f"\n{target} has no masks to score predictions by; look at them in {report}")
   print(f"Report, pictures and numbers: {workdir}")
   return results
 

@@ -8,7 +8,6 @@ With --samples=N, also an entropy map beside each mask (NAME_entropy.nii.gz, in 
 
 import csv
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,10 +58,7 @@ def main() -> None:
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
   print(f"{len(paths) - len(failures)} of {len(paths)} volumes segmented: {output}")
-  for failure in failures:
-    print(f"error: {failure}", file=sys.stderr)
-  if failures:
-    sys.exit(1)
+  command_line.end(failures)
 
 
 def predict_file(

@@ -15,6 +15,7 @@ from tensorboardX import SummaryWriter
 
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save
 from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
 from vamcei_jax.methods.state import Params
 from vamcei_jax.parallel import compile_step
@@ -110,8 +111,14 @@ def open_log(workdir: Path, stage: str, step: int):
 
 
 def read_log(path: Path) -> list[dict]:
-  """The lines of metrics.jsonl; none where there is no file. A last line that was cut off is left out."""
+  """The lines of metrics.jsonl; none where there is no file. A last line that was cut off is left out.
+
+  Raises:
+    InputError: a line is damaged.
+  """
   if not path.exists():
     return []
-  lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-  return [json.loads(line) for line in lines]
+  try:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+  except ValueError as error:
+    raise InputError(f"{path}: a damaged line ({error}); restore the file or remove it") from None

@@ -11,24 +11,31 @@ SHAPE = (5, 8, 8, 3)  # images, h, w, channels
 
 @pytest.fixture
 def domain():
-  """Latents of one scale, and classes, all of which are there."""
+  """A latent, and classes, all of which are there."""
   rng = np.random.default_rng(0)
   mu, logvar = rng.uniform(-1, 1, SHAPE), rng.uniform(-3, -1, SHAPE)
-  return (Latent(mu, logvar, mu),), rng.integers(0, len(CLASSES), SHAPE[:3])
+  return Latent(mu, logvar, mu), rng.integers(0, len(CLASSES), SHAPE[:3])
+
+
+def gap(source, target, classes):
+  """measure_gap of two domains of one scale and the same classes."""
+  latents = {"source": source, "target": target}
+  pooled = {role: [pool_latent(latent)] for role, latent in latents.items()}
+  return measure_gap(pooled, {role: latent.mu for role, latent in latents.items()}, dict.fromkeys(latents, classes))
 
 
 def test_a_domain_is_at_no_distance_from_itself(domain):
-  latents, classes = domain
-  measured = measure_gap({"source": latents, "target": latents}, {"source": classes, "target": classes})
+  latent, classes = domain
+  measured = gap(latent, latent, classes)
   assert measured["global_kl"]["paper"] == pytest.approx([0.0], abs=1e-5)
   assert list(measured["prototype_distance"].values()) == pytest.approx([0.0] * 4, abs=1e-6)
 
 
 def test_distances_are_the_mean_matrix_and_the_cosines(domain):
-  (source,), classes = domain
+  source, classes = domain
   rng = np.random.default_rng(1)
   target = Latent(source.mu[::-1] + 0.3, rng.uniform(-2, 0, SHAPE), None)
-  measured = measure_gap({"source": (source,), "target": (target,)}, {"source": classes, "target": classes})
+  measured = gap(source, target, classes)
   s, t = pool_latent(source), pool_latent(target)
   dimensions = np.prod(SHAPE[1:]) // POOL**2
   mean = lambda a, b: float(np.mean(pairwise_gaussian_kl(*a, *b))) / dimensions
@@ -41,8 +48,13 @@ def test_distances_are_the_mean_matrix_and_the_cosines(domain):
     assert measured["prototype_distance"][name] == pytest.approx(1 - cosine, abs=1e-5)
 
 
+def test_a_class_that_a_domain_lacks_has_no_distance(domain):
+  latent, classes = domain
+  assert list(gap(latent, latent, np.minimum(classes, 2))["prototype_distance"]) == ["background", "Myo", "LV"]
+
+
 def test_a_point_is_a_class_in_a_slice_that_has_enough_of_it(domain):
-  features, classes = domain[0][0].mu, domain[1].copy()
+  features, classes = domain[0].mu, domain[1].copy()
   classes[0] = 0
   classes[1] = np.repeat([[1, 1, 1, 1, 1, 2, 2, 0]], 8, axis=0)  # 40, 16 and 8 pixels
   points, shown = class_means(features[:2], classes[:2])

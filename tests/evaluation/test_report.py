@@ -1,17 +1,22 @@
 """The report as its reader meets it: in a browser, from disk, at the width of a desk and of a phone."""
 
+import html
 import io
 import shutil
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation.metrics import measure
+from vamcei_jax.evaluation.pictures import box_plot, draw_agreement, draw_boxes, draw_curve, slice_stack
 from vamcei_jax.evaluation.report import Case, counted_as_empty, pick_cases, write_report
+from vamcei_jax.evaluation.statistics import agreement, compare, summarise
 
 PATIENTS = 8
 SLICES = 5
@@ -30,7 +35,7 @@ def draw_case(name):
   mask = np.zeros(image.shape, np.uint8)
   mask[:, 1:60, 1:3] = 1
   mask[:, 1:60, 60:62] = 2
-  return Case(image, {"truth": mask, "vamcei": mask})
+  return Case(image, mask, {"vamcei": mask})
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def scores():
 @pytest.fixture(scope="module")
 def report(scores, tmp_path_factory):
   path = tmp_path_factory.mktemp("report") / "report.html"
-  write_report(path, "Run <1>", {"Run": "runs/a&b"}, scores, [], draw_case, LOG, '{"seed": 0}')
+  write_report(path, "Run <1>", {"Run": "runs/a&b"}, scores, draw_case, log=LOG, config='{"seed": 0}')
   return path
 
 
@@ -140,6 +145,78 @@ def test_the_page_is_no_wider_than_the_screen(page, width):
   assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def cells(page, section):
+  """The cells of the first table after a heading, row by row."""
+  table = page.find_element(By.CSS_SELECTOR, f"#{section} ~ .scroll table")
+  rows = table.find_elements(By.CSS_SELECTOR, "tbody tr")
+  return [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows]
+
+
+def test_tables_say_what_was_measured(page, scores):
+  summary = summarise(scores["vamcei"])["RV"]["assd_mm"]
+  row = next(row for row in cells(page, "summary") if row[:2] == ["vamcei", "RV"])
+  assert row[6].split() == [*f"{summary['mean']:.2f} ± {summary['std']:.2f}".split(), *(
+    f"{summary['median']:.2f}, {summary['worst']:.2f}".split()
+  )]
+  result = compare(scores["vamcei"], scores["no_adaptation"])["LV"]["dice"]
+  row = next(row for row in cells(page, "comparison") if row[:2] == ["LV", "Dice"])
+  assert row[2:] == [str(PATIENTS), f"{result['median_difference']:+.3f}", f"{result['p_value']:.2g}"]
+  limits = agreement(scores["vamcei"])["RV volume, ml"]
+  row = next(row for row in cells(page, "volumes") if row[0] == "RV volume, ml")
+  assert row[1:] == [f"{limits[name]:+.2f}" for name in ("bias", "lower", "upper")]
+
+
+def test_boxes_are_of_the_patients_values(scores):
+  axis = Figure().subplots()
+  draw_boxes(axis, scores, "hd95_mm")
+  shown = [scatter.get_offsets()[:, 1].tolist() for scatter in axis.collections]
+  expected = [
+    [patient[structure]["hd95_mm"] for patient in patients.values()]
+    for patients in scores.values()
+    for structure in STRUCTURES
+  ]
+  assert shown == expected
+
+
+def test_agreement_is_drawn_over_the_mean(scores):
+  axis = Figure().subplots()
+  draw_agreement(axis, scores["vamcei"], "Myocardial mass, g")
+  pairs = [(own["Myo"]["mass_g"], own["Myo"]["true_mass_g"]) for own in scores["vamcei"].values()]
+  expected = [((predicted + true) / 2, predicted - true) for predicted, true in pairs]
+  np.testing.assert_allclose(axis.collections[0].get_offsets(), expected)
+  heights = [line.get_ydata()[0] for line in axis.lines]
+  assert heights == [0.0, *agreement(scores["vamcei"])["Myocardial mass, g"].values()]
+
+
+def test_a_curve_is_of_one_stage():
+  axis, other = Figure().subplots(), {"stage": "no_adaptation", "step": 4, "loss": 7.0}
+  draw_curve(axis, [*LOG, other], "loss", {"vamcei": "C0", "no_adaptation": "C1"})
+  assert [list(zip(*line.get_data(), strict=True)) for line in axis.lines] == [
+    [(line["step"], line["loss"]) for line in LOG],
+    [(4, 7.0)],
+  ]
+
+
+def test_outlines_lie_on_the_edge_of_a_structure_in_its_colour():
+  mask = np.zeros((2, 12, 12), np.uint8)
+  mask[1, 2:10, 3:9] = 3
+  picture = Image.open(io.BytesIO(slice_stack(np.full(mask.shape, 0.5), mask, zoom=4))).convert("RGB")
+  pixels = np.asarray(picture, float).reshape(2, 48, 48, 3)
+  blue = pixels[..., 2] - pixels[..., 0] > 60
+  assert not blue[0].any()
+  assert blue[1, 9, 14:34].all()  # the first row of the structure
+  assert blue[1, 10:38, 13].all()  # its first column
+  assert not blue[1, 16:32, 18:30].any()  # its middle
+  assert not blue[1, :7].any()
+  np.testing.assert_allclose(pixels[0], 127, atol=6)
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "_masks", "a&b<c>"])
+def test_any_name_of_a_method_is_drawn_as_it_is(scores, name):
+  svg = box_plot({name: scores["vamcei"]}, "dice")
+  assert html.escape(name, quote=False) in svg
+
+
 def test_the_cases_are_the_worst_and_the_best(scores):
   dice = {name: np.mean([own["dice"] for own in structures.values()]) for name, structures in scores["vamcei"].items()}
   order = sorted(dice, key=dice.get)
@@ -155,7 +232,7 @@ def test_empty_masks_are_named(scores):
 
 
 def test_without_truth_there_are_pictures_and_curves_alone(tmp_path):
-  write_report(tmp_path / "report.html", "Run", {}, {}, ["a", "b"], draw_case, LOG)
+  write_report(tmp_path / "report.html", "Run", {}, {}, draw_case, names=["a", "b"], log=LOG)
   text = (tmp_path / "report.html").read_text()
   assert text.count('class="case"') == 2
   assert 'id="curves"' in text

@@ -16,8 +16,11 @@ def folded_values(label_values: LabelValues) -> tuple[tuple[int, ...], ...]:
   return tuple(tuple(values) if isinstance(values, Sequence) else (values,) for values in label_values)
 
 
-def are_label_values(values: LabelValues) -> bool:
-  """Whether there is a value, or are some, for each class, and none for two."""
-  folded = folded_values(values)
+def are_label_values(values: object) -> bool:
+  """Whether these are LabelValues: whole numbers, one or several for each class, and none for two."""
+  listed = lambda some: isinstance(some, list | tuple)
+  if not listed(values) or len(values) != len(CLASSES):
+    return False
+  folded = [own if listed(own) else (own,) for own in values]
   every = [value for own in folded for value in own]
-  return len(folded) == len(CLASSES) and all(folded) and len(set(every)) == len(every)
+  return all(folded) and all(type(value) is int for value in every) and len(set(every)) == len(every)

@@ -50,6 +50,7 @@ _DAMAGED = (
 SUFFIXES = (".nii", ".nii.gz")
 MANUAL = "_manual"  # ends the name of a mask that lies beside its image
 MAPS = ("entropy", "probabilities")  # what prediction may write beside a mask, as NAME_MAP
+MAP_ENDINGS = tuple(f"_{kind}" for kind in MAPS)
 
 # Where a volume lies: a file, or the files of its 2-D slices, in order.
 Files = str | os.PathLike | Sequence[str | os.PathLike]
@@ -96,14 +97,18 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
     (D, H, W) uint8 class indices.
   """
   voxels, affine = _read(path, like.view)
-  if voxels.shape != like.voxels.shape:
-    raise InputError(
-      f"{_name(path)}: mask of {_slices(voxels)}, expected {_slices(like.voxels)}. "
-      "Resample the mask to the image's grid."
-    )
-  if (apart := _distance(affine, like.affine, voxels.shape)) > max(like.spacing):
-    raise InputError(f"{_name(path)}: mask lies {apart:.0f} mm from its place by its affine. Repair its header.")
+  check_grid(path, Volume(voxels, affine, like.view), like)
   return _classes(path, voxels, label_values)
+
+
+def check_grid(path: Files, volume: Volume, like: Volume) -> None:
+  """Raises an InputError where a volume, from the file `path`, has not the size and the place of another one."""
+  if volume.voxels.shape != like.voxels.shape:
+    raise InputError(
+      f"{_name(path)}: {_slices(volume.voxels)}, expected {_slices(like.voxels)}. Resample it to the image's grid."
+    )
+  if (apart := _distance(volume.affine, like.affine, like.voxels.shape)) > max(like.spacing):
+    raise InputError(f"{_name(path)}: lies {apart:.0f} mm from its place by its affine. Repair its header.")
 
 
 def read_mask(path: str | os.PathLike, label_values: LabelValues) -> Volume:
@@ -176,15 +181,31 @@ def list_volumes(source: Path) -> list[Path]:
     return [source]
   if source.is_file():
     raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
-  if not source.is_dir():
-    raise InputError(f"{source}: no such file or folder; name a NIfTI file or a folder of them")
-  paths = sorted(path for path in source.iterdir() if volume_name(path))
-  names = {volume_name(path) for path in paths}
-  beside = {f"{name}{ending}" for name in names for ending in (MANUAL, *(f"_{kind}" for kind in MAPS))}
-  volumes = [path for path in paths if volume_name(path) not in beside]
-  if not volumes:
-    raise InputError(f"{source}: no {' or '.join(SUFFIXES)} file in it")
-  return volumes
+  named = name_volumes(source)
+  beside = {f"{name}{ending}" for name in named for ending in (MANUAL, *MAP_ENDINGS)}
+  return [path for name, path in named.items() if name not in beside]
+
+
+def name_volumes(folder: Path) -> dict[str, Path]:
+  """Name -> file of the NIfTI files in a folder, by name.
+
+  Raises:
+    InputError: no such folder, none in it, two of one name, or a name that is no text.
+  """
+  if not folder.is_dir():
+    raise InputError(f"{folder}: no such file or folder; name a NIfTI file or a folder of them")
+  named = {}
+  for path in sorted(folder.iterdir()):
+    if not (name := volume_name(path)):
+      continue
+    if not name.isprintable():  # line breaks, and bytes that are not UTF-8
+      raise InputError(f"{folder}: a file is called {ascii(name)}; rename it")
+    if name in named:
+      raise InputError(f"{path}: a second file of this name, beside {named[name].name}; remove one of them")
+    named[name] = path
+  if not named:
+    raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it")
+  return named
 
 
 def _read(path: Files, view: str) -> tuple[np.ndarray, np.ndarray]:

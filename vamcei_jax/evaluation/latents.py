@@ -7,30 +7,30 @@ import numpy as np
 
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.losses import class_prototypes, global_alignment
-from vamcei_jax.models.unet import Latent, pool_latent
 
 PIXELS = 20  # of a class in a slice, for its mean to count
 
 
-def measure_gap(latents: Mapping[str, Sequence[Latent]], classes: Mapping[str, np.ndarray]) -> dict:
+def measure_gap(
+  pooled: Mapping[str, Sequence[tuple]], features: Mapping[str, np.ndarray], classes: Mapping[str, np.ndarray]
+) -> dict:
   """The distances of "source" and "target".
 
   Args:
-    latents: domain -> latents of all its slices, finest scale first.
-    classes: domain -> (N, h, w) true class indices of the same slices.
+    pooled: domain -> (mean, log variance) (N, n) of all its slices by scale, as pool_latent gives them.
+    features: domain -> (N, h, w, C) means of the full-resolution latent.
+    classes: domain -> (N, h, w) true class indices.
 
   Returns:
     "global_kl": estimator -> eqs. 5-8 by scale, in nats a latent dimension.
     "prototype_distance": class -> 1 - cosine of the domains' prototypes (eq. 9), of the classes that both have.
   """
-  pooled = {domain: [pool_latent(latent) for latent in own] for domain, own in latents.items()}
   scales = list(zip(pooled["source"], pooled["target"], strict=True))
   alignment = lambda s, t, estimator: float(global_alignment(*s, *t, estimator=estimator)) / s[0].shape[1]
   kl = {name: [alignment(s, t, name) for s, t in scales] for name in ("paper", "pairwise")}
 
-  one_hot = {domain: jax.nn.one_hot(own, len(CLASSES)) for domain, own in classes.items()}
-  s, s_present = class_prototypes(latents["source"][0].mu, one_hot["source"])
-  t, t_present = class_prototypes(latents["target"][0].mu, one_hot["target"])
+  prototypes = lambda domain: class_prototypes(features[domain], jax.nn.one_hot(classes[domain], len(CLASSES)))
+  (s, s_present), (t, t_present) = prototypes("source"), prototypes("target")
   cosine = lambda a, b: float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
   distances = {name: 1.0 - cosine(s[k], t[k]) for k, name in enumerate(CLASSES) if s_present[k] and t_present[k]}
   return {"global_kl": kl, "prototype_distance": distances}

@@ -8,7 +8,7 @@ import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.statistics import Scores, agreement, amounts
+from vamcei_jax.evaluation.statistics import AMOUNTS, Scores, agreement, amounts
 from vamcei_jax.files import replacing
 
 COLOURS = {"Myo": "#35b779", "LV": "#e4572e", "RV": "#3f8efc"}
@@ -49,7 +49,7 @@ def save_curves(path: Path, lines: Sequence[Mapping]) -> None:
   for axis in axes.flat[len(names) :]:
     axis.axis("off")
   for axis, name in zip(axes.flat, names, strict=False):
-    _draw_curve(axis, lines, name, colours)
+    draw_curve(axis, lines, name, colours)
   handles = [plt.Line2D([], [], color=colour, label=stage) for stage, colour in colours.items()]
   figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
   figure.tight_layout(rect=(0, 0.04, 1, 1))
@@ -61,16 +61,22 @@ def curves(lines: Sequence[Mapping]) -> Iterator[tuple[str, str]]:
   colours = _stage_colours(lines)
   for name in _logged(lines):
     figure, axis = _pyplot().subplots(figsize=(3.6, 2.4))
-    _draw_curve(axis, lines, name, colours)
-    axis.legend(frameon=False, fontsize=7)
+    draw_curve(axis, lines, name, colours)
+    _add_legend(axis, {stage: colour for stage, colour in colours.items() if _points(lines, stage, name)})
     yield name, _svg(figure)
 
 
 def box_plot(scores: Mapping[str, Scores], metric: str) -> str:
   """SVG: a metric of the patients by structure, a box a method; a dot is a patient."""
   figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
+  draw_boxes(axis, scores, metric)
+  return _svg(figure)
+
+
+def draw_boxes(axis, scores: Mapping[str, Scores], metric: str) -> None:
+  """See box_plot; for each method, in their order, a scatter of the patients' values for each structure."""
   width = 0.8 / len(scores)
-  for number, (method, patients) in enumerate(scores.items()):
+  for number, patients in enumerate(scores.values()):
     values = [[patient[structure][metric] for patient in patients.values()] for structure in STRUCTURES]
     places = np.arange(len(STRUCTURES)) + (number - (len(scores) - 1) / 2) * width
     axis.boxplot(
@@ -86,26 +92,29 @@ def box_plot(scores: Mapping[str, Scores], metric: str) -> str:
     spread = np.random.default_rng(0).uniform(-0.2, 0.2, len(patients)) * width
     for place, own in zip(places, values, strict=True):
       axis.scatter(place + spread, own, s=6, color=f"C{number}", alpha=0.6, linewidths=0)
-    axis.plot([], [], color=f"C{number}", label=method)
   axis.set_xticks(range(len(STRUCTURES)), STRUCTURES)
   axis.set_ylabel(METRICS[metric].title)
-  axis.legend(frameon=False, fontsize=7)
-  return _svg(figure)
+  _add_legend(axis, {method: f"C{number}" for number, method in enumerate(scores)})
 
 
 def bland_altman(scores: Scores) -> Iterator[tuple[str, str]]:
   """(amount, SVG): predicted less true value of each patient over their mean, with bias and limits of agreement."""
-  limits = agreement(scores)
-  for title, (predicted, true) in amounts(scores).items():
+  for title in AMOUNTS:
     figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
-    axis.scatter((predicted + true) / 2, predicted - true, s=10, color="C0", linewidths=0)
-    axis.axhline(0.0, color="0.8", linewidth=0.8)
-    for name, value in limits[title].items():
-      axis.axhline(value, color="C3", linewidth=1, linestyle="-" if name == "bias" else "--")
-      axis.annotate(f"{value:.1f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
-    axis.set_xlabel(f"Mean of prediction and truth: {title}", fontsize=8)
-    axis.set_ylabel("Prediction less truth", fontsize=8)
+    draw_agreement(axis, scores, title)
     yield title, _svg(figure)
+
+
+def draw_agreement(axis, scores: Scores, title: str) -> None:
+  """See bland_altman; `title` is one of AMOUNTS."""
+  predicted, true = amounts(scores)[title]
+  axis.scatter((predicted + true) / 2, predicted - true, s=10, color="C0", linewidths=0)
+  axis.axhline(0.0, color="0.8", linewidth=0.8)
+  for name, value in agreement(scores)[title].items():
+    axis.axhline(value, color="C3", linewidth=1, linestyle="-" if name == "bias" else "--")
+    axis.annotate(f"{value:.1f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+  axis.set_xlabel(f"Mean of prediction and truth: {title}", fontsize=8)
+  axis.set_ylabel("Prediction less truth", fontsize=8)
 
 
 def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
@@ -142,13 +151,24 @@ def _stage_colours(lines: Sequence[Mapping]) -> dict[str, str]:
   return {stage: f"C{number}" for number, stage in enumerate(dict.fromkeys(line["stage"] for line in lines))}
 
 
-def _draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, str]) -> None:
+def draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, str]) -> None:
+  """A line a stage that has logged the metric `name`, over its steps."""
   for stage, colour in colours.items():
-    points = [(line["step"], line[name]) for line in lines if line["stage"] == stage and name in line]
-    if points:
-      axis.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=stage)
+    if points := _points(lines, stage, name):
+      axis.plot(*zip(*points, strict=True), color=colour, linewidth=1)
   axis.set_title(name, fontsize=9)
   axis.tick_params(labelsize=7)
+
+
+def _points(lines: Sequence[Mapping], stage: str, name: str) -> list[tuple[int, float]]:
+  return [(line["step"], line[name]) for line in lines if line["stage"] == stage and name in line]
+
+
+def _add_legend(axis, colours: Mapping[str, str]) -> None:
+  """Names below the axis; a blank before them, since Matplotlib takes those that begin with _ for its own."""
+  handles = [_pyplot().Line2D([], [], color=colour, label=f" {name}") for name, colour in colours.items()]
+  where = {"loc": "upper left", "bbox_to_anchor": (0, -0.12), "ncols": 2}
+  axis.legend(handles=handles, frameon=False, fontsize=7, **where)
 
 
 def _pyplot():
@@ -156,6 +176,7 @@ def _pyplot():
   import matplotlib
 
   matplotlib.use("Agg")
+  matplotlib.rcParams["text.parse_math"] = False  # names of folders are no formulas
   import matplotlib.pyplot as plt
 
   return plt

@@ -30,11 +30,15 @@ class Case:
   """What is shown of a patient.
 
   image: (D, h, w) in [0, 1].
-  masks: title -> class indices (D, h, w); in this order beside the image.
+  truth: (D, h, w) class indices, or None where there is none.
+  masks: method -> class indices (D, h, w); in this order beside the image.
+  pixel: (height, width) of a pixel, in any unit.
   """
 
   image: np.ndarray
+  truth: np.ndarray | None
   masks: Mapping[str, np.ndarray]
+  pixel: tuple[float, float] = (1.0, 1.0)
 
 
 def write_report(
@@ -42,8 +46,9 @@ def write_report(
   title: str,
   about: Mapping[str, str],
   scores: Mapping[str, Scores],
-  names: Sequence[str],
   load_case: Callable[[str], Case],
+  *,
+  names: Sequence[str] = (),
   log: Sequence[Mapping] = (),
   config: str = "",
 ) -> None:
@@ -53,10 +58,11 @@ def write_report(
     path: of the HTML file.
     title: its heading.
     about: what the masks are of and by: name -> value.
-    scores: method -> patient -> structure -> metric -> value. The last method is the one that matters: its patients are
-      listed, its worst and best cases shown, and it is tested against the first. Empty where there is no truth.
-    names: patients to choose the cases from.
+    scores: method -> patient -> structure -> metric -> value, of the same patients. The last method is the one that
+      matters: its patients are listed, its worst and best cases shown, and it is tested against the first. Empty where
+      there is no truth.
     load_case: name -> Case.
+    names: patients to show where there are no scores.
     log: lines of metrics.jsonl, for the curves.
     config: of the run, as text.
   """
@@ -107,22 +113,23 @@ def counted_as_empty(scores: Mapping[str, Scores]) -> list[tuple[str, str, str, 
 
 def _panels(name: str, case: Case, scores: Mapping | None) -> dict:
   """A case as the template shows it: its panels, each a stack of slices that are `ratio` times as wide as high."""
-  foreground = np.any([mask > 0 for mask in case.masks.values()], axis=0)
+  masks = [(method, mask) for method, mask in (("truth", case.truth), *case.masks.items()) if mask is not None]
+  foreground = np.any([mask > 0 for _, mask in masks], axis=0)
   window = _window(foreground)
   depth, height, width = foreground[window].shape
   zoom = max(1, round(PANEL / max(height, width)))
   count = min(depth, SLICES, WEBP_PIXELS // (height * zoom))
   chosen = np.unique(np.linspace(0, depth - 1, count).round().astype(int))
   stack = lambda mask: slice_stack(case.image[window][chosen], mask, zoom)
-  stacks = {"image": stack(None)} | {title: stack(mask[window][chosen]) for title, mask in case.masks.items()}
+  stacks = [("image", stack(None)), *((title, stack(mask[window][chosen])) for title, mask in masks)]
   return {
     "name": name,
     "scores": scores,
-    "panels": {title: _source("image/webp", picture) for title, picture in stacks.items()},
+    "panels": [(title, _source("image/webp", picture)) for title, picture in stacks],
     "slices": np.arange(len(foreground))[window[0]][chosen].tolist(),
     "first": len(chosen) // 2,
-    "width": width,
-    "height": height,
+    "width": width * case.pixel[1],
+    "height": height * case.pixel[0],
   }
 
 

@@ -29,15 +29,15 @@ AMOUNTS = {
 def summarise(scores: Scores) -> Summary:
   """Structure -> metric -> {"mean", "std", "median", "worst"} over patients, and the same of "mean", over structures.
 
-  The last is of patients' means over structures. std is that of the population. "worst" is the value farthest from a
-  perfect mask's; metrics that are neither good nor bad have none, and no mean over structures.
+  The last is of patients' means over structures, of overlaps and distances. std is that of the population. "worst" is
+  the value farthest from a perfect mask's; metrics that are neither good nor bad have none.
   """
   by_structure = {name: {} for name in (*STRUCTURES, "mean")}
   for name in STRUCTURES:
     for metric in next(iter(scores.values()))[name]:
       by_structure[name][metric] = np.array([patient[name][metric] for patient in scores.values()])
   for metric in by_structure[STRUCTURES[0]]:
-    if METRICS[metric].best is not None:
+    if METRICS[metric].empty:  # overlaps and distances: too much of one structure does not make up for another
       by_structure["mean"][metric] = np.mean([by_structure[name][metric] for name in STRUCTURES], axis=0)
   return {
     name: {metric: _describe(values, METRICS[metric].best) for metric, values in own.items()}
@@ -105,19 +105,24 @@ def write_metrics(folder: Path, scores: Scores, **more) -> None:
   write_text(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
 
 
-def format_table(results: Mapping[str, Summary], metric: str = "dice", digits: int = 3) -> str:
-  """A metric of each stage as text, mean ± std over patients, and what the last one gains over the first."""
+def format_table(
+  results: Mapping[str, Summary], metric: str = "dice", digits: int = 3, p_values: Mapping[str, float] | None = None
+) -> str:
+  """A metric of each stage as text: mean ± std over patients, what the last one gains over the first, and p values."""
   names = [*STRUCTURES, "mean"]
   width = max(16, *(len(stage) + 2 for stage in results))
-  lines = [f"{METRICS[metric].title:<{width}}" + "".join(f"{name:>16}" for name in names)]
+  row = lambda title, cells: f"{title:<{width}}" + "".join(f"{cell:>16}" for cell in cells)
+  lines = [row(METRICS[metric].title, names)]
   for stage, summary in results.items():
     own = [summary[name][metric] for name in names]
     cells = [f"{values['mean']:.{digits}f} ± {values['std']:.{digits}f}" for values in own[:-1]]
-    lines.append(f"{stage:<{width}}" + "".join(f"{cell:>16}" for cell in [*cells, f"{own[-1]['mean']:.{digits}f}"]))
+    lines.append(row(stage, [*cells, f"{own[-1]['mean']:.{digits}f}"]))
   if len(results) > 1:
     first, *_, last = results.values()
-    gains = [f"{last[name][metric]['mean'] - first[name][metric]['mean']:+.{digits}f}" for name in names]
-    lines.append(f"{'difference':<{width}}" + "".join(f"{gain:>16}" for gain in gains))
+    gains = [last[name][metric]["mean"] - first[name][metric]["mean"] for name in names]
+    lines.append(row("difference", [f"{gain:+.{digits}f}" for gain in gains]))
+  if p_values:
+    lines.append(row("Wilcoxon's p", [f"{p:.2g}" for p in p_values.values()]))
   return "\n".join(lines)
 
 

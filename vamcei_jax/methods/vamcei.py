@@ -31,6 +31,7 @@ from vamcei_jax.prng import example_keys
 
 __all__ = ["init_state", "make_predict", "make_step"]
 
+
 def init_state(config: ConfigDict, key: Array) -> State:
   """The state before the first step."""
   init, key = jax.random.split(key)
@@ -127,7 +128,7 @@ def reconstruction_loss(config: ConfigDict, params: dict[str, Params], domains: 
 
 
 def alignment_loss(config: ConfigDict, source: tuple[Latent, ...], target: tuple[Latent, ...]) -> Array:
-  """Eqs. 5-8 of each scale: (scales,), on latents averaged over windows."""
+  """Eqs. 5-8 of each scale: (scales,), on latents averaged over POOL×POOL windows."""
   estimator = config.loss.global_kl.estimator
   return jnp.stack([
     global_alignment(*pool_latent(s), *pool_latent(t), estimator=estimator)
