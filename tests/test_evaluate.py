@@ -146,17 +146,19 @@ def test_images_are_found_by_name_and_a_bad_one_is_named(root, evaluate):
   shutil.copytree(root / "near", root / "truth")  # a method may be called like a panel
   assert evaluate("truth", "labels").returncode == 0
   blank = panels(root)
-  assert [title for title, _ in blank] == ["image", "truth", "truth"] * (PATIENTS - 1)
+  assert [title for title, _ in blank] == ["truth", "truth"] * (PATIENTS - 1)
   shown = evaluate("truth", "labels", f"--images={root / 'images'}")
   assert shown.returncode == 0, shown.stderr
-  assert not {picture for _, picture in blank} & {picture for _, picture in panels(root)}
+  pictures = panels(root)
+  assert [title for title, _ in pictures] == ["image", "truth", "truth"] * (PATIENTS - 1)
+  assert len({picture for _, picture in [*blank, *pictures]}) == 5 * (PATIENTS - 1)
 
   (root / "images" / "patient1_LGE_0000.nii.gz").write_bytes(b"no image")
   finished = evaluate("truth", "labels", f"--images={root / 'images'}")
   assert finished.returncode == 1
   assert finished.stderr.count("error: ") == 1
   assert "images/patient1_LGE_0000.nii.gz: not a readable NIfTI file" in finished.stderr
-  assert len(panels(root)) == len(blank)
+  assert len(panels(root)) == len(pictures) - 1
 
 
 def test_only_patients_of_both_are_tested(root, evaluate):
@@ -188,12 +190,14 @@ def test_bad_input_is_one_line(root, evaluate):
   assert "config.json" in error_of(evaluate("near", "labels", f"--workdir={root}"))
   (root / "others").mkdir()
   shutil.copy(root / "near" / "patient1_LGE.nii.gz", root / "others" / "someone.nii.gz")
-  assert "no prediction bears the name of a label" in error_of(evaluate("others"))
+  assert "of a label in" in (said := error_of(evaluate("others")))
+  assert said.endswith("labels, as patient1_LGE; found someone.nii.gz. Rename them.")
   assert "no image bears the name of a label" in error_of(evaluate("near", "labels", f"--images={root / 'others'}"))
   (root / "config.json").write_text('{"stages": ["vamcei"], "data": {"label_values": [0, 200, 500, 600]}}')
   (root / "metrics.jsonl").write_text("damaged\n")
   assert "metrics.jsonl: a damaged line" in error_of(evaluate("near", "labels", f"--workdir={root}"))
   assert not (root / "scores").exists()
+  assert "a run, whose own report would be replaced" in error_of(evaluate("near", "labels", f"--output={root}"))
   (root / "scores").touch()
   assert "scores: a file; choose another --output" in error_of(evaluate())
 

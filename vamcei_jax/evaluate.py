@@ -28,8 +28,6 @@ PRINTED = {"dice": 3, "assd_mm": 2, "hd95_mm": 2}  # metric -> digits
 
 
 def main() -> None:
-  import numpy as np
-
   from vamcei_jax.config import CONFIG_FILE
   from vamcei_jax.data.nifti import list_volumes, name_volumes, read_classes, read_mask
   from vamcei_jax.evaluation.matching import list_labels, match, read_image, score_files
@@ -41,6 +39,8 @@ def main() -> None:
   output, workdir = folder_of(_OUTPUT), folder_of(_WORKDIR)
   if output.exists() and not output.is_dir():
     raise InputError(f"{output}: a file; choose another --output")
+  if (output / CONFIG_FILE).exists():
+    raise InputError(f"{output}: a run, whose own report would be replaced; choose another --output")
   label_values = choose_label_values(_LABEL_VALUES.value, workdir)
   log = read_log(run_folder(workdir.resolve()) / METRICS_FILE) if workdir else []
   config = (workdir / CONFIG_FILE).read_text(encoding="utf-8") if workdir else ""
@@ -54,7 +54,8 @@ def main() -> None:
     predictions = list_volumes(folder)
     files[method] = match(predictions, labels)
     if not files[method]:
-      raise InputError(f"{folder}: no prediction bears the name of a label in {_LABELS.value}; correct one of the two")
+      names = f"as {next(iter(labels))}; found {predictions[0].name}"
+      raise InputError(f"{folder}: no prediction bears the name of a label in {_LABELS.value}, {names}. Rename them.")
     if unlabelled := len(predictions) - len(files[method]):
       print(f"{folder}: {unlabelled} of {len(predictions)} predictions have no label and are not scored")
     scores[method], failed = score_files(files[method], labels, label_values)
@@ -71,14 +72,13 @@ def main() -> None:
   def load_case(name: str) -> Case:
     truth = read_mask(labels[name], label_values)
     masks = {method: read_classes(files[method][name], truth, label_values) for method in files}
-    image = np.full(truth.voxels.shape, 0.25, np.float32)
-    if _IMAGES.present:
-      try:
-        if name not in images:
-          raise InputError(f"{labels[name]}: no image of it in {_IMAGES.value}; shown without")
-        image = read_image(images[name], truth)
-      except InputError as error:
-        failures.append(str(error))
+    image = None
+    try:
+      if _IMAGES.present and name not in images:
+        raise InputError(f"{labels[name]}: no image of it in {_IMAGES.value}; shown without")
+      image = read_image(images[name], truth) if images else None
+    except InputError as error:
+      failures.append(str(error))
     return Case(image, truth.voxels, masks, truth.spacing[1:])
 
   results = {method: summarise(own) for method, own in scores.items()}
@@ -86,7 +86,7 @@ def main() -> None:
   about = {"predictions": _PREDICTIONS.value, "labels": _LABELS.value}
   other = {"against": {"predictions": _AGAINST.value, **results[first], "comparison": comparison}} if comparison else {}
   write_metrics(output, scores[last], **about, **other)
-  about |= {"against": _AGAINST.value} if comparison else {}
+  about |= {name: flag.value for name, flag in (("against", _AGAINST), ("run", _WORKDIR)) if flag.value}
   write_report(output / "report.html", f"Evaluation of {last}", about, scores, load_case, log=log, config=config)
 
   tables = []

@@ -192,8 +192,10 @@ def name_volumes(folder: Path) -> dict[str, Path]:
   Raises:
     InputError: no such folder, none in it, two of one name, or a name that is no text.
   """
+  if folder.exists() and not folder.is_dir():
+    raise InputError(f"{folder}: a file; name its folder")
   if not folder.is_dir():
-    raise InputError(f"{folder}: no such file or folder; name a NIfTI file or a folder of them")
+    raise InputError(f"{folder}: no such file or folder; name a folder of NIfTI files")
   named = {}
   for path in sorted(folder.iterdir()):
     if not (name := volume_name(path)):
@@ -228,6 +230,7 @@ def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.n
   if len(unknown):
     found, allowed = ", ".join(f"{value:g}" for value in unknown[:5]), ", ".join(map(str, labels))
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    more += " (an image?)" if len(unknown) > 50 else ""
     raise InputError(
       f"{_name(path)}: unknown label values {found}{more}; expected only {allowed}. "
       "Correct the mask or the label values (--config.data.label_values, --label_values)."

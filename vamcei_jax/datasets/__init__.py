@@ -79,7 +79,7 @@ def prepare(
   for field, value in options.items():
     if kinds[field] is int and not (isinstance(value, int) and value >= 0):
       raise InputError(f"config.data.options.{field}={value}: must be a number, at least 0")
-  if root is None and issubclass(builder_class, Cases):
+  if not root and issubclass(builder_class, Cases):
     tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
     way_out = "name the folder of the data: --config.data.root=DIR (of prepare: --source=DIR)"
     raise InputError(f"config.data.root: not set; {way_out}. {tree}")

@@ -91,7 +91,7 @@ def draw_boxes(axis, scores: Mapping[str, Scores], metric: str) -> None:
     # Apart from each other, and the same in every picture.
     spread = np.random.default_rng(0).uniform(-0.2, 0.2, len(patients)) * width
     for place, own in zip(places, values, strict=True):
-      axis.scatter(place + spread, own, s=6, color=f"C{number}", alpha=0.6, linewidths=0)
+      axis.scatter(place + spread, own, s=12, color=f"C{number}", alpha=0.6, linewidths=0)
   axis.set_xticks(range(len(STRUCTURES)), STRUCTURES)
   axis.set_ylabel(METRICS[metric].title)
   _add_legend(axis, {method: f"C{number}" for number, method in enumerate(scores)})
@@ -112,7 +112,8 @@ def draw_agreement(axis, scores: Scores, title: str) -> None:
   axis.axhline(0.0, color="0.8", linewidth=0.8)
   for name, value in agreement(scores)[title].items():
     axis.axhline(value, color="C3", linewidth=1, linestyle="-" if name == "bias" else "--")
-    axis.annotate(f"{value:.1f}", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    axis.annotate(f" {value:.1f}", (1, value), xycoords=("axes fraction", "data"), va="center", fontsize=7)
+  axis.tick_params(labelsize=7)
   axis.set_xlabel(f"Mean of prediction and truth: {title}", fontsize=8)
   axis.set_ylabel("Prediction less truth", fontsize=8)
 

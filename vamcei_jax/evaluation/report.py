@@ -29,13 +29,13 @@ PANEL = 240  # screen pixels of a panel, about
 class Case:
   """What is shown of a patient.
 
-  image: (D, h, w) in [0, 1].
+  image: (D, h, w) in [0, 1], or None where there is none.
   truth: (D, h, w) class indices, or None where there is none.
   masks: method -> class indices (D, h, w); in this order beside the image.
   pixel: (height, width) of a pixel, in any unit.
   """
 
-  image: np.ndarray
+  image: np.ndarray | None
   truth: np.ndarray | None
   masks: Mapping[str, np.ndarray]
   pixel: tuple[float, float] = (1.0, 1.0)
@@ -87,6 +87,7 @@ def write_report(
     agreement=agreement(own) if own else {},
     limits=[(amount, _svg_source(svg)) for amount, svg in bland_altman(own)] if own else [],
     cases=[_panels(name, load_case(name), own.get(name)) for name in shown],
+    worst=shown[:WORST] if len(own) > WORST + BEST else [],
     curves=[(metric, _svg_source(svg)) for metric, svg in curves(log)],
     config=config,
   )
@@ -120,8 +121,10 @@ def _panels(name: str, case: Case, scores: Mapping | None) -> dict:
   zoom = max(1, round(PANEL / max(height, width)))
   count = min(depth, SLICES, WEBP_PIXELS // (height * zoom))
   chosen = np.unique(np.linspace(0, depth - 1, count).round().astype(int))
-  stack = lambda mask: slice_stack(case.image[window][chosen], mask, zoom)
-  stacks = [("image", stack(None)), *((title, stack(mask[window][chosen])) for title, mask in masks)]
+  image = np.full(foreground.shape, 0.25) if case.image is None else case.image
+  stack = lambda mask: slice_stack(image[window][chosen], mask, zoom)
+  stacks = [] if case.image is None else [("image", stack(None))]
+  stacks += [(title, stack(mask[window][chosen])) for title, mask in masks]
   return {
     "name": name,
     "scores": scores,
