@@ -75,7 +75,7 @@ DAMAGES = {
   "truncated": ("LGE/patient6_LGE.nii.gz", lambda p: p.write_bytes(p.read_bytes()[:-2000]), "Export or copy"),
   "4-D": ("C0/patient1_C0.nii.gz", lambda p: rewrite(p, lambda v: np.stack([v, v], -1)), "Split the series"),
   "NaN": ("LGE/patient6_LGE.nii.gz", lambda p: rewrite(p, set_first_voxel(np.nan)), "NaN"),
-  "shape": ("C0/patient2_C0_manual.nii.gz", lambda p: rewrite(p, lambda v: v[:, :, 1:]), "Resample it to the image's grid"),
+  "shape": ("C0/patient2_C0_manual.nii.gz", lambda p: rewrite(p, lambda v: v[:, :, 1:]), "Resample it"),
   "label": ("C0/patient2_C0_manual.nii.gz", lambda p: rewrite(p, set_first_voxel(77)), "77"),
   "missing mask": ("C0/patient1_C0_manual.nii.gz", lambda p: p.unlink(), "no such mask"),
 }
