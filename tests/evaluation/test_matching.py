@@ -36,7 +36,7 @@ def test_a_channel_in_a_name_makes_no_difference(tmp_path):
   ("names", "expected"),
   [
     (("a.nii", "a.nii.gz"), "a.nii.gz: a second file of this name, beside a.nii"),
-    (("a\nb.nii",), "a file is called 'a\\\\nb'; rename it"),
+    (("a\nb.nii",), "a file is called 'a\\\\nb.nii'; rename it"),
     ((b"a\xff.nii".decode(errors="surrogateescape"),), "rename it"),
     ((), "no .nii or .nii.gz file in it"),
   ],

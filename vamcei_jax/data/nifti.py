@@ -11,9 +11,13 @@ import gzip
 import itertools
 import math
 import os
+import stat
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -48,6 +52,8 @@ _DAMAGED = (
 
 
 SUFFIXES = (".nii", ".nii.gz")
+MAX_VOXELS = 2**27  # of a volume, 512 x 512 x 512: what is claimed beyond is refused before memory is taken
+TRAILER = 2**20  # bytes that may follow the voxels
 MANUAL = "_manual"  # ends the name of a mask that lies beside its image
 MAPS = ("entropy", "probabilities")  # what prediction may write beside a mask, as NAME_MAP
 MAP_ENDINGS = tuple(f"_{kind}" for kind in MAPS)
@@ -181,9 +187,10 @@ def list_volumes(source: Path) -> list[Path]:
     return [source]
   if source.is_file():
     raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
-  named = name_volumes(source)
-  beside = {f"{name}{ending}" for name in named for ending in (MANUAL, *MAP_ENDINGS)}
-  return [path for name, path in named.items() if name not in beside]
+  paths = _list_files(source)
+  names = {volume_name(path) for path in paths}
+  beside = {f"{name}{ending}" for name in names for ending in (MANUAL, *MAP_ENDINGS)}
+  return [path for path in paths if volume_name(path) not in beside]
 
 
 def name_volumes(folder: Path) -> dict[str, Path]:
@@ -192,22 +199,27 @@ def name_volumes(folder: Path) -> dict[str, Path]:
   Raises:
     InputError: no such folder, none in it, two of one name, or a name that is no text.
   """
+  named = {}
+  for path in _list_files(folder):
+    if (name := volume_name(path)) in named:
+      raise InputError(f"{path}: a second file of this name, beside {named[name].name}; remove one of them")
+    named[name] = path
+  return named
+
+
+def _list_files(folder: Path) -> list[Path]:
+  """The NIfTI files in a folder, by name."""
   if folder.exists() and not folder.is_dir():
     raise InputError(f"{folder}: a file; name its folder")
   if not folder.is_dir():
     raise InputError(f"{folder}: no such file or folder; name a folder of NIfTI files")
-  named = {}
-  for path in sorted(folder.iterdir()):
-    if not (name := volume_name(path)):
-      continue
-    if not name.isprintable():  # line breaks, and bytes that are not UTF-8
-      raise InputError(f"{folder}: a file is called {ascii(name)}; rename it")
-    if name in named:
-      raise InputError(f"{path}: a second file of this name, beside {named[name].name}; remove one of them")
-    named[name] = path
-  if not named:
+  paths = sorted(path for path in folder.iterdir() if volume_name(path))
+  for path in paths:
+    if not path.name.isprintable():  # line breaks, and bytes that are not UTF-8
+      raise InputError(f"{folder}: a file is called {ascii(path.name)}; rename it")
+  if not paths:
     raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it")
-  return named
+  return paths
 
 
 def _read(path: Files, view: str) -> tuple[np.ndarray, np.ndarray]:
@@ -274,15 +286,13 @@ def _orientation(affine: np.ndarray, view: str) -> np.ndarray:
 def _load(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image, np.ndarray]:
   """A NIfTI file and its scaled voxels in file order, 3-D (or 2-D) and of real numbers, on a grid that is one."""
   try:
-    content = Path(path).read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-      content = gzip.decompress(content)  # all of it, so that the checksum is looked at
-    kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content) else nib.Nifti1Image
-    image = kind.from_bytes(content)
-    _check(path, image, dimensions)
-    needed = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-    if needed > len(content):
-      raise EOFError(f"{len(content)} of {needed} bytes")
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for somebody to write into it
+      raise OSError("not a regular file")
+    with open(path, "rb") as file:
+      zipped = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else open(path, "rb") as file, _silent_nibabel():
+      image = _read_image(path, file, dimensions)
     return image, np.asanyarray(image.dataobj).reshape(image.shape[:dimensions])
   except FileNotFoundError as error:
     raise InputError(f"{path}: no such file. Check the path.") from error
@@ -291,16 +301,47 @@ def _load(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image
     raise InputError(f"{path}: not a readable NIfTI file ({reason}). Export or copy it again.") from error
 
 
-def _check(path: str | os.PathLike, image: nib.Nifti1Image, dimensions: int) -> None:
-  shape, affine = image.shape, image.affine
+@contextmanager
+def _silent_nibabel() -> Iterator[None]:
+  """What nibabel logs of headers that it mends, or raises an error for as well, is not the user's."""
+  logger = nib.imageglobals.logger
+  before, logger.disabled = logger.disabled, True
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      yield
+  finally:
+    logger.disabled = before
+
+
+def _read_image(path: str | os.PathLike, file: BinaryIO, dimensions: int) -> nib.Nifti1Image:
+  """The image of an open file. What its header claims is looked at before memory is taken."""
+  start = file.read(nib.Nifti2Header.sizeof_hdr)
+  kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Image
+  header = kind.header_class(start[: kind.header_class.sizeof_hdr])
+  _check(path, header.get_data_shape(), header.get_best_affine(), header, dimensions)
+  needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+  content = start + file.read(needed + TRAILER - len(start))
+  if needed > len(content):
+    raise EOFError(f"{len(content)} of {needed} bytes")
+  if file.read(1):  # at the end of a gzip file, its checksum is looked at
+    raise ValueError(f"longer than the {needed} bytes that its header tells")
+  return kind.from_bytes(content)
+
+
+def _check(
+  path: str | os.PathLike, shape: tuple[int, ...], affine: np.ndarray, header: nib.Nifti1Header, dimensions: int
+) -> None:
   if len(shape) != dimensions and not (len(shape) == dimensions + 1 and shape[dimensions] == 1):
     way_out = "Stack the slices first." if len(shape) < dimensions else "Split the series first."
     kind = "volume" if dimensions == 3 else "slice"
     raise InputError(f"{path}: {len(shape)}-D image {shape}; expected one {dimensions}-D {kind}. {way_out}")
   if min(shape) < 1:
     raise InputError(f"{path}: empty image {shape}. Export it again.")
-  if image.get_data_dtype().kind not in "iuf":
-    kind = image.header.get_value_label("datatype")
+  if math.prod(shape) > MAX_VOXELS:
+    raise InputError(f"{path}: {math.prod(shape)} voxels {shape}; at most {MAX_VOXELS} can be handled. Crop it.")
+  if header.get_data_dtype().kind not in "iuf":
+    kind = header.get_value_label("datatype")
     raise InputError(f"{path}: {kind} voxels; expected real numbers. Export it as a grey-scale image.")
   with np.errstate(all="ignore"):
     volume = abs(np.linalg.det(affine[:3, :3] / nib.affines.voxel_sizes(affine)))  # of the unit directions

@@ -1,0 +1,167 @@
+"""Files that lie: broken NIfTI of every kind that exporters, networks and enemies make."""
+
+import gzip
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+SHAPE = (6, 7, 4)
+NAN, INF = float("nan"), float("inf")
+
+# Where the fields of a NIfTI-1 header lie, and how they are packed.
+FIELDS = {
+  "sizeof_hdr": (0, "<i"),
+  "dim": (40, "<h"),
+  "datatype": (70, "<h"),
+  "bitpix": (72, "<h"),
+  "pixdim": (76, "<f"),
+  "vox_offset": (108, "<f"),
+  "scl_slope": (112, "<f"),
+  "scl_inter": (116, "<f"),
+  "qform_code": (252, "<h"),
+  "sform_code": (254, "<h"),
+  "quatern_b": (256, "<f"),
+  "srow_x": (280, "<f"),
+  "srow_y": (296, "<f"),
+  "srow_z": (312, "<f"),
+}
+VALUES = {
+  "sizeof_hdr": (0, -1, 347, 540, 2**31 - 1),
+  "datatype": (0, 1, 3, 5, 32, 128, 255, 999, 1536, 1792, 2048, 2304, -1),
+  "bitpix": (0, 1, 64, -8, 32767),
+  "vox_offset": (-1.0, 0.0, 1.0, 347.0, 1e5, 1e9, 1e30, NAN, INF, -INF),
+  "scl_slope": (0.0, NAN, INF, 1e38, -1e38),
+  "scl_inter": (NAN, INF, 3e38),
+  "qform_code": (-1, 99),
+  "sform_code": (-1, 0, 99),
+  "quatern_b": (NAN, INF, 5.0),
+}
+SIZES = (0, -1, -32768, 1, 5, 32767)  # of a dimension
+
+
+def write_corpus(folder: Path, masks: bool = False) -> Iterator[Path]:
+  """Writes the files one after the other, each an image (or, if `masks`, a mask of 0, 200, 500, 600) that is broken."""
+  folder.mkdir(parents=True, exist_ok=True)
+  good = good_file(masks)
+  for number, (kind, content) in enumerate(broken(good, masks)):
+    # A name says what is wrong, some in ways that names themselves break things.
+    odd = (" ", "ä", "'", "%s", "{0}", "$HOME", "-o", "")[number % 8]
+    for ending, packed in ((".nii", content), (".nii.gz", gzip.compress(content, 1))):
+      if ending == ".nii" or number % 3 == 0:
+        path = folder / f"{number:03d}{odd}{kind}{ending}"
+        path.write_bytes(packed)
+        yield path
+  yield from write_damaged_gzip(folder, good)
+  yield from write_no_files(folder)
+
+
+def good_file(masks: bool) -> bytes:
+  """A file that can be read."""
+  rng = np.random.default_rng(0)
+  voxels = rng.choice([0, 200, 500, 600], SHAPE).astype(np.int16) if masks else rng.random(SHAPE, np.float32)
+  return nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 8.0, 1.0])).to_bytes()
+
+
+def broken(good: bytes, masks: bool) -> Iterator[tuple[str, bytes]]:
+  """(what is wrong, content)."""
+  ends = {0, 1, 2, 4, 39, 40, 42, 70, 80, 108, 112, 253, 280, 327, 343, 344, 347, 348, 349, 351, 352, 353, 400}
+  for end in sorted(ends | {len(good) - 1}):
+    yield f"cut{end}", good[:end]
+  for magic in (b"\0\0\0\0", b"n+2\0", b"N+1\0", b"\xff\xff\xff\xff"):
+    yield "magic", good[:344] + magic + good[348:]
+  yield "of_a_pair", good[:344] + b"ni1\0" + good[348:]
+  for field, values in VALUES.items():
+    for value in values:
+      yield f"{field}_{value}", patch(good, field, 0, value)
+  for index in range(8):
+    for value in (*SIZES, 2, 3, 6, 7, 8) if index == 0 else SIZES:
+      yield f"dim{index}_{value}", patch(good, "dim", index, value)
+  for sizes in ((3, 32767, 32767, 32767), (7, *[32767] * 7), (3, 30000, 30000, 8), (3, 2000, 2000, 2000)):
+    content = good
+    for index, value in enumerate(sizes):
+      content = patch(content, "dim", index, value)
+    yield f"huge{sizes[0]}", content
+  for index in range(4):
+    for value in (0.0, -1.5, NAN, INF, 1e-30, 1e30):
+      yield f"pixdim{index}_{value}", patch(patch(good, "sform_code", 0, 0), "pixdim", index, value)
+  for row in ("srow_x", "srow_y", "srow_z"):
+    for value in (0.0, NAN, INF, -INF):
+      yield f"{row}_{value}", patch(good, row, {"srow_x": 0, "srow_y": 1, "srow_z": 2}[row], value)
+  for size in (-1, 0, 7, 16, 2**31 - 1):  # of a header extension
+    extended = patch(good, "vox_offset", 0, 368.0)
+    yield f"extension{size}", extended[:348] + b"\1\0\0\0" + struct.pack("<ii", size, 6) + b"\0" * 8 + extended[352:]
+  yield "long", good + b"\0" * 2**21
+  yield "not_nifti", b"\x89PNG\r\n" + os.urandom(400)
+  yield "text", b"patient,structure,dice\n" * 40
+  yield from wrong_voxels(masks)
+  rng = np.random.default_rng(1)
+  for number in range(60):
+    content = bytearray(good)
+    for place in rng.integers(0, 352, 3):
+      content[place] ^= 1 << int(rng.integers(8))
+    yield f"flipped{number}", bytes(content)
+
+
+def wrong_voxels(masks: bool) -> Iterator[tuple[str, bytes]]:
+  """(what is wrong, content) of files whose headers tell the truth."""
+  affine = np.diag([1.5, 1.5, 8.0, 1.0])
+  kinds = (np.complex64, np.complex128, np.float64, np.uint8, np.int8, np.uint16, np.int64, np.uint64)
+  for kind in kinds:
+    yield f"of_{np.dtype(kind)}", nib.Nifti1Image(np.full(SHAPE, 7, kind), affine, dtype=kind).to_bytes()
+  colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+  yield "colours", nib.Nifti1Image(colours, affine).to_bytes()
+  for shape in ((6,), (6, 7), (*SHAPE, 2), (*SHAPE, 1, 2), (*SHAPE, 1, 1, 3)):
+    yield f"{len(shape)}d", nib.Nifti1Image(np.ones(shape, np.float32), affine).to_bytes()
+  for value in (NAN, INF, -INF, 3e38):
+    voxels = np.zeros(SHAPE, np.float32)
+    voxels[0, 0, 0] = value
+    yield f"voxel_{value}", nib.Nifti1Image(voxels, affine).to_bytes()
+  yield "constant", nib.Nifti1Image(np.full(SHAPE, 3, np.int16), affine).to_bytes()
+  if masks:
+    for value in (199.9, 100.0, -1.0, 1e30, 6e4):
+      yield f"label_{value}", nib.Nifti1Image(np.full(SHAPE, value, np.float32), affine).to_bytes()
+
+
+def write_damaged_gzip(folder: Path, good: bytes) -> Iterator[Path]:
+  """Truncated, corrupted and overfull gzip files."""
+  packed = gzip.compress(good, 1)
+  claims_much = patch(patch(patch(good, "dim", 1, 500), "dim", 2, 500), "dim", 3, 500)
+  contents = {
+    "wrong_sum": packed[:-8] + b"\0\0\0\0" + packed[-4:],
+    "wrong_length": packed[:-4] + b"\xff\xff\xff\x7f",
+    "twice": packed + packed,
+    "garbage_behind": packed + b"garbage",
+    "not_zipped": good,
+    "bomb": gzip.compress(good + b"\0" * 2**29, 9),
+    "bomb_in_voxels": gzip.compress(claims_much + b"\0" * 2**29, 9),
+    "zipped_twice": gzip.compress(packed),
+    "header_alone": b"\x1f\x8b",
+  }
+  for end in range(1, len(packed), max(1, len(packed) // 24)):
+    contents[f"cut{end}"] = packed[:end]
+  for name, content in contents.items():
+    path = folder / f"gzip_{name}.nii.gz"
+    path.write_bytes(content)
+    yield path
+
+
+def write_no_files(folder: Path) -> Iterator[Path]:
+  """What bears a file's name and is none."""
+  loop, dangling, pipe, directory = (folder / f"{name}.nii" for name in ("loop", "dangling", "pipe", "directory"))
+  loop.symlink_to(loop)
+  dangling.symlink_to(folder / "nowhere.nii")
+  os.mkfifo(pipe)
+  directory.mkdir()
+  yield from (loop, dangling, pipe, directory)
+
+
+def patch(content: bytes, field: str, index: int, value: float) -> bytes:
+  """The content with an element of a header's field replaced."""
+  start, form = FIELDS[field]
+  size = struct.calcsize(form)
+  start += index * size
+  return content[:start] + struct.pack(form, value) + content[start + size :]

@@ -1,0 +1,93 @@
+"""Every file of the corpus is read or refused: one line, soon, with little memory, and good files are not harmed."""
+
+import json
+import resource
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, command
+from tests.faults.corpus import good_file, write_corpus
+from vamcei_jax.data.labels import LABEL_VALUES
+from vamcei_jax.data.nifti import read_mask, read_volume, volume_name
+from vamcei_jax.errors import InputError
+
+SECONDS = 10  # for a file
+# Parts of names that cannot be read as anything; the other files may be, as what their header says or nibabel mends.
+HOPELESS = ("cut", "magic", "huge", "complex", "colours", "voxel_nan", "voxel_inf", "srow_x_nan", "srow_y_inf", "4d")
+HOPELESS += ("not_nifti", "text", "long", "bomb", "wrong_", "zipped_twice", "header_alone", "loop", "dangling", "pipe")
+HOPELESS += ("directory",)
+MEMORY = 2 * 2**30  # bytes
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["images", "masks"])
+def corpus(request, tmp_path_factory):
+  return request.param, list(write_corpus(tmp_path_factory.mktemp("corpus") / "files", masks=request.param))
+
+
+def test_every_file_is_read_or_refused_in_one_line(corpus):
+  masks, paths = corpus
+  assert len(paths) >= 300
+  refused = set()
+  for path in paths:
+    started = time.monotonic()
+    volume, message = read(path, masks)
+    assert time.monotonic() - started < SECONDS, path.name
+    if message:
+      refused.add(path.name)
+      assert message.startswith(f"{path}: "), message
+      assert len(message.splitlines()) == 1, message
+      assert message.endswith((".", ")")), message  # the way out
+      continue
+    assert np.isfinite(volume.voxels).all(), path.name
+    assert np.isfinite(volume.affine).all(), path.name
+    assert min(volume.spacing) > 0, path.name
+  assert [name for path in paths if any(kind in (name := path.name) for kind in HOPELESS) and name not in refused] == []
+
+
+def read(path, masks):
+  """The volume in a file and None, or None and why it is refused."""
+  try:
+    return (read_mask(path, LABEL_VALUES) if masks else read_volume(path)), None
+  except InputError as error:
+    return None, str(error)
+
+
+def test_predict_goes_on_without_them(tiny_run, tmp_path):
+  """In a process of its own, whose memory is looked at."""
+  paths = list(write_corpus(tmp_path / "corpus"))
+  for name in ("a_good.nii", "z_good.nii"):
+    (tmp_path / "corpus" / name).write_bytes(good_file(masks=False))
+  flags = [f"--workdir={tiny_run}", f"--input={tmp_path / 'corpus'}", f"--output={tmp_path / 'masks'}"]
+  started = time.monotonic()
+  finished = subprocess.run(command("vamcei_jax.predict", *flags), cwd=ROOT, capture_output=True, text=True)
+  assert finished.returncode == 1, finished.stderr[-3000:]
+  errors = finished.stderr.splitlines()
+  assert all(line.startswith("error: ") for line in errors), finished.stderr[-3000:]
+  segmented = {path.name for path in (tmp_path / "masks").iterdir()}
+  assert {"a_good.nii", "z_good.nii"} <= segmented
+  assert len(errors) + len(segmented) == len(paths) + 2
+  for path in paths:
+    assert (path.name in segmented) != any(str(path) in line for line in errors), path.name
+  assert time.monotonic() - started < SECONDS * len(paths)
+  assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < MEMORY
+
+
+def test_evaluate_goes_on_without_them(tmp_path):
+  paths, labels = list(write_corpus(tmp_path / "masks", masks=True)), tmp_path / "labels"
+  labels.mkdir()
+  for path in paths:
+    if not (labels / f"{volume_name(path)}.nii").exists():
+      (labels / f"{volume_name(path)}.nii").write_bytes(good_file(masks=True))
+    elif not path.is_dir():
+      path.unlink()  # the same name with another ending
+  flags = [f"--predictions={tmp_path / 'masks'}", f"--labels={labels}", f"--output={tmp_path / 'scores'}"]
+  finished = subprocess.run(command("vamcei_jax.evaluate", *flags), cwd=ROOT, capture_output=True, text=True)
+  assert finished.returncode == 1, finished.stderr[-3000:]
+  errors = finished.stderr.splitlines()
+  assert all(line.startswith("error: ") for line in errors), finished.stderr[-3000:]
+  scored = json.loads((tmp_path / "scores" / "metrics.json").read_text())["patients"]
+  assert len(errors) + len(scored) == len(list(labels.iterdir()))
+  assert min(len(errors), len(scored)) > 30
