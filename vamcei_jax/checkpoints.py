@@ -4,9 +4,14 @@ A checkpoint holds the whole State: parameters, optimizers, moving averages, mem
 position in the data follows (see data/loader.py).
 """
 
+import hashlib
+import shutil
+import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
@@ -34,17 +39,49 @@ def is_finished(folder: Path, config: ConfigDict) -> bool:
 def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: float | None) -> None:
   """Saves the state after `step` steps in the background; `dice`, where it was measured, ranks it."""
   metrics = None if dice is None else {"dice": dice}
-  checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+  content = {"state": ocp.args.StandardSave(state), "digest": ocp.args.JsonSave({"sha256": digest(state)})}
+  checkpoints.save(step, args=ocp.args.Composite(**content), metrics=metrics)
 
 
-def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) -> State | None:
-  """The newest saved state, shaped and placed as `abstract_state`; None where nothing is saved yet."""
-  if checkpoints.latest_step() is None:
-    return None
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-  abstract = jax.tree.map(placed, abstract_state)
-  return checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(abstract))
+def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) -> tuple[State | None, list[int]]:
+  """The newest saved state that is whole, shaped and placed as `abstract_state`, and the damaged steps after it.
+
+  What is read must have the digest that was saved with it: Orbax itself does not see every flipped bit. None where
+  nothing is saved yet.
+
+  Raises:
+    InputError: there are checkpoints, and none is whole.
+  """
+  damaged = []
+  for step in sorted(checkpoints.all_steps(), reverse=True):
+    try:
+      return _restore(checkpoints, step, abstract_state), damaged
+    except Exception as error:  # damage has many faces, of JSON, TensorStore, Orbax and the system
+      reason = " ".join(str(error).split())[:200]
+      print(f"{checkpoints.directory / str(step)}: cannot be used ({reason})", file=sys.stderr, flush=True)
+      damaged.append(step)
+  if damaged:
+    raise InputError(
+      f"{checkpoints.directory}: no checkpoint in it is whole and of this version; train anew: --stages=STAGE"
+    )
+  return None, []
+
+
+def remove_damaged(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> None:
+  """Removes damaged checkpoints, which are going to be made again: Orbax saves no step that is there."""
+  for step in steps:
+    shutil.rmtree(checkpoints.directory / str(step))
+  if steps:
+    checkpoints.reload()
+
+
+def digest(state: State) -> str:
+  """SHA-256 of all arrays of a state."""
+  sha = hashlib.sha256()
+  for leaf in jax.tree.leaves(state):
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    sha.update(np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf))
+  return sha.hexdigest()
 
 
 def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
@@ -56,7 +93,17 @@ def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
   if not folder.is_dir():
     raise InputError(f"{folder}: no checkpoints; train first, or name the --workdir of a run")
   with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as checkpoints:
-    state = restore_newest(checkpoints, abstract_state)
+    state, _ = restore_newest(checkpoints, abstract_state)
   if state is None:
     raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
   return state.ema
+
+
+def _restore(checkpoints: ocp.CheckpointManager, step: int, abstract_state: State) -> State:
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+  content = {"state": ocp.args.StandardRestore(jax.tree.map(placed, abstract_state)), "digest": ocp.args.JsonRestore()}
+  saved = checkpoints.restore(step, args=ocp.args.Composite(**content))
+  if digest(saved["state"]) != saved["digest"]["sha256"]:
+    raise ValueError("its arrays are not those that were saved")
+  return saved["state"]

@@ -6,6 +6,8 @@ unbroken one would have seen, and any split of a batch over devices sees the sam
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +49,8 @@ def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) 
     InputError: `labels` are asked for and a patient has none.
   """
   skipped = ("truth",) if labels else ("truth", "mask")
-  examples = list(builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in skipped}))
+  with naming_damage(builder.data_path):
+    examples = list(builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in skipped}))
   slices = {"image": np.concatenate([example["image"] for example in examples])}
   if labels:
     if unlabelled := [example["patient"].decode() for example in examples if not example["labelled"]]:
@@ -58,16 +61,32 @@ def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) 
 
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
   """The labelled patients of a split (or all), for the evaluator; none where the split is missing."""
-  for example in builder.as_data_source(split) if split in builder.info.splits else ():
-    if example["labelled"] or not labelled:
-      yield Patient(
-        name=example["patient"].decode(),
-        image=example["image"],
-        truth=example["truth"] if example["labelled"] else None,
-        shape=example["truth"].shape,
-        spacing=tuple(float(mm) for mm in np.linalg.norm(example["affine"][:3, :3], axis=0)),
-        centre=tuple(example["centre"].tolist()),
-      )
+  with naming_damage(builder.data_path):
+    for example in builder.as_data_source(split) if split in builder.info.splits else ():
+      if example["labelled"] or not labelled:
+        yield Patient(
+          name=example["patient"].decode(),
+          image=example["image"],
+          truth=example["truth"] if example["labelled"] else None,
+          shape=example["truth"].shape,
+          spacing=tuple(float(mm) for mm in np.linalg.norm(example["affine"][:3, :3], axis=0)),
+          centre=tuple(example["centre"].tolist()),
+        )
+
+
+@contextmanager
+def naming_damage(folder: PathLike) -> Iterator[None]:
+  """Prepared data that cannot be read, by its checksums, its descriptions or its absence, is named with the way out.
+
+  Raises:
+    InputError: instead of what TFDS and array_record raise.
+  """
+  try:
+    yield
+  except Exception as error:  # of array_record, of protobuf, of JSON, of the system
+    reason = " ".join(str(error).split())[:160]
+    way_out = "Remove this folder: the run, or python -m vamcei_jax.prepare, makes it again"
+    raise InputError(f"{folder}: damaged prepared data ({reason}). {way_out}.") from error
 
 
 def batch_indices(key: Array, step: Array, size: int, batch: int) -> Array:

@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from vamcei_jax.data.labels import LabelValues, folded_values
+from vamcei_jax.data.loader import naming_damage
 from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.datasets.cases import Cases, examine, fingerprint, usable
 from vamcei_jax.datasets.folder import Folder
@@ -91,7 +92,9 @@ def prepare(
   digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
   config.name = f"{re.sub(r'[^A-Za-z0-9]+', '_', domain).strip('_')}-{digest}"
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
-  builder = make_builder()
+  folder = Path(data_dir, name, config.name)
+  with naming_damage(folder) if folder.exists() else contextlib.nullcontext():
+    builder = make_builder()
   if not builder.is_prepared():
     print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
     if issubclass(builder_class, Cases):

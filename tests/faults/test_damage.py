@@ -1,0 +1,116 @@
+"""Damaged checkpoints: the newest whole one is gone on with, and nothing is taken that is not what was saved."""
+
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from tests.test_training import assert_same, final_state
+from vamcei_jax.checkpoints import open_checkpoints, remove_damaged, restore_newest, save
+from vamcei_jax.errors import InputError
+from vamcei_jax.methods.state import State, create_state
+
+CONFIG = ConfigDict({
+  "optimizer": {"rates": {"segmenter": 1e-3}, "b1": 0.9, "schedule": "polynomial", "clip": 1.0},
+  "loss": {"weights": {"segmentation": 1.0}, "ramp": (0, 1)},
+  "train": {"steps": 9},
+})
+DAMAGES = {
+  "truncated": lambda file, rng: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+  "removed": lambda file, rng: file.unlink(),
+  "flipped": lambda file, rng: flip(file, rng),
+}
+
+
+def flip(file, rng):
+  content = bytearray(file.read_bytes())
+  content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+  file.write_bytes(content)
+
+
+def state_of(step) -> State:
+  """A small state, another one at every step."""
+  params = {"segmenter": {"kernel": jax.random.normal(jax.random.key(step), (64, 64))}}
+  state = create_state(params, jax.random.key(step), CONFIG)
+  return state.replace(step=jnp.int32(step))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+  """A folder with the checkpoints of the steps 1 and 2."""
+  folder = tmp_path_factory.mktemp("checkpoints")
+  with open_checkpoints(folder, 2) as manager:
+    for step in (1, 2):
+      save(manager, state_of(step), step, None)
+  return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_restored_is_what_was_saved_whatever_is_damaged(checkpoints, damage, tmp_path):
+  """Each file of the newest checkpoint in turn: its state, or that before it, and never anything else."""
+  rng, fallen_back = random.Random(0), 0
+  files = sorted(file.relative_to(checkpoints) for file in (checkpoints / "2").rglob("*") if file.stat().st_size)
+  abstract = jax.eval_shape(lambda: state_of(2))
+  for file in (file for file in files if (checkpoints / file).is_file()):
+    folder = shutil.copytree(checkpoints, tmp_path / "damaged", dirs_exist_ok=True)
+    DAMAGES[damage](folder / file, rng)
+    with open_checkpoints(folder, 2) as manager:
+      state, damaged = restore_newest(manager, abstract)
+    assert_same(state, state_of(1 if damaged else 2))
+    assert damaged in ([], [2])
+    fallen_back += bool(damaged)
+    shutil.rmtree(folder)
+  assert fallen_back >= 3
+
+
+def test_every_flipped_bit_of_the_arrays_is_seen(checkpoints, tmp_path):
+  """Orbax decodes some of them without a word."""
+  rng, abstract = random.Random(1), jax.eval_shape(lambda: state_of(2))
+  files = [file for file in (checkpoints / "2").rglob("*") if file.is_file()]
+  largest = max(files, key=lambda file: file.stat().st_size)
+  for _ in range(20):
+    folder = shutil.copytree(checkpoints, tmp_path / "damaged")
+    flip(folder / largest.relative_to(checkpoints), rng)
+    with open_checkpoints(folder, 2) as manager:
+      state, damaged = restore_newest(manager, abstract)
+    assert_same(state, state_of(1 if damaged else 2))
+    shutil.rmtree(folder)
+
+
+def test_where_none_is_whole_nothing_is_begun_anew_and_nothing_removed(checkpoints, tmp_path):
+  folder = shutil.copytree(checkpoints, tmp_path / "damaged")
+  for file in folder.rglob("manifest.ocdbt"):
+    file.write_bytes(b"")
+  with open_checkpoints(folder, 2) as manager, pytest.raises(InputError, match="no checkpoint in it is whole"):
+    restore_newest(manager, jax.eval_shape(lambda: state_of(2)))
+  assert {path.name for path in folder.iterdir()} == {"1", "2"}
+
+
+def test_a_damaged_step_can_be_saved_again(checkpoints, tmp_path):
+  folder, abstract = shutil.copytree(checkpoints, tmp_path / "damaged"), jax.eval_shape(lambda: state_of(2))
+  for file in (folder / "2").rglob("manifest.ocdbt"):
+    file.write_bytes(b"")
+  with open_checkpoints(folder, 2) as manager:
+    _, damaged = restore_newest(manager, abstract)
+    remove_damaged(manager, damaged)
+    save(manager, state_of(2), 2, None)
+  with open_checkpoints(folder, 2) as manager:
+    state, damaged = restore_newest(manager, abstract)
+  assert not damaged
+  assert_same(state, state_of(2))
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(run_command, tiny_run, prepared, tmp_path):
+  workdir = shutil.copytree(tiny_run, tmp_path / "run")
+  for file in (workdir / "vamcei" / "checkpoints" / "8").rglob("manifest.ocdbt"):
+    file.write_bytes(b"")
+  flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
+  finished = run_command("vamcei_jax.main", *flags)
+  assert finished.returncode == 0, finished.stderr
+  (said,) = finished.stderr.splitlines()
+  assert "vamcei/checkpoints/8: cannot be used" in said
+  assert "vamcei: resumes at step 6 of 8" in finished.stdout
+  assert_same(final_state(workdir, "vamcei"), final_state(tiny_run, "vamcei"))
