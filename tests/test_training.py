@@ -23,7 +23,8 @@ from vamcei_jax.training import open_log, read_log
 def final_state(workdir, stage):
   config = read_config(workdir / stage)
   abstract = jax.eval_shape(lambda: STAGES[stage].method.init_state(config, jax.random.key(0)))
-  state = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), abstract)
+  state, damaged = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), abstract)
+  assert not damaged
   assert int(state.step) == config.train.steps
   return state
 

@@ -1,6 +1,9 @@
 """What the command lines share: flags that are wrong and input that is bad end in one line and exit code 2."""
 
+import errno
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vamcei_jax.errors import InputError
+from vamcei_jax.interruption import end_on_signals
 
 
 def run(main: Callable[[], None]) -> None:
@@ -15,18 +19,40 @@ def run(main: Callable[[], None]) -> None:
 
   def guarded(argv: list[str]) -> None:
     del argv
-    # The libraries' progress is not the user's.
-    logging.set_verbosity(logging.ERROR)
+    # The libraries' progress is not the user's, and what they log of errors they raise as well.
+    logging.set_verbosity(logging.FATAL)
+    end_on_signals()
+    silence_aftermath()
     try:
       main()
     except InputError as error:
       fail(str(error))
-    except OSError as error:
-      if error.filename is None:
+    except Exception as error:
+      if is_disk_full(error):
+        _say("the disk is full; make room on it, and give the same command again: it goes on from the last checkpoint")
+        os._exit(2)  # what else wants to write at the end cannot
+      if not isinstance(error, OSError) or error.filename is None:
         raise
       fail(f"{error.filename}: {error.strerror}")
 
   app.run(guarded, flags_parser=parse)
+
+
+def silence_aftermath() -> None:
+  """Silences what threads say after an error that is told: of the full disk again, or that nobody waits for them."""
+  tell, tell_ignored = threading.excepthook, sys.unraisablehook
+  aftermath = lambda error: is_disk_full(error) or str(error) == "Event loop is closed"
+  threading.excepthook = lambda details: None if aftermath(details.exc_value) else tell(details)
+  sys.unraisablehook = lambda details: None if aftermath(details.exc_value) else tell_ignored(details)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether an error is, or came of, a device or a quota without room."""
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def config_path() -> Path:

@@ -32,7 +32,7 @@ from vamcei_jax.evaluation.watch import (
   segmentation_evaluator,
   translation_evaluator,
 )
-from vamcei_jax.files import write_text
+from vamcei_jax.files import locked, write_text
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.distillation import mean_probabilities
 from vamcei_jax.restore import Networks, find_centre, translate_volume
@@ -67,16 +67,29 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   # What all others learn from follows from what the locator finds.
   anew |= set(configs) if LOCATOR in again else set()
   stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
-  first, *later = configs
+  first = next(iter(configs))
   datasets = prepare_datasets(configs[first], workdir)
   name_datasets([configs[LOCATOR]] if first == LOCATOR else configs.values(), datasets)
   refuse_changes(configs, workdir, anew, again)
-  write_config(workdir, config)
-  remove_stages(workdir, stale)
-  if unfinished or stale:
-    for file in RESULTS:
-      (workdir / file).unlink(missing_ok=True)
+  with locked(workdir):
+    write_config(workdir, config)
+    remove_stages(workdir, stale)
+    if unfinished or stale:
+      for file in RESULTS:
+        (workdir / file).unlink(missing_ok=True)
+    return run_stages(config, configs, datasets, workdir)
 
+
+def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: Datasets, workdir: Path) -> dict:
+  """The stages of a run that is checked, see run; returns what results.json holds.
+
+  Args:
+    config: of the run.
+    configs: of each stage, in order.
+    datasets: role -> prepared dataset that the first stage learns from.
+    workdir: of the run.
+  """
+  later = list(configs)[1:]
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(own)) for stage, own in configs.items()}
   networks, maps = {}, {}
   for stage, own in configs.items():

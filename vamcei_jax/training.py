@@ -13,10 +13,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save
+from vamcei_jax.checkpoints import open_checkpoints, remove_damaged, restore_newest, save
 from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
+from vamcei_jax.interruption import end, noted_signals
 from vamcei_jax.methods.state import Params
 from vamcei_jax.parallel import compile_step
 
@@ -46,12 +47,17 @@ def train(
 
   Returns:
     The moving averages of the networks' parameters.
+
+  Raises:
+    SystemExit: SIGTERM or SIGINT came; the state after the step that was under way is saved.
+    InputError: there are checkpoints, and none is whole.
   """
   steps = config.train.steps
   draws, own = jax.random.split(key)
   with open_checkpoints(workdir / stage / "checkpoints", config.train.keep) as checkpoints:
     init = lambda: method.init_state(config, own)
-    state = restore_newest(checkpoints, jax.eval_shape(init))
+    state, damaged = restore_newest(checkpoints, jax.eval_shape(init))
+    remove_damaged(checkpoints, damaged)
     if state is None:
       state = jax.jit(init)()
     first = int(state.step)
@@ -62,7 +68,7 @@ def train(
     print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}; compiling", flush=True)
     run = compile_step(method.make_step(config), partial(draw_batch, config=config))
     data = jax.device_put(load())
-    with open_log(workdir, stage, first) as log:
+    with open_log(workdir, stage, first) as log, noted_signals() as signals:
       pending, started = [], None
       for step in range(first + 1, steps + 1):
         state, metrics = run(state, data, draws)
@@ -80,8 +86,11 @@ def train(
           log(step, {**means, **scores}, rate, steps)
           pending, started = [], time.perf_counter()
 
-        if due(config.train.checkpoint_every):
+        if due(config.train.checkpoint_every) or signals:
           save(checkpoints, state, step, scores.get("dice"))
+        if signals:
+          checkpoints.wait_until_finished()
+          end(signals[0], f"{stage} stopped at step {step}, which is saved")
     checkpoints.wait_until_finished()
     return state.ema
 

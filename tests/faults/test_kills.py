@@ -1,0 +1,78 @@
+"""A run that is killed at any moment ends, given the same command again, as an unbroken one does."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT, command
+from tests.test_training import assert_same, final_state
+
+ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
+KILLS = 20
+
+
+def assert_whole(workdir):
+  """Every file with a final name can be read to its end."""
+  for path in workdir.rglob("*"):
+    if path.name.startswith(".") or "tmp" in str(path.relative_to(workdir)) or "checkpoints" in path.parts:
+      continue
+    if path.suffix == ".json":
+      json.loads(path.read_text())
+    elif path.suffix == ".png":
+      Image.open(path).load()
+    elif path.suffix == ".html":
+      assert path.read_text().rstrip().endswith("</html>")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_moments_ends_as_an_unbroken_one(prepared, tmp_path):
+  """Data are prepared, and translated, within the run, so that kills meet these too."""
+  start = lambda name: subprocess.Popen(
+    command(
+      "vamcei_jax.main",
+      "--config=tests/configs/tiny_multistage.py",
+      f"--config.data.prepared_dir={tmp_path / name / 'data'}",
+      f"--workdir={tmp_path / name / 'run'}",
+    ),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  started = time.monotonic()
+  unbroken = start("unbroken")
+  said = unbroken.communicate()[0]
+  assert unbroken.returncode == 0, said
+  whole = time.monotonic() - started
+
+  def assert_as_unbroken():
+    for stage in ORDER:
+      assert_same(final_state(tmp_path / "killed" / "run", stage), final_state(tmp_path / "unbroken" / "run", stage))
+    read = lambda name: json.loads((tmp_path / name / "run" / "results.json").read_text())
+    assert read("killed") == read("unbroken")
+    assert (tmp_path / "killed" / "run" / "report.html").exists()
+
+  rng, kills = random.Random(0), 0
+  while kills < KILLS:
+    process = start("killed")
+    try:
+      said, _ = process.communicate(timeout=rng.uniform(1.0, 0.3 * whole))
+    except subprocess.TimeoutExpired:
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+      kills += 1
+      assert_whole(tmp_path / "killed")
+      continue
+    assert process.returncode == 0, said
+    assert_as_unbroken()
+    shutil.rmtree(tmp_path / "killed")  # and from the beginning
+  process = start("killed")
+  said, _ = process.communicate()
+  assert process.returncode == 0, said
+  assert_as_unbroken()
