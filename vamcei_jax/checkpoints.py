@@ -25,9 +25,11 @@ def open_checkpoints(folder: Path, keep: int) -> ocp.CheckpointManager:
   What a killed run was about to write is removed.
   """
   policies = ocp.checkpoint_managers
-  best = policies.BestN(get_metric_fn=lambda metrics: metrics["dice"], n=1, keep_checkpoints_without_metrics=False)
+  dice = lambda metrics: metrics["dice"]
+  best = policies.BestN(get_metric_fn=dice, n=1, keep_checkpoints_without_metrics=False)
   policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-  options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+  # With best_fn, though the policy decides, metrics are written: a resumed run knows the best one, too.
+  options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=dice, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
@@ -56,6 +58,8 @@ def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) ->
   for step in sorted(checkpoints.all_steps(), reverse=True):
     try:
       return _restore(checkpoints, step, abstract_state), damaged
+    except MemoryError:
+      raise
     except Exception as error:  # damage has many faces, of JSON, TensorStore, Orbax and the system
       reason = " ".join(str(error).split())[:200]
       print(f"{checkpoints.directory / str(step)}: cannot be used ({reason})", file=sys.stderr, flush=True)
@@ -67,20 +71,25 @@ def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) ->
   return None, []
 
 
-def remove_damaged(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> None:
-  """Removes damaged checkpoints, which are going to be made again: Orbax saves no step that is there."""
+def set_aside(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> None:
+  """Moves checkpoints to STAGE/damaged: they are going to be made again, and Orbax saves no step that is there."""
   for step in steps:
-    shutil.rmtree(checkpoints.directory / str(step))
+    aside = Path(checkpoints.directory).parent / "damaged" / str(step)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    shutil.move(checkpoints.directory / str(step), aside)
   if steps:
     checkpoints.reload()
 
 
 def digest(state: State) -> str:
-  """SHA-256 of all arrays of a state."""
+  """SHA-256 of all arrays of a state, with their names, shapes and types."""
   sha = hashlib.sha256()
-  for leaf in jax.tree.leaves(state):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    sha.update(np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf))
+    array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
+    sha.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+    sha.update(array.view(np.uint8))
   return sha.hexdigest()
 
 

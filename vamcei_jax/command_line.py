@@ -48,8 +48,9 @@ def silence_aftermath() -> None:
 
 def is_disk_full(error: BaseException | None) -> bool:
   """Whether an error is, or came of, a device or a quota without room."""
+  full = (errno.ENOSPC, errno.EDQUOT)
   while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+    if getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full):
       return True
     error = error.__cause__ or error.__context__
   return False

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 8.0  # seconds in which the main thread must have heard of a signal: compilations hear nothing
+PATIENCE = 8.0  # seconds in which Python must be reached: a compilation, and a long step, hear of no signal
 
 
 def end_on_signals() -> None:
@@ -32,26 +32,36 @@ def end(number: int, state: str) -> NoReturn:
 def noted_signals() -> Iterator[list[int]]:
   """Signals do not end the program in this block, but are noted: yields the list of their numbers.
 
-  Where Python is not reached for PATIENCE seconds after a signal, as in a compilation, the program ends all the same.
+  A second one ends it at once. Where Python is not reached for PATIENCE seconds, the first one does.
   """
   noted = []
   if threading.current_thread() is not threading.main_thread():  # where signals cannot be heard
     yield noted
     return
-  handlers = {number: signal.signal(number, lambda number, frame: noted.append(number)) for number in SIGNALS}
+
+  def note(number: int, frame) -> None:
+    del frame
+    noted.append(number)
+    if len(noted) > 1:
+      end(number, "stopped at once; the same command goes on from the last checkpoint")
+
+  handlers = {number: signal.signal(number, note) for number in SIGNALS}
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   before = signal.set_wakeup_fd(writer)
 
   def watch() -> None:
-    if not (received := os.read(reader, 1)) or received[0] not in SIGNALS:
+    while (received := os.read(reader, 1)) and received[0] not in SIGNALS:
+      pass
+    if not received:
       return
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
       if noted:
         return
       time.sleep(0.1)
-    _say(received[0], "stopped in a compilation")
+    unheard = f"stopped after {PATIENCE:.0f} s without an answer"
+    _say(received[0], f"{unheard}; the same command goes on from the last checkpoint")
     os._exit(128 + received[0])
 
   watcher = threading.Thread(target=watch, daemon=True)
@@ -68,4 +78,4 @@ def noted_signals() -> Iterator[list[int]]:
 
 
 def _say(number: int, state: str) -> None:
-  print(f"{signal.Signals(number).name}: {state}. The same command goes on from there.", file=sys.stderr, flush=True)
+  print(f"{signal.Signals(number).name}: {state}", file=sys.stderr, flush=True)

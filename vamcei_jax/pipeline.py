@@ -62,16 +62,16 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   configs = stage_configs(config)
   if unknown := [stage for stage in again if stage not in configs]:
     raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
-  unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
-  anew, stale = stale_stages(again, ()), stale_stages(again, unfinished)
-  # What all others learn from follows from what the locator finds.
-  anew |= set(configs) if LOCATOR in again else set()
-  stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
   first = next(iter(configs))
   datasets = prepare_datasets(configs[first], workdir)
   name_datasets([configs[LOCATOR]] if first == LOCATOR else configs.values(), datasets)
-  refuse_changes(configs, workdir, anew, again)
   with locked(workdir):
+    unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
+    anew, stale = stale_stages(again, ()), stale_stages(again, unfinished)
+    # What all others learn from follows from what the locator finds.
+    anew |= set(configs) if LOCATOR in again else set()
+    stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
+    refuse_changes(configs, workdir, anew, again)
     write_config(workdir, config)
     remove_stages(workdir, stale)
     if unfinished or stale:

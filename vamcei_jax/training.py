@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from vamcei_jax.checkpoints import open_checkpoints, remove_damaged, restore_newest, save
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
@@ -57,7 +57,7 @@ def train(
   with open_checkpoints(workdir / stage / "checkpoints", config.train.keep) as checkpoints:
     init = lambda: method.init_state(config, own)
     state, damaged = restore_newest(checkpoints, jax.eval_shape(init))
-    remove_damaged(checkpoints, damaged)
+    set_aside(checkpoints, damaged)
     if state is None:
       state = jax.jit(init)()
     first = int(state.step)
@@ -88,10 +88,11 @@ def train(
 
         if due(config.train.checkpoint_every) or signals:
           save(checkpoints, state, step, scores.get("dice"))
-        if signals:
-          checkpoints.wait_until_finished()
-          end(signals[0], f"{stage} stopped at step {step}, which is saved")
+          if signals:
+            break
     checkpoints.wait_until_finished()
+    if signals:
+      end(signals[0], f"{stage} stopped at step {step}, which is saved; the same command goes on from there")
     return state.ema
 
 

@@ -130,14 +130,16 @@ def write_damaged_gzip(folder: Path, good: bytes) -> Iterator[Path]:
   """Truncated, corrupted and overfull gzip files."""
   packed = gzip.compress(good, 1)
   claims_much = patch(patch(patch(good, "dim", 1, 500), "dim", 2, 500), "dim", 3, 500)
+  zeros = gzip.compress(b"\0" * 2**26, 9) * 60  # 3.75 GiB
   contents = {
     "wrong_sum": packed[:-8] + b"\0\0\0\0" + packed[-4:],
     "wrong_length": packed[:-4] + b"\xff\xff\xff\x7f",
     "twice": packed + packed,
     "garbage_behind": packed + b"garbage",
     "not_zipped": good,
-    "bomb": gzip.compress(good + b"\0" * 2**29, 9),
-    "bomb_in_voxels": gzip.compress(claims_much + b"\0" * 2**29, 9),
+    "bomb": gzip.compress(good) + zeros,
+    "bomb_in_voxels": gzip.compress(claims_much) + zeros,
+    "bomb_before_voxels": gzip.compress(patch(good, "vox_offset", 0, 3e9)) + zeros,
     "zipped_twice": gzip.compress(packed),
     "header_alone": b"\x1f\x8b",
   }

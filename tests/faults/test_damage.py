@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.test_training import assert_same, final_state
-from vamcei_jax.checkpoints import open_checkpoints, remove_damaged, restore_newest, save
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import State, create_state
 
@@ -89,18 +89,31 @@ def test_where_none_is_whole_nothing_is_begun_anew_and_nothing_removed(checkpoin
   assert {path.name for path in folder.iterdir()} == {"1", "2"}
 
 
-def test_a_damaged_step_can_be_saved_again(checkpoints, tmp_path):
-  folder, abstract = shutil.copytree(checkpoints, tmp_path / "damaged"), jax.eval_shape(lambda: state_of(2))
+def test_the_best_is_kept_over_a_resumption(tmp_path):
+  for dice_of_step in ({1: 0.9, 2: 0.5, 3: 0.6}, {4: 0.3, 5: None, 6: 0.2}):
+    with open_checkpoints(tmp_path, 2) as manager:
+      for step, dice in dice_of_step.items():
+        save(manager, state_of(step), step, dice)
+  with open_checkpoints(tmp_path, 2) as manager:
+    assert sorted(manager.all_steps()) == [1, 5, 6]
+    state, damaged = restore_newest(manager, jax.eval_shape(lambda: state_of(6)))
+  assert not damaged
+  assert_same(state, state_of(6))
+
+
+def test_a_damaged_step_is_set_aside_and_can_be_saved_again(checkpoints, tmp_path):
+  folder, abstract = shutil.copytree(checkpoints, tmp_path / "checkpoints"), jax.eval_shape(lambda: state_of(2))
   for file in (folder / "2").rglob("manifest.ocdbt"):
     file.write_bytes(b"")
   with open_checkpoints(folder, 2) as manager:
     _, damaged = restore_newest(manager, abstract)
-    remove_damaged(manager, damaged)
+    set_aside(manager, damaged)
     save(manager, state_of(2), 2, None)
   with open_checkpoints(folder, 2) as manager:
     state, damaged = restore_newest(manager, abstract)
   assert not damaged
   assert_same(state, state_of(2))
+  assert (tmp_path / "damaged" / "2").is_dir()
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(run_command, tiny_run, prepared, tmp_path):

@@ -91,3 +91,4 @@ def test_evaluate_goes_on_without_them(tmp_path):
   scored = json.loads((tmp_path / "scores" / "metrics.json").read_text())["patients"]
   assert len(errors) + len(scored) == len(list(labels.iterdir()))
   assert min(len(errors), len(scored)) > 30
+  assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < MEMORY

@@ -83,6 +83,8 @@ def naming_damage(folder: PathLike) -> Iterator[None]:
   """
   try:
     yield
+  except (AttributeError, InputError, KeyError, MemoryError, PermissionError, TypeError):  # no damage
+    raise
   except Exception as error:  # of array_record, of protobuf, of JSON, of the system
     reason = " ".join(str(error).split())[:160]
     way_out = "Remove this folder: the run, or python -m vamcei_jax.prepare, makes it again"

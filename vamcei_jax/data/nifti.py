@@ -53,7 +53,7 @@ _DAMAGED = (
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**27  # of a volume, 512 x 512 x 512: what is claimed beyond is refused before memory is taken
-TRAILER = 2**20  # bytes that may follow the voxels
+TRAILER = 2**20  # bytes that may lie before and behind the voxels
 MANUAL = "_manual"  # ends the name of a mask that lies beside its image
 MAPS = ("entropy", "probabilities")  # what prediction may write beside a mask, as NAME_MAP
 MAP_ENDINGS = tuple(f"_{kind}" for kind in MAPS)
@@ -320,6 +320,8 @@ def _read_image(path: str | os.PathLike, file: BinaryIO, dimensions: int) -> nib
   kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Image
   header = kind.header_class(start[: kind.header_class.sizeof_hdr])
   _check(path, header.get_data_shape(), header.get_best_affine(), header, dimensions)
+  if not 0 <= header.get_data_offset() <= TRAILER:
+    raise ValueError(f"voxels from byte {header.get_data_offset()} on")
   needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
   content = start + file.read(needed + TRAILER - len(start))
   if needed > len(content):
