@@ -20,7 +20,6 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; latent_space.p
 flags.mark_flag_as_required("workdir")
 
 STAGES = {"no_adaptation": "before", "vamcei": "after"}
-MARKERS = {"source": "o", "target": "x"}
 PATIENTS = 12  # of a domain, at most
 POINTS = 20  # for a picture, at least
 
@@ -31,6 +30,7 @@ def main() -> None:
   from vamcei_jax.config import read_config
   from vamcei_jax.errors import InputError
   from vamcei_jax.evaluation.latents import class_means, measure_gap
+  from vamcei_jax.evaluation.pictures import save_scatter
   from vamcei_jax.files import write_text
   from vamcei_jax.pipeline import prepare_datasets
   from vamcei_jax.restore import restore_stage
@@ -118,34 +118,6 @@ def describe(measured: dict) -> str:
 
   kl, distances = measured["global_kl"]["paper"], measured["prototype_distance"]
   return f"global KL {np.mean(kl):.3f} nats a dimension, prototypes {np.mean(list(distances.values())):.3f} apart"
-
-
-def save_scatter(path: Path, rows: list) -> None:
-  """PNG: rows of (title, points (N, 2), domain of each, class of each)."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
-  from vamcei_jax.data.labels import CLASSES
-  from vamcei_jax.evaluation.pictures import COLOURS
-  from vamcei_jax.files import replacing
-
-  figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(14, 6 * len(rows)), squeeze=False)
-  for axis, (title, points, domains, classes) in zip(axes.flat, sum(rows, []), strict=True):
-    for domain, marker in MARKERS.items():
-      for index, name in enumerate(CLASSES):
-        x, y = points[(domains == domain) & (classes == index)].T
-        label = f"{name}, {domain}"
-        axis.scatter(x, y, s=22, marker=marker, color=COLOURS.get(name, "0.6"), alpha=0.7, linewidths=1, label=label)
-    axis.set_title(title, fontsize=9)
-    axis.set_xticks([])
-    axis.set_yticks([])
-  handles, labels = axes.flat[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="lower center", ncols=len(CLASSES) * 2, frameon=False)
-  figure.tight_layout(rect=(0, 0.03, 1, 1))
-  with replacing(path) as temporary:
-    figure.savefig(temporary, dpi=100, format="png")
 
 
 if __name__ == "__main__":

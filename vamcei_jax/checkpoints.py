@@ -58,7 +58,7 @@ def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) ->
   for step in sorted(checkpoints.all_steps(), reverse=True):
     try:
       return _restore(checkpoints, step, abstract_state), damaged
-    except MemoryError:
+    except (MemoryError, PermissionError):  # no damage
       raise
     except Exception as error:  # damage has many faces, of JSON, TensorStore, Orbax and the system
       reason = " ".join(str(error).split())[:200]

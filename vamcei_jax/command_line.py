@@ -29,7 +29,7 @@ def run(main: Callable[[], None]) -> None:
       fail(str(error))
     except Exception as error:
       if is_disk_full(error):
-        _say("the disk is full; make room on it, and give the same command again: it goes on from the last checkpoint")
+        _say("the disk is full; make room on it, and give the same command again")
         os._exit(2)  # what else wants to write at the end cannot
       if not isinstance(error, OSError) or error.filename is None:
         raise

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.data.labels import CLASSES, STRUCTURES
 from vamcei_jax.evaluation.metrics import METRICS
 from vamcei_jax.evaluation.statistics import AMOUNTS, Scores, agreement, amounts
 from vamcei_jax.files import replacing
 
 COLOURS = {"Myo": "#35b779", "LV": "#e4572e", "RV": "#3f8efc"}
+MARKERS = {"source": "o", "target": "x"}
 WEBP_PIXELS = 16383  # a picture's largest height
 
 
@@ -64,6 +65,15 @@ def curves(lines: Sequence[Mapping]) -> Iterator[tuple[str, str]]:
     draw_curve(axis, lines, name, colours)
     _add_legend(axis, {stage: colour for stage, colour in colours.items() if _points(lines, stage, name)})
     yield name, _svg(figure)
+
+
+def draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, str]) -> None:
+  """A line a stage that has logged the metric `name`, over its steps."""
+  for stage, colour in colours.items():
+    if points := _points(lines, stage, name):
+      axis.plot(*zip(*points, strict=True), color=colour, linewidth=1)
+  axis.set_title(name, fontsize=9)
+  axis.tick_params(labelsize=7)
 
 
 def box_plot(scores: Mapping[str, Scores], metric: str) -> str:
@@ -144,21 +154,33 @@ def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
   return file.getvalue()
 
 
+def save_scatter(
+  path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, Sequence[str], np.ndarray]]]
+) -> None:
+  """PNG: rows of (title, points (N, 2), domain of each, class index of each)."""
+  plt = _pyplot()
+  figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(14, 6 * len(rows)), squeeze=False)
+  for axis, (title, points, domains, classes) in zip(axes.flat, sum(rows, []), strict=True):
+    for domain, marker in MARKERS.items():
+      for index, name in enumerate(CLASSES):
+        x, y = points[(domains == domain) & (classes == index)].T
+        label = f"{name}, {domain}"
+        axis.scatter(x, y, s=22, marker=marker, color=COLOURS.get(name, "0.6"), alpha=0.7, linewidths=1, label=label)
+    axis.set_title(title, fontsize=9)
+    axis.set_xticks([])
+    axis.set_yticks([])
+  handles, labels = axes.flat[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="lower center", ncols=len(CLASSES) * 2, frameon=False)
+  figure.tight_layout(rect=(0, 0.03, 1, 1))
+  _save(figure, path)
+
+
 def _logged(lines: Sequence[Mapping]) -> list[str]:
   return sorted({name for line in lines for name in line} - {"step", "stage", "steps_per_second"})
 
 
 def _stage_colours(lines: Sequence[Mapping]) -> dict[str, str]:
   return {stage: f"C{number}" for number, stage in enumerate(dict.fromkeys(line["stage"] for line in lines))}
-
-
-def draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, str]) -> None:
-  """A line a stage that has logged the metric `name`, over its steps."""
-  for stage, colour in colours.items():
-    if points := _points(lines, stage, name):
-      axis.plot(*zip(*points, strict=True), color=colour, linewidth=1)
-  axis.set_title(name, fontsize=9)
-  axis.tick_params(labelsize=7)
 
 
 def _points(lines: Sequence[Mapping], stage: str, name: str) -> list[tuple[int, float]]:
