@@ -34,7 +34,8 @@ def get_config() -> ConfigDict:
 
   config.train.steps = 5160
   config.train.batch_size = 4
-  config.train.log_every = 50
+  config.train.steps_per_call = 43
+  config.train.log_every = 43
   config.train.eval_every = 516
   config.train.checkpoint_every = 516
   config.train.ema_decay = 0.999

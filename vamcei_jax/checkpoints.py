@@ -5,6 +5,7 @@ position in the data follows (see data/loader.py).
 """
 
 import hashlib
+import math
 import shutil
 import sys
 from collections.abc import Collection
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Sharding, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from vamcei_jax.errors import InputError
@@ -40,16 +42,18 @@ def is_finished(folder: Path, config: ConfigDict) -> bool:
 
 def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: float | None) -> None:
   """Saves the state after `step` steps in the background; `dice`, where it was measured, ranks it."""
-  metrics = None if dice is None else {"dice": dice}
+  metrics = None if dice is None or math.isnan(dice) else {"dice": dice}
   content = {"state": ocp.args.StandardSave(state), "digest": ocp.args.JsonSave({"sha256": digest(state)})}
   checkpoints.save(step, args=ocp.args.Composite(**content), metrics=metrics)
 
 
-def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) -> tuple[State | None, list[int]]:
-  """The newest saved state that is whole, shaped and placed as `abstract_state`, and the damaged steps after it.
+def restore_newest(
+  checkpoints: ocp.CheckpointManager, abstract_state: State, placement: Sharding | None = None
+) -> tuple[State | None, list[int]]:
+  """The newest saved state that is whole and shaped as `abstract_state`, and the damaged steps after it.
 
   What is read must have the digest that was saved with it: Orbax itself does not see every flipped bit. None where
-  nothing is saved yet.
+  nothing is saved yet. The state is placed as told, whatever devices it was saved from; by default on one of this host.
 
   Raises:
     InputError: there are checkpoints, and none is whole.
@@ -57,7 +61,7 @@ def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) ->
   damaged = []
   for step in sorted(checkpoints.all_steps(), reverse=True):
     try:
-      return _restore(checkpoints, step, abstract_state), damaged
+      return _restore(checkpoints, step, abstract_state, placement), damaged
     except (MemoryError, PermissionError):  # no damage
       raise
     except Exception as error:  # damage has many faces, of JSON, TensorStore, Orbax and the system
@@ -74,10 +78,13 @@ def restore_newest(checkpoints: ocp.CheckpointManager, abstract_state: State) ->
 def set_aside(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> None:
   """Moves checkpoints to STAGE/damaged: they are going to be made again, and Orbax saves no step that is there."""
   for step in steps:
-    aside = Path(checkpoints.directory).parent / "damaged" / str(step)
+    damaged = Path(checkpoints.directory) / str(step)
+    if not damaged.exists():  # another host has moved it
+      continue
+    aside = damaged.parent.parent / "damaged" / str(step)
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(exist_ok=True)
-    shutil.move(checkpoints.directory / str(step), aside)
+    shutil.move(damaged, aside)
   if steps:
     checkpoints.reload()
 
@@ -108,9 +115,11 @@ def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
   return state.ema
 
 
-def _restore(checkpoints: ocp.CheckpointManager, step: int, abstract_state: State) -> State:
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+def _restore(
+  checkpoints: ocp.CheckpointManager, step: int, abstract_state: State, placement: Sharding | None
+) -> State:
+  placement = placement or SingleDeviceSharding(jax.local_devices()[0])
+  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement)
   content = {"state": ocp.args.StandardRestore(jax.tree.map(placed, abstract_state)), "digest": ocp.args.JsonRestore()}
   saved = checkpoints.restore(step, args=ocp.args.Composite(**content))
   if digest(saved["state"]) != saved["digest"]["sha256"]:

@@ -1,7 +1,12 @@
-"""What the command lines share: flags that are wrong and input that is bad end in one line and exit code 2."""
+"""What the command lines share: flags that are wrong and input that is bad end in one line and exit code 2.
+
+Compilations are kept for the next command, in a folder of the user's.
+"""
 
 import errno
+import hashlib
 import os
+import platform
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -13,6 +18,8 @@ from ml_collections import config_flags
 from vamcei_jax.errors import InputError
 from vamcei_jax.interruption import end_on_signals
 
+_COMPILED = flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder where compilations are kept.")
+
 
 def run(main: Callable[[], None]) -> None:
   """Parses the flags and runs main(); does not return."""
@@ -23,6 +30,7 @@ def run(main: Callable[[], None]) -> None:
     logging.set_verbosity(logging.FATAL)
     end_on_signals()
     silence_aftermath()
+    keep_compilations(Path(_COMPILED.value))
     try:
       main()
     except InputError as error:
@@ -36,6 +44,21 @@ def run(main: Callable[[], None]) -> None:
       fail(f"{error.filename}: {error.strerror}")
 
   app.run(guarded, flags_parser=parse)
+
+
+def keep_compilations(folder: Path) -> None:
+  """Keeps what takes a second or more to compile, unless JAX_COMPILATION_CACHE_DIR names another folder.
+
+  To be called before JAX is imported. Programs for the CPU use what the processor offers, and JAX does not look at that
+  before it runs a kept one: so every kind of processor has a folder of its own.
+  """
+  try:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    processor = sorted({line for line in lines if line.startswith(("flags", "Features"))})
+  except OSError:  # not Linux
+    processor = [platform.machine(), platform.processor()]
+  kind = hashlib.sha256("\n".join(processor).encode()).hexdigest()[:12]
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder.expanduser() / kind))
 
 
 def silence_aftermath() -> None:

@@ -15,6 +15,7 @@ from vamcei_jax.models.layers import GROUPS, NORMS
 
 CONFIG_FILE = "config.json"
 _EARLIER = {"data.located": False, "data.view": "short_axis"}  # what earlier versions did without saying so
+_INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call"}  # where and how, not what, is learned
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 
 
@@ -48,6 +49,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("augment.flip", set(config.augment.flip) <= {0, 1}, "axes of the image, 0 and 1"),
     ("data.view", config.data.view in VIEWS, f"one of {', '.join(VIEWS)}"),
     ("data.zoom", positive(config.data.zoom), "positive"),
+    ("data.resident", config.data.resident >= 0, "at least 0"),
     ("model.logvar_range", rising(config.model.logvar_range), "two numbers, low and high"),
     ("model.discriminator_width", positive(config.model.discriminator_width), "at least 1"),
     ("model.norm", config.model.norm in NORMS, f"one of {', '.join(NORMS)}"),
@@ -66,7 +68,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("train.ema_decay", 0 <= config.train.ema_decay < 1, "in [0, 1)"),
     *(
       (f"train.{field}", positive(config.train[field]), "at least 1")
-      for field in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep")
+      for field in ("steps", "batch_size", "steps_per_call", "log_every", "eval_every", "checkpoint_every", "keep")
     ),
   ]
   if "translation" in config:
@@ -89,7 +91,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
 def changed_field(folder: Path, config: ConfigDict) -> str | None:
   """The first field in which a stage's configuration differs from that which its folder was begun with, or None.
 
-  Where prepared data is kept makes no difference.
+  Where data is kept makes no difference, nor how many steps one dispatch takes.
   """
   if not (folder / CONFIG_FILE).exists():
     return None
@@ -98,7 +100,7 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
     theirs.setdefault(field, value)
   # By folders of earlier versions, and by stages whose data follow from what the locator finds.
   untold = {"data.datasets"} - (set(theirs) & set(ours))
-  fields = (set(ours) | set(theirs)) - {"data.prepared_dir"} - untold
+  fields = (set(ours) | set(theirs)) - _INDIFFERENT - untold
   # Another setting makes another dataset: the setting is what to name.
   for field in sorted(fields, key=lambda field: (field == "data.datasets", field)):
     was, now = theirs.get(field, "not there"), ours.get(field, "not there")

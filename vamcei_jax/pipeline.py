@@ -1,8 +1,8 @@
 """A run: its data, its stages in order, and its results. A finished stage is skipped, a broken one resumed."""
 
+import contextlib
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
+from vamcei_jax import parallel
 from vamcei_jax.checkpoints import is_finished
 from vamcei_jax.config import CONFIG_FILE, changed_field, preprocess_settings, write_config
 from vamcei_jax.data.loader import Patient, load_patients, load_slices
 from vamcei_jax.data.preprocess import covers
+from vamcei_jax.data.stream import StoredSlices
 from vamcei_jax.datasets import left_out, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
@@ -36,7 +38,16 @@ from vamcei_jax.files import locked, write_text
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.distillation import mean_probabilities
 from vamcei_jax.restore import Networks, find_centre, translate_volume
-from vamcei_jax.stages import LOCATOR, STAGES, TEACHERS, TRANSLATED, remove_stages, stage_configs, stale_stages
+from vamcei_jax.stages import (
+  LOCATOR,
+  STAGES,
+  TEACHERS,
+  TRANSLATED,
+  remove_stages,
+  stage_configs,
+  stage_key,
+  stale_stages,
+)
 from vamcei_jax.training import METRICS_FILE, read_log, train
 
 RESULTS = ("results.json", "report.html", "overlays.png", "curves.png")  # what a run ends with
@@ -51,6 +62,9 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   of the last parameters, not of the best on validation: no choice is made by target labels. A target without any mask
   is pictured and not scored.
 
+  On several hosts, all of them call it alike, with a workdir and prepared data that they share. The first one writes,
+  and returns the results.
+
   Args:
     config: of the run, see configs/uda.py.
     workdir: of the run; what it holds is gone on with.
@@ -63,21 +77,26 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
   if unknown := [stage for stage in again if stage not in configs]:
     raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
   first = next(iter(configs))
-  datasets = prepare_datasets(configs[first], workdir)
+  datasets = parallel.first_host_first(lambda: prepare_datasets(configs[first], workdir), "prepared")
   name_datasets([configs[LOCATOR]] if first == LOCATOR else configs.values(), datasets)
-  with locked(workdir):
+  with locked(workdir) if parallel.is_first_host() else contextlib.nullcontext():
     unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
     anew, stale = stale_stages(again, ()), stale_stages(again, unfinished)
     # What all others learn from follows from what the locator finds.
     anew |= set(configs) if LOCATOR in again else set()
     stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
     refuse_changes(configs, workdir, anew, again)
-    write_config(workdir, config)
-    remove_stages(workdir, stale)
-    if unfinished or stale:
-      for file in RESULTS:
-        (workdir / file).unlink(missing_ok=True)
-    return run_stages(config, configs, datasets, workdir)
+    parallel.wait_for_hosts("checked")
+    if parallel.is_first_host():
+      write_config(workdir, config)
+      remove_stages(workdir, stale)
+      if unfinished or stale:
+        for file in RESULTS:
+          (workdir / file).unlink(missing_ok=True)
+    parallel.wait_for_hosts("cleared")
+    results = run_stages(config, configs, datasets, workdir)
+    parallel.wait_for_hosts("finished")
+    return results
 
 
 def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: Datasets, workdir: Path) -> dict:
@@ -94,8 +113,9 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
   networks, maps = {}, {}
   for stage, own in configs.items():
     folder, method, target = workdir / stage, STAGES[stage].method, STAGES[stage].target
-    write_config(folder, own)
-    key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(stage.encode()))
+    if parallel.is_first_host():
+      write_config(folder, own)
+    key = stage_key(config.seed, stage)
     if method is cyclegan:
       translate = partial(translate_volume, predict[stage])
       evaluate = translation_evaluator(translate, datasets, folder)
@@ -106,12 +126,15 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
     networks[stage] = train(own, stage, method, key, load, evaluate, workdir)
 
     if stage == LOCATOR:
-      locate_hearts(own, predict[stage], networks[stage], datasets["target"], folder)
-      datasets = prepare_datasets(configs[later[0]], workdir)
+      locate = partial(locate_hearts, own, predict[stage], networks[stage], datasets["target"], folder)
+      parallel.first_host_first(locate, "located")
+      prepare_located = partial(prepare_datasets, configs[later[0]], workdir)
+      datasets = parallel.first_host_first(prepare_located, "prepared about hearts")
       name_datasets([configs[stage] for stage in later], datasets)
     elif method is cyclegan:
-      datasets.update(translate_datasets(translate, networks[stage], datasets, folder / "data"))
-    else:
+      make = partial(translate_datasets, translate, networks[stage], datasets, folder / "data")
+      datasets.update(parallel.first_host_first(make, "translated"))
+    elif parallel.is_first_host():
       _, patients = scored_patients(datasets[target])
       probs = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
       if method is distillation:
@@ -119,6 +142,8 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
         maps["teachers"] = [mean_probabilities(pair, own.distillation.teachers) for pair in of_teachers]
       maps[stage] = probs
 
+  if not parallel.is_first_host():
+    return {}
   split, patients = scored_patients(datasets["target"])
   return write_results(config, patients, split, maps, workdir)
 
@@ -254,7 +279,9 @@ def translate_datasets(translate: Callable, networks: Networks, datasets: Datase
   return translated
 
 
-def load_stage(stage: str, config: ConfigDict, datasets: Datasets, predict: Mapping, networks: Mapping) -> dict:
+def load_stage(
+  stage: str, config: ConfigDict, datasets: Datasets, predict: Mapping, networks: Mapping
+) -> dict[str, StoredSlices]:
   """The slices that a stage learns from, by domain; for a student, with what its teachers say of the target's.
 
   Args:
@@ -262,13 +289,13 @@ def load_stage(stage: str, config: ConfigDict, datasets: Datasets, predict: Mapp
     datasets: name -> prepared dataset.
     predict, networks: stage -> compiled prediction and networks, of the teachers at least.
   """
-  slices = {
-    "source": load_slices(datasets[STAGES[stage].source], "train", labels=True),
-    "target": load_slices(datasets[STAGES[stage].target], "train", labels=False),
-  }
+  beside = {}
   if STAGES[stage].method is distillation:
-    slices["target"]["teacher"] = teacher_probabilities(predict, networks, datasets, config)
-  return slices
+    beside["teacher"] = teacher_probabilities(predict, networks, datasets, config)
+  return {
+    "source": StoredSlices(datasets[STAGES[stage].source], "train", labels=True),
+    "target": StoredSlices(datasets[STAGES[stage].target], "train", labels=False, beside=beside),
+  }
 
 
 def teacher_probabilities(predict: Mapping, networks: Mapping, datasets: Datasets, config: ConfigDict) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 import dataclasses
 import shutil
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
+import jax
+from jax import Array
 from ml_collections import ConfigDict
 
 from vamcei_jax.config import check_config, flat_fields
@@ -103,6 +106,11 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
   # Whether the field is put on the heart.
   merged.data.located = config.data.get("located", False) or (LOCATOR in config.stages and stage != LOCATOR)
   return merged
+
+
+def stage_key(seed: int, stage: str) -> Array:
+  """The PRNG key of a stage of a run."""
+  return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
 
 
 def stale_stages(again: Collection[str], unfinished: Collection[str]) -> set[str]:

@@ -1,10 +1,12 @@
 """The one loop that every stage shares: step, evaluate, log, checkpoint."""
 
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -13,13 +15,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
+from vamcei_jax import parallel
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
-from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.data.loader import draw_batch, view_batch
+from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
 from vamcei_jax.interruption import end, noted_signals
 from vamcei_jax.methods.state import Params
-from vamcei_jax.parallel import compile_step
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -29,7 +32,7 @@ def train(
   stage: str,
   method: ModuleType,
   key: jax.Array,
-  load: Callable[[], dict],
+  load: Callable[[], dict[str, StoredSlices]],
   evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
 ) -> dict[str, Params]:
@@ -40,68 +43,104 @@ def train(
     stage: its name, and that of its folder in `workdir`.
     method: a module of vamcei_jax/methods.
     key: PRNG key of the stage.
-    load: () -> domain -> slices; called if there is something left to train.
+    load: () -> domain -> slices on disk; called if there is something left to train.
     evaluate: (networks, step) -> scores by name; called every `train.eval_every` steps. "dice", where it is among
       them, tells the best checkpoint.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
 
+  On several hosts, all of them call it alike, and the first one evaluates and logs.
+
   Returns:
-    The moving averages of the networks' parameters.
+    The moving averages of the networks' parameters, on one device.
 
   Raises:
     SystemExit: SIGTERM or SIGINT came; the state after the step that was under way is saved.
-    InputError: there are checkpoints, and none is whole.
+    InputError: there are checkpoints, and none is whole; a batch that the hosts cannot share.
   """
-  steps = config.train.steps
+  settings, steps = config.train, config.train.steps
   draws, own = jax.random.split(key)
-  with open_checkpoints(workdir / stage / "checkpoints", config.train.keep) as checkpoints:
+  devices = parallel.devices_for(settings.batch_size)
+  with open_checkpoints(workdir / stage / "checkpoints", settings.keep) as checkpoints:
     init = lambda: method.init_state(config, own)
-    state, damaged = restore_newest(checkpoints, jax.eval_shape(init))
-    set_aside(checkpoints, damaged)
+    state, damaged = restore_newest(checkpoints, jax.eval_shape(init), parallel.placement(devices))
+    parallel.first_host_first(lambda: set_aside(checkpoints, damaged), f"{stage}: damaged")
     if state is None:
-      state = jax.jit(init)()
+      state = parallel.replicate(jax.jit(init)(), devices)
     first = int(state.step)
     if first == steps:
       print(f"{stage}: finished at step {steps}", flush=True)
-      return state.ema
+      return parallel.replica(state.ema)
 
-    print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}; compiling", flush=True)
-    run = compile_step(method.make_step(config), partial(draw_batch, config=config))
-    data = jax.device_put(load())
+    spread = f" on {len(devices)} devices" if len(devices) > 1 else ""
+    print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}{spread}; compiling", flush=True)
+    slices = load()
+    streamed = not fits(slices, devices[0], config.data.resident)
+    draw = partial(view_batch if streamed else draw_batch, config=config)
+    run = parallel.compile_steps(partial(method.make_step, config), draw, devices, streamed=streamed)
+    if streamed:
+      batch, share = settings.batch_size, parallel.host_share(settings.batch_size)
+      batches = stream_batches(slices, draws, range(first, steps), batch, share)
+      print(f"{stage}: slices are read from disk", flush=True)
+    else:
+      data = parallel.replicate({domain: stored.load() for domain, stored in slices.items()}, devices)
+
     with open_log(workdir, stage, first) as log, noted_signals() as signals:
-      pending, started = [], None
-      for step in range(first + 1, steps + 1):
-        state, metrics = run(state, data, draws)
-        pending.append(metrics)
+      step, pending, started, stopped = first, [], None, False
+      while step < steps and not stopped:
+        count = steps_to_go(step, config, devices)
+        state, metrics = run(state, list(islice(batches, count)) if streamed else data, draws, count)
+        begun, step = step == 0, step + count
+        pending += metrics
         due = lambda every, step=step: step % every == 0 or step == steps
 
-        scores = {}
-        if due(config.train.log_every) or due(config.train.eval_every) or step == 1:
-          fetched = jax.device_get(pending)
-          means = {name: float(np.mean([line[name] for line in fetched])) for name in metrics}
+        dice, logged = None, due(settings.log_every) or due(settings.eval_every) or begun
+        if logged:
+          fetched, scores = jax.device_get(parallel.replica(pending)), {}
+          values = {name: np.concatenate([np.ravel(line[name]) for line in fetched]) for name in fetched[0]}
+          means = {name: float(np.mean(of_steps)) for name, of_steps in values.items()}
           # The first lines of a run take in the compilation: no rate.
-          rate = len(pending) / (time.perf_counter() - started) if started else None
-          if due(config.train.eval_every):
-            scores = evaluate(state.ema, step)
+          rate = len(values["loss"]) / (time.perf_counter() - started) if started else None
+          if due(settings.eval_every):
+            if parallel.is_first_host():
+              scores = evaluate(parallel.replica(state.ema), step)
+            dice = parallel.from_first_host(scores.get("dice", np.nan))
           log(step, {**means, **scores}, rate, steps)
           pending, started = [], time.perf_counter()
 
-        if due(config.train.checkpoint_every) or signals:
-          save(checkpoints, state, step, scores.get("dice"))
-          if signals:
-            break
+        # Hosts ask each other when they wait for the device anyway.
+        stopped = parallel.any_host(bool(signals)) if logged or not parallel.on_many_hosts() else False
+        if due(settings.checkpoint_every) or stopped:
+          save(checkpoints, parallel.over_hosts(state, devices), step, dice)
     checkpoints.wait_until_finished()
-    if signals:
-      end(signals[0], f"{stage} stopped at step {step}, which is saved; the same command goes on from there")
-    return state.ema
+    if stopped:
+      number = signals[0] if signals else signal.SIGTERM
+      end(number, f"{stage} stopped at step {step}, which is saved; the same command goes on from there")
+    return parallel.replica(state.ema)
+
+
+def fits(slices: Mapping[str, StoredSlices], device: jax.Device, resident: float) -> bool:
+  """Whether slices may be kept on a device: they take at most the part `resident` of its memory."""
+  return sum(stored.nbytes for stored in slices.values()) <= resident * parallel.memory_of(device)
+
+
+def steps_to_go(step: int, config: ConfigDict, devices: parallel.Devices) -> int:
+  """How many steps to dispatch after `step`: no more than there are until something is to be done between them."""
+  settings = config.train
+  every = (settings.log_every, settings.eval_every, settings.checkpoint_every)
+  wanted = parallel.steps_in_dispatch(settings.steps_per_call, devices)
+  return min(wanted, settings.steps - step, *(n - step % n for n in every))
 
 
 @contextmanager
 def open_log(workdir: Path, stage: str, step: int):
   """A function log(step, scalars, rate, steps): a line in metrics.jsonl, TensorBoard events and a printed line.
 
-  What an interrupted run has logged after `step` is dropped first: it will be logged again.
+  What an interrupted run has logged after `step` is dropped first: it will be logged again. Of several hosts, the first
+  one logs.
   """
+  if not parallel.is_first_host():
+    yield lambda *_: None
+    return
   path = workdir / METRICS_FILE
   kept = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
   write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -45,7 +45,7 @@ def test_latents_stay_in_their_ranges(images, variables):
 
 
 def test_samples_have_the_mean_and_variance_that_the_latent_states(images, variables):
-  latent = MODEL.apply(variables, images, example_keys(jax.random.key(2), 3)).latents[0]
+  latent = MODEL.apply(variables, images, example_keys(jax.random.key(2), jnp.arange(3))).latents[0]
   noise = np.asarray((latent.z - latent.mu) / jnp.exp(0.5 * latent.logvar)).ravel()
   # 18,432 draws: the standard errors of mean and variance are 0.007 and 0.010.
   assert abs(noise.mean()) < 0.03
@@ -56,13 +56,14 @@ def test_scales_draw_independent_noise():
   """The same key at two scales of the same shape must not give the same noise."""
   model = VariationalUNet(classes=2, widths=(8, 8, 8), latent_scales=2)
   images = jnp.ones((1, 16, 16, 1))
-  fine, coarse = model.init_with_output(jax.random.key(0), images, example_keys(jax.random.key(3), 1))[0].latents
+  keys = example_keys(jax.random.key(3), jnp.arange(1))
+  fine, coarse = model.init_with_output(jax.random.key(0), images, keys)[0].latents
   noise = [((l.z - l.mu) / jnp.exp(0.5 * l.logvar)).ravel()[:512] for l in (fine, coarse)]
   assert abs(np.corrcoef(*noise)[0, 1]) < 0.2
 
 
 def test_an_image_is_segmented_alike_in_any_batch_and_order(images, variables):
-  keys = example_keys(jax.random.key(4), 3)
+  keys = example_keys(jax.random.key(4), jnp.arange(3))
   whole = MODEL.apply(variables, images, keys).logits
   turned = MODEL.apply(variables, images[::-1], keys[::-1]).logits
   alone = MODEL.apply(variables, images[1:2], keys[1:2]).logits

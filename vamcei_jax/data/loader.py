@@ -1,7 +1,8 @@
 """Batches from prepared datasets: all slices on the device, drawn by pure functions of (key, step).
 
 There is no state to lose: the batch of a step follows from the step's number alone, so a resumed run sees what an
-unbroken one would have seen, and any split of a batch over devices sees the same images.
+unbroken one would have seen, and any split of a batch over devices sees the same images. Data that does not fit on the
+device is read from disk (data/stream.py), in the same order.
 """
 
 import dataclasses
@@ -18,7 +19,9 @@ from ml_collections import ConfigDict
 
 from vamcei_jax.data.augment import augment
 from vamcei_jax.errors import InputError
-from vamcei_jax.prng import example_keys
+from vamcei_jax.prng import batch_positions, example_keys
+
+_NUMBERS = {"source": 0, "target": 1}  # folded into the domains' keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,28 +103,56 @@ def batch_indices(key: Array, step: Array, size: int, batch: int) -> Array:
   return jax.vmap(permutation)(epochs)[position // size - epochs[0], position % size]
 
 
-def draw_batch(data: dict, key: Array, step: Array, config: ConfigDict) -> dict:
-  """The augmented batch of a step, a pure function of its arguments.
+def draw_batch(data: dict, key: Array, step: Array, config: ConfigDict, axis_name: str | None = None) -> dict:
+  """The augmented batch of a step, or this device's share of it, a pure function of its arguments.
 
   Args:
     data: domain -> slices of `load_slices`, on the device.
-    key: of the run; examples' keys are folded from it, the step, the domain and the example's index in the batch.
+    key: of the run, see `draw_keys`.
     step: the step's number.
-    config: `train.batch_size` images a domain, `data.crop` pixels, `augment` strengths.
+    config: see `view_batch`.
+    axis_name: axis over which the batch is split; each device draws its share.
+
+  Returns:
+    What `view_batch` makes of the slices.
+  """
+  examples = {}
+  for domain, slices in data.items():
+    order, _ = draw_keys(key, domain)
+    index = batch_indices(order, step, len(slices["image"]), config.train.batch_size)
+    if axis_name is not None:
+      index = index[batch_positions(config.train.batch_size // jax.lax.axis_size(axis_name), axis_name)]
+    examples[domain] = jax.tree.map(lambda values, index=index: values[index], slices)
+  return view_batch(examples, key, step, config, axis_name)
+
+
+def view_batch(examples: dict, key: Array, step: Array, config: ConfigDict, axis_name: str | None = None) -> dict:
+  """Random views of a step's slices, or of this device's share of them.
+
+  Args:
+    examples: domain -> slices (B, H, W, …) as `load_slices` gives them.
+    key: of the run; a view's key is folded from the step, the domain and the slice's position in the global batch.
+    step: the step's number.
+    config: `data.crop` pixels, `augment` strengths.
+    axis_name: axis over which the batch is split.
 
   Returns:
     domain -> {"image": (B, h, w, 1) float32, and where the data has them "label": (B, h, w) int32 and "teacher":
     (B, h, w, K) float32}.
   """
   batch = {}
-  for number, domain in enumerate(sorted(data)):
-    order, views = jax.random.split(jax.random.fold_in(key, number))
-    index = batch_indices(order, step, len(data[domain]["image"]), config.train.batch_size)
-    keys = example_keys(jax.random.fold_in(views, step), config.train.batch_size)
-    view = lambda example, key: augment(example, key, config.data.crop, config.augment)
-    examples = jax.tree.map(lambda slices, index=index: slices[index], data[domain])
-    batch[domain] = jax.vmap(view)(examples, keys)
+  view = lambda example, key: augment(example, key, config.data.crop, config.augment)
+  for domain, slices in examples.items():
+    _, views = draw_keys(key, domain)
+    positions = batch_positions(len(slices["image"]), axis_name)
+    batch[domain] = jax.vmap(view)(slices, example_keys(jax.random.fold_in(views, step), positions))
     batch[domain]["image"] = batch[domain]["image"][..., None]
     if "label" in batch[domain]:
       batch[domain]["label"] = batch[domain]["label"].astype(jnp.int32)
   return batch
+
+
+def draw_keys(key: Array, domain: str) -> tuple[Array, Array]:
+  """The keys of a domain's order and of its views, of a run's key."""
+  order, views = jax.random.split(jax.random.fold_in(key, _NUMBERS[domain]))
+  return order, views

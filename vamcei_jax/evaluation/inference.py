@@ -28,7 +28,7 @@ def predict_volume(predict: Callable, params, image: np.ndarray, key: Array | No
   starts = range(0, len(padded), BATCH)
   arguments = [(padded[start : start + BATCH],) for start in starts]
   if key is not None:
-    keys = example_keys(key, len(padded))
+    keys = example_keys(key, jnp.arange(len(padded)))
     arguments = [(*own, keys[start : start + BATCH]) for own, start in zip(arguments, starts, strict=True)]
   return np.concatenate([np.asarray(predict(params, *own)) for own in arguments])[:depth]
 

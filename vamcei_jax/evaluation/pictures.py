@@ -175,6 +175,21 @@ def save_scatter(
   _save(figure, path)
 
 
+def save_bars(path: Path, means: Mapping[str, Mapping], stds: Mapping[str, Mapping], label: str) -> None:
+  """A picture of numbers by row and column, with their standard deviations: a group of bars a column, a bar a row."""
+  plt = _pyplot()
+  columns, width = list(next(iter(means.values()))), 0.8 / len(means)
+  figure, axis = plt.subplots(figsize=(10, 4), layout="constrained")
+  for number, row in enumerate(means):
+    places = np.arange(len(columns)) + (number - (len(means) - 1) / 2) * width
+    heights, errors = ([of[row][column] for column in columns] for of in (means, stds))
+    axis.bar(places, heights, width, yerr=errors, label=row, capsize=2)
+  axis.set_xticks(range(len(columns)), columns)
+  axis.set_ylabel(label)
+  axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+  _save(figure, path)
+
+
 def _logged(lines: Sequence[Mapping]) -> list[str]:
   return sorted({name for line in lines for name in line} - {"step", "stage", "steps_per_second"})
 

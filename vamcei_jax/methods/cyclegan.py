@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vamcei_jax.losses import absolute_difference, patch_discriminator_loss, translator_loss
 from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
 from vamcei_jax.models.translator import PatchDiscriminator, Translator
+from vamcei_jax.prng import batch_positions
 
 DIRECTIONS = {"to_target": ("source", "target"), "to_source": ("target", "source")}  # name -> from, to
 
@@ -37,9 +38,14 @@ def init_state(config: ConfigDict, key: Array) -> State:
   return state.replace(memory={domain: empty() for domain in params["discriminators"]})
 
 
-def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metrics]]:
-  """Returns step(state, batch) -> (state, metrics); batch: {"source": {image}, "target": {image}}; no label is read."""
-  translator, discriminator, update = make_translator(config), make_discriminator(config), make_update(config)
+def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
+  """Returns step(state, batch) -> (state, metrics); batch: {"source": {image}, "target": {image}}; no label is read.
+
+  The batch may be split over `axis_name`. Every device then keeps the whole history, through which the images of all of
+  them go.
+  """
+  translator, discriminator = make_translator(config), make_discriminator(config)
+  update = make_update(config, axis_name)
   judge = lambda params, domain, images: discriminator.apply({"params": params[domain]}, images)
 
   def translators_loss(params: Params, state: State, images: dict[str, Array]) -> tuple[Array, tuple]:
@@ -61,6 +67,12 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
     ]
     return sum(losses)
 
+  def show(history: dict[str, Array], images: Array, key: Array) -> tuple[dict[str, Array], Array]:
+    if axis_name is None:
+      return exchange(history, images, key)
+    history, back = exchange(history, jax.lax.all_gather(images, axis_name, tiled=True), key)
+    return history, back[batch_positions(len(images), axis_name)]
+
   def step(state: State, batch: dict) -> tuple[State, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     images = {domain: batch[domain]["image"] for domain in ("source", "target")}
@@ -69,10 +81,10 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
     grads, (metrics, translated) = gradient(networks["translators"], state, images)
     memory, shown = {}, {}
     for number, (domain, history) in enumerate(sorted(state.memory.items())):
-      memory[domain], shown[domain] = exchange(history, translated[domain], jax.random.fold_in(key, number))
+      memory[domain], shown[domain] = show(history, translated[domain], jax.random.fold_in(key, number))
     gradient = jax.value_and_grad(discriminators_loss)
     metrics["discriminator"], judged = gradient(networks["discriminators"], images, shown)
-    state = update(state, {"translators": grads, "discriminators": judged})
+    state, metrics = update(state, {"translators": grads, "discriminators": judged}, metrics)
     return state.replace(memory=memory), metrics
 
   return step

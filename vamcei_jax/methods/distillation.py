@@ -29,17 +29,18 @@ def init_state(config: ConfigDict, key: Array) -> State:
   return create_state({"segmenter": params}, key, config)
 
 
-def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metrics]]:
+def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
   """Returns step(state, batch) -> (state, metrics); batch: {"source": {image, label}, "target": {image, teacher}}.
 
-  `teacher` (B, H, W, K) are class probabilities that went through the same geometric transform as the image.
+  `teacher` (B, H, W, K) are class probabilities that went through the same geometric transform as the image. The batch
+  may be split over `axis_name`.
   """
-  student, update = make_student(config), make_update(config)
+  student, update = make_student(config), make_update(config, axis_name)
 
   def loss(params: Params, state: State, source: dict, target: dict) -> tuple[Array, Metrics]:
     logits = student.apply({"params": params}, jnp.concatenate([source["image"], target["image"]]))
     logits_s, logits_t = jnp.split(logits, [len(source["image"])])
-    cross_entropy, dice = segmentation(logits_s, source["label"])
+    cross_entropy, dice = segmentation(logits_s, source["label"], axis_name=axis_name)
     taught = distillation(logits_t, target["teacher"], temperature=config.distillation.temperature).mean()
     terms = {"segmentation": cross_entropy + dice, "distillation": taught}
     total = sum(state.weights[name] * term for name, term in terms.items())
@@ -48,7 +49,7 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
   def step(state: State, batch: dict) -> tuple[State, Metrics]:
     gradient = jax.grad(loss, has_aux=True)
     grads, metrics = gradient(state.params["segmenter"], state, batch["source"], batch["target"])
-    return update(state, {"segmenter": grads}), metrics
+    return update(state, {"segmenter": grads}, metrics)
 
   return step
 

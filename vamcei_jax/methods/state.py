@@ -80,11 +80,17 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
   return schedules[config.optimizer.schedule]()
 
 
-def make_update(config: ConfigDict) -> Callable[[State, dict[str, Params]], State]:
-  """Returns update(state, grads by network) -> state after one optimizer step of these networks."""
+def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..., tuple[State, Metrics]]:
+  """Returns update(state, grads by network, metrics) -> (state after one optimizer step of these networks, metrics).
+
+  Where the batch is split over `axis_name`, gradients and metrics are averaged over it first: every device then takes
+  the step of the global batch (see vamcei_jax/losses).
+  """
   optimizer = make_optimizer(config)
 
-  def update(state: State, grads: dict[str, Params]) -> State:
+  def update(state: State, grads: dict[str, Params], metrics: Metrics) -> tuple[State, Metrics]:
+    if axis_name is not None:
+      grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
     params, opt = dict(state.params), dict(state.opt)
     for name, grad in grads.items():
       updates, opt[name] = optimizer.update(grad, state.opt[name], state.params[name])
@@ -93,6 +99,6 @@ def make_update(config: ConfigDict) -> Callable[[State, dict[str, Params]], Stat
     # Short memory at the start, so that the average does not remember the initialisation.
     decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = {name: optax.incremental_update(params[name], old, 1.0 - decay) for name, old in state.ema.items()}
-    return state.replace(step=state.step + 1, params=params, opt=opt, ema=ema)
+    return state.replace(step=state.step + 1, params=params, opt=opt, ema=ema), metrics
 
   return update

@@ -11,7 +11,7 @@ from vamcei_jax.losses import segmentation
 from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
 from vamcei_jax.models.layers import average_pool
 from vamcei_jax.models.unet import Segmentation, VariationalUNet
-from vamcei_jax.prng import example_keys
+from vamcei_jax.prng import batch_positions, example_keys
 
 
 def make_segmenter(config: ConfigDict) -> VariationalUNet:
@@ -34,21 +34,22 @@ def init_state(config: ConfigDict, key: Array) -> State:
   return create_state({"segmenter": params}, key, config)
 
 
-def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metrics]]:
-  """Returns step(state, batch) -> (state, metrics); the batch needs "source" alone."""
-  segmenter, update = make_segmenter(config), make_update(config)
+def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
+  """Returns step(state, batch) -> (state, metrics); the batch, split over `axis_name`, needs "source" alone."""
+  segmenter, update = make_segmenter(config), make_update(config, axis_name)
 
   def loss(params: Params, state: State, source: dict) -> tuple[Array, Metrics]:
-    keys = example_keys(jax.random.fold_in(state.key, state.step), len(source["image"]))
+    positions = batch_positions(len(source["image"]), axis_name)
+    keys = example_keys(jax.random.fold_in(state.key, state.step), positions)
     output = segmenter.apply({"params": params}, source["image"], keys)
-    cross_entropy, dice = deep_segmentation(output, source["label"])
+    cross_entropy, dice = deep_segmentation(output, source["label"], axis_name)
     supervised = cross_entropy + dice
     total = state.weights["segmentation"] * supervised
     return total, {"loss": total, "segmentation": supervised, "cross_entropy": cross_entropy, "dice_loss": dice}
 
   def step(state: State, batch: dict) -> tuple[State, Metrics]:
     grads, metrics = jax.grad(loss, has_aux=True)(state.params["segmenter"], state, batch["source"])
-    return update(state, {"segmenter": grads}), metrics
+    return update(state, {"segmenter": grads}, metrics)
 
   return step
 
@@ -66,15 +67,16 @@ def make_predict(config: ConfigDict) -> Callable[..., Array]:
   return predict
 
 
-def deep_segmentation(output: Segmentation, labels: Array) -> tuple[Array, Array]:
+def deep_segmentation(output: Segmentation, labels: Array, axis_name: str | None = None) -> tuple[Array, Array]:
   """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (VAMCEI eq. 4).
 
   Args:
     output: of images whose labels are known.
     labels: (B, H, W) class indices; coarser scales see the most frequent class of each 2**s×2**s window.
+    axis_name: axis over which the batch is split.
   """
   one_hot = jax.nn.one_hot(labels, output.logits.shape[-1])
-  terms = [segmentation(output.logits, labels)]
+  terms = [segmentation(output.logits, labels, axis_name=axis_name)]
   for scale, logits in enumerate(output.scale_logits):
-    terms.append(segmentation(logits, average_pool(one_hot, 2**scale).argmax(-1)))
+    terms.append(segmentation(logits, average_pool(one_hot, 2**scale).argmax(-1), axis_name=axis_name))
   return tuple(sum(term) for term in zip(*terms, strict=True))

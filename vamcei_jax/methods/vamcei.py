@@ -27,7 +27,7 @@ from vamcei_jax.models.decoder import Decoder
 from vamcei_jax.models.discriminator import Discriminator
 from vamcei_jax.models.layers import average_pool
 from vamcei_jax.models.unet import Latent, Segmentation, pool_latent
-from vamcei_jax.prng import example_keys
+from vamcei_jax.prng import batch_positions, example_keys
 
 __all__ = ["init_state", "make_predict", "make_step"]
 
@@ -49,14 +49,21 @@ def init_state(config: ConfigDict, key: Array) -> State:
   return create_state(params, key, config)
 
 
-def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metrics]]:
-  """Returns step(state, batch) -> (state, metrics); batch: {"source": {image, label}, "target": {image}}."""
-  segmenter, discriminator, update = make_segmenter(config), make_discriminator(config), make_update(config)
+def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
+  """Returns step(state, batch) -> (state, metrics); batch: {"source": {image, label}, "target": {image}}.
+
+  The batch may be split over `axis_name`; the losses are those of the global one.
+  """
+  segmenter, discriminator, update = make_segmenter(config), make_discriminator(config), make_update(config, axis_name)
 
   def segment(params: Params, batch: dict, key: Array) -> tuple[Segmentation, Segmentation]:
     images = jnp.concatenate([batch["source"]["image"], batch["target"]["image"]])
-    output = segmenter.apply({"params": params}, images, example_keys(key, len(images)))
     sources = len(batch["source"]["image"])
+    # Positions in the global batch, whose target images come after all of its source images.
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    source, target = (batch_positions(len(batch[domain]["image"]), axis_name) for domain in ("source", "target"))
+    positions = jnp.concatenate([source, sources * devices + target])
+    output = segmenter.apply({"params": params}, images, example_keys(key, positions))
     return jax.tree.map(lambda x: x[:sources], output), jax.tree.map(lambda x: x[sources:], output)
 
   def segmenter_loss(params: dict[str, Params], state: State, batch: dict, key: Array) -> tuple[Array, tuple]:
@@ -69,12 +76,12 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
     }
     judged = discriminator.apply({"params": state.params["discriminator"]}, probs_t)
 
-    cross_entropy, dice = deep_segmentation(source, batch["source"]["label"])
+    cross_entropy, dice = deep_segmentation(source, batch["source"]["label"], axis_name)
     unsupervised = {
       "reconstruction": reconstruction_loss(config, params["decoders"], domains),
       "prior_kl": sum(gaussian_prior_kl(l.mu, l.logvar).mean() / l.mu[0].size for l in source.latents + target.latents),
-      "global_alignment": alignment_loss(config, source.latents, target.latents),
-      "prototypes": prototype_loss(config, source.latents[0].mu, labels, target.latents[0].mu, probs_t),
+      "global_alignment": alignment_loss(config, source.latents, target.latents, axis_name),
+      "prototypes": prototype_loss(config, source.latents[0].mu, labels, target.latents[0].mu, probs_t, axis_name),
       "generator": generator_loss(judged),
     }
     ramp = jnp.clip((state.step - state.ramp[0]) / jnp.maximum(state.ramp[1], 1.0), 0.0, 1.0)
@@ -95,7 +102,7 @@ def make_step(config: ConfigDict) -> Callable[[State, dict], tuple[State, Metric
     metrics["discriminator"], grads["discriminator"] = jax.value_and_grad(judge_loss)(
       state.params["discriminator"], *probs
     )
-    return update(state, grads), metrics
+    return update(state, grads, metrics)
 
   return step
 
@@ -127,19 +134,27 @@ def reconstruction_loss(config: ConfigDict, params: dict[str, Params], domains: 
   return total
 
 
-def alignment_loss(config: ConfigDict, source: tuple[Latent, ...], target: tuple[Latent, ...]) -> Array:
-  """Eqs. 5-8 of each scale: (scales,), on latents averaged over POOL×POOL windows."""
+def alignment_loss(
+  config: ConfigDict, source: tuple[Latent, ...], target: tuple[Latent, ...], axis_name: str | None = None
+) -> Array:
+  """Eqs. 5-8 of each scale: (scales,), on latents averaged over POOL×POOL windows; batch split over `axis_name`."""
   estimator = config.loss.global_kl.estimator
   return jnp.stack([
-    global_alignment(*pool_latent(s), *pool_latent(t), estimator=estimator)
+    global_alignment(*pool_latent(s), *pool_latent(t), estimator=estimator, axis_name=axis_name)
     for s, t in zip(source, target, strict=True)
   ])
 
 
-def prototype_loss(config: ConfigDict, features_s: Array, labels: Array, features_t: Array, probs_t: Array) -> Array:
-  """Eqs. 9-10 on full-resolution features (B, H, W, C); the target's classes are confident pseudo-labels."""
+def prototype_loss(
+  config: ConfigDict, features_s: Array, labels: Array, features_t: Array, probs_t: Array, axis_name: str | None = None
+) -> Array:
+  """Eqs. 9-10 on full-resolution features (B, H, W, C), batch split over `axis_name`.
+
+  The target's classes are confident pseudo-labels.
+  """
   probs_t = jax.lax.stop_gradient(probs_t)
   confident = probs_t.max(-1, keepdims=True) >= config.loss.prototypes.confidence
   pseudo_labels = jax.nn.one_hot(probs_t.argmax(-1), probs_t.shape[-1]) * confident
-  prototypes_s, prototypes_t = class_prototypes(features_s, labels), class_prototypes(features_t, pseudo_labels)
+  prototypes_s = class_prototypes(features_s, labels, axis_name=axis_name)
+  prototypes_t = class_prototypes(features_t, pseudo_labels, axis_name=axis_name)
   return prototype_contrast(*prototypes_s, *prototypes_t, temperature=config.loss.prototypes.temperature)

@@ -1,0 +1,531 @@
+"""A PyTorch twin of the published training step, to measure the JAX step against.
+
+The same networks, losses and optimizers as `vamcei_jax.methods.vamcei`, written as one writes them in PyTorch: NCHW,
+vectorized losses, fused Adam, nothing that waits for the device. What differs is the order, here the published one:
+
+  1. generator pass: segmenter, decoders and discriminator forward, six losses, backward, segmenter and decoders step;
+  2. discriminator pass: the updated segmenter once more over both domains, without gradient, eq. 11, backward, step.
+
+Convolutions run in the config's dtype by autocast; as in JAX, heads, latents and losses are float32.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ml_collections import ConfigDict
+from torch import Tensor, nn
+
+POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
+EPSILON = 1e-6  # of the norms, Flax's default
+NORMS = {
+  "instance": lambda width: nn.InstanceNorm2d(width, EPSILON, affine=True),
+  "group": lambda width: nn.GroupNorm(8, width, EPSILON),
+}
+
+
+class Latent(NamedTuple):
+  """q(z | x) at one scale and its sample, each (B, C, h, w)."""
+
+  mu: Tensor
+  logvar: Tensor
+  z: Tensor
+
+
+class Segmentation(NamedTuple):
+  """What the segmenter says of a batch. `latents[s]` and `scale_logits[s]` live at 1/2**s of the full resolution."""
+
+  logits: Tensor  # (B, K, H, W), fused over scales: the prediction
+  scale_logits: list[Tensor]
+  latents: list[Latent]
+
+
+class ConvBlock(nn.Module):
+  """Two times (3×3 convolution, norm, ReLU)."""
+
+  def __init__(self, channels: int, width: int, norm: str):
+    super().__init__()
+    self.convs = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1, bias=False) for c in (channels, width))
+    self.norms = nn.ModuleList(NORMS[norm](width) for _ in range(2))
+    for conv in self.convs:
+      nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+
+  def forward(self, x: Tensor) -> Tensor:
+    for conv, norm in zip(self.convs, self.norms, strict=True):
+      x = F.relu(norm(conv(x)), inplace=True)
+    return x
+
+
+class _Levels(nn.Module):
+  """What both U-Nets share: an encoder block a level, and a way up to every level but the coarsest, finest first."""
+
+  def __init__(self, widths: Sequence[int], norm: str):
+    super().__init__()
+    self.encoder = nn.ModuleList(ConvBlock(c, width, norm) for c, width in zip((1, *widths), widths, strict=False))
+    self.up = nn.ModuleList(nn.ConvTranspose2d(c, w, 2, 2) for w, c in zip(widths, widths[1:], strict=False))
+    self.decoder = nn.ModuleList(ConvBlock(2 * width, width, norm) for width in widths[:-1])
+
+  def encode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The coarsest features, and those of every finer level, finest first."""
+    x, skips = images, []
+    for block in self.encoder[:-1]:
+      x = block(x)
+      skips.append(x)
+      x = F.max_pool2d(x, 2)
+    return self.encoder[-1](x), skips
+
+  def decode(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
+    """Features at the level of `skip`, from those one level below."""
+    return self.decoder[level](torch.cat([skip, self.up[level](x)], 1))
+
+
+class VariationalUNet(_Levels):
+  """U-Net with Gaussian latents after its last decoder blocks, a head for each, and a head that fuses them."""
+
+  def __init__(
+    self,
+    classes: int,
+    widths: Sequence[int],
+    latent_scales: int,
+    norm: str = "instance",
+    logvar_range: tuple[float, float] = (-1.0, 1.0),
+  ):
+    super().__init__(widths, norm)
+    latent_widths = widths[:-1][:latent_scales]
+    self.logvar_range = logvar_range
+    self.mu, self.logvar = (nn.ModuleList(nn.Conv2d(w, w, 1, bias=False) for w in latent_widths) for _ in range(2))
+    self.mu_norm, self.logvar_norm = (nn.ModuleList(NORMS[norm](w) for w in latent_widths) for _ in range(2))
+    self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in latent_widths)
+    self.fused = nn.Conv2d(len(latent_widths) * classes, classes, 1)
+    # The fusion starts as the mean over scales.
+    mean = torch.eye(classes).repeat(1, len(latent_widths)) / len(latent_widths)
+    self.fused.weight.data.copy_(mean[:, :, None, None])
+    nn.init.zeros_(self.fused.bias)
+
+  def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Segmentation:
+    """Segments images (B, 1, H, W).
+
+    Args:
+      images: in [0, 1].
+      noise: ε of z = μ + σ·ε, (B, C, h, w) a scale, finest first. None draws it in training, and z = μ in evaluation.
+    """
+    x, skips = self.encode(images)
+    latents, scale_logits = [], []
+    for scale in reversed(range(len(skips))):
+      x = self.decode(x, skips[scale], scale)
+      if scale < len(self.heads):
+        latent = self._latent(x, scale, None if noise is None else noise[scale])
+        x = latent.z
+        latents.insert(0, latent)
+        scale_logits.insert(0, _float32(self.heads[scale], x))
+
+    full = images.shape[-2:]
+    coarse = [F.interpolate(l, full, mode="bilinear", align_corners=False) for l in scale_logits[1:]]
+    return Segmentation(_float32(self.fused, torch.cat([scale_logits[0], *coarse], 1)), scale_logits, latents)
+
+  def _latent(self, x: Tensor, scale: int, noise: Tensor | None) -> Latent:
+    mu = torch.tanh(self.mu_norm[scale](self.mu[scale](x).float()))
+    low, high = self.logvar_range
+    bounded = torch.tanh(self.logvar_norm[scale](self.logvar[scale](x).float()))
+    logvar = 0.5 * (low + high) + 0.5 * (high - low) * bounded
+    if noise is None and self.training:
+      noise = torch.randn_like(mu)
+    return Latent(mu, logvar, mu if noise is None else torch.addcmul(mu, torch.exp(0.5 * logvar), noise))
+
+
+class UNet(_Levels):
+  """Plain U-Net: (B, 1, H, W) in [0, 1] -> float32 logits (B, classes, H, W)."""
+
+  def __init__(self, classes: int, widths: Sequence[int], norm: str = "instance"):
+    super().__init__(widths, norm)
+    self.head = nn.Conv2d(widths[0], classes, 1)
+
+  def forward(self, images: Tensor) -> Tensor:
+    x, skips = self.encode(images)
+    for level in reversed(range(len(skips))):
+      x = self.decode(x, skips[level], level)
+    return _float32(self.head, x)
+
+
+class Decoder(nn.Module):
+  """Image logits (B, 1, h, w) from z (B, C, h, w) and the class map (B, K, h, w), for one domain at one scale."""
+
+  def __init__(self, classes: int, width: int, norm: str = "instance"):
+    super().__init__()
+    self.block = ConvBlock(width + classes, width, norm)
+    self.head = nn.Conv2d(width, 1, 1)
+
+  def forward(self, z: Tensor, class_map: Tensor) -> Tensor:
+    return _float32(self.head, self.block(torch.cat([z, class_map], 1)))
+
+
+class Discriminator(nn.Module):
+  """Five strided 4×4 convolutions on class maps (B, K, H, W) -> logits (B, 1, ⌈H/32⌉, ⌈W/32⌉), positive for source."""
+
+  def __init__(self, classes: int, width: int = 64):
+    super().__init__()
+    channels = (classes, width, 2 * width, 4 * width, 8 * width, 1)
+    self.convs = nn.ModuleList(
+      nn.Conv2d(c, out, 4, 2, padding=1) for c, out in zip(channels, channels[1:], strict=False)
+    )
+
+  def forward(self, class_map: Tensor) -> Tensor:
+    x = class_map
+    for conv in self.convs[:-1]:
+      x = F.leaky_relu(conv(_even(x)), 0.2, inplace=True)
+    return _float32(self.convs[-1], _even(x))
+
+
+class Twin:
+  """The published step with the modules and optimizers that it updates; see `make_twin`."""
+
+  def __init__(self, config: ConfigDict, device: torch.device | str, *, compile: bool, channels_last: bool):
+    model, classes = config.model, len(config.data.label_values)
+    self.config, self.device = config, torch.device(device)
+    self.layout = torch.channels_last if channels_last else torch.contiguous_format
+    place = lambda module: module.to(self.device, memory_format=self.layout)
+    self.segmenter = place(
+      VariationalUNet(classes, model.widths, model.latent_scales, model.norm, tuple(model.logvar_range))
+    )
+    self.decoders = place(
+      nn.ModuleDict({
+        f"{domain}_{scale}": Decoder(classes, model.widths[scale], model.norm)
+        for domain in ("source", "target")
+        for scale in range(len(self.segmenter.heads))
+      })
+    )
+    self.discriminator = place(Discriminator(classes, model.discriminator_width))
+    self.ema = [p.detach().clone() for p in self.segmenter.parameters()]
+    self.alignment_weights = torch.tensor(config.loss.weights.global_alignment, device=self.device)
+    self.steps = 0
+
+    adam = lambda *networks: torch.optim.Adam(
+      [{"params": getattr(self, name).parameters(), "lr": config.optimizer.rates[name]} for name in networks],
+      betas=(config.optimizer.b1, 0.999),
+      fused=True,
+    )
+    self.optimizers = {"generator": adam("segmenter", "decoders"), "discriminator": adam("discriminator")}
+    self.schedulers = [
+      torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config)) for optimizer in self.optimizers.values()
+    ]
+    wrap = torch.compile if compile else lambda function: function
+    self._generator_terms, self._class_maps = wrap(self.generator_terms), wrap(self.class_maps)
+    self._judge_loss = wrap(self.judge_loss)
+
+  def __call__(
+    self, images_s: Tensor, labels_s: Tensor, images_t: Tensor, noise: Sequence[Tensor] | None = None
+  ) -> dict[str, Tensor]:
+    """One step; returns its losses, scalars on the device.
+
+    Args:
+      images_s, images_t: (B, 1, H, W) in [0, 1], on the device.
+      labels_s: (B, H, W) int64 classes.
+      noise: of the latents in both passes, over source and target images together; drawn if None.
+    """
+    generator, discriminator = self.optimizers["generator"], self.optimizers["discriminator"]
+    images = torch.cat([images_s, images_t]).contiguous(memory_format=self.layout)
+
+    self.discriminator.requires_grad_(False)
+    generator.zero_grad(set_to_none=True)
+    terms = self._generator_terms(images, labels_s, noise)
+    losses = self.weigh(terms)
+    losses["loss"].backward()
+    self._update(generator, self.segmenter, self.decoders)
+
+    self.discriminator.requires_grad_(True)
+    discriminator.zero_grad(set_to_none=True)
+    with torch.no_grad():
+      class_maps = self._class_maps(images, noise)
+    judged = self._judge_loss(class_maps)
+    judged.backward()
+    self._update(discriminator, self.discriminator)
+
+    for scheduler in self.schedulers:
+      scheduler.step()
+    # Short memory at the start, so that the average does not remember the initialisation.
+    decay = min(self.config.train.ema_decay, (1 + self.steps) / (10 + self.steps))
+    with torch.no_grad():
+      torch._foreach_lerp_(self.ema, list(self.segmenter.parameters()), 1.0 - decay)
+    self.steps += 1
+    return {name: loss.detach() for name, loss in losses.items()} | {"discriminator": judged.detach()}
+
+  def generator_terms(self, images: Tensor, labels_s: Tensor, noise: Sequence[Tensor] | None) -> dict[str, Tensor]:
+    """The terms of the generator pass without weights: a scalar each, the global alignment (scales,)."""
+    classes, sources = len(self.config.data.label_values), len(labels_s)
+    labels = F.one_hot(labels_s, classes).movedim(-1, 1).float().contiguous(memory_format=self.layout)
+    with self._autocast():
+      output = self.segmenter(images, noise)
+    source, target = _split(output, sources)
+    probs_t = F.softmax(target.logits, 1)
+    domains = {"source": (source, images[:sources], labels), "target": (target, images[sources:], probs_t)}
+    with self._autocast():
+      reconstructed = {
+        f"{domain}_{scale}": self.decoders[f"{domain}_{scale}"](latent.z, _average_pool(class_map, 2**scale))
+        for domain, (own, _, class_map) in domains.items()
+        for scale, latent in enumerate(own.latents)
+      }
+      judged = self.discriminator(probs_t)
+
+    cross_entropy, dice = deep_segmentation(source, labels_s, labels)
+    return {
+      "cross_entropy": cross_entropy,
+      "dice_loss": dice,
+      "reconstruction": sum(
+        F.binary_cross_entropy_with_logits(reconstructed[f"{domain}_{scale}"], _average_pool(image, 2**scale))
+        for domain, (own, image, _) in domains.items()
+        for scale in range(len(own.latents))
+      ),
+      "prior_kl": sum(prior_kl(latent.mu, latent.logvar) for latent in source.latents + target.latents),
+      "global_alignment": torch.stack([
+        global_alignment(*_pool_latent(s), *_pool_latent(t), self.config.loss.global_kl.estimator)
+        for s, t in zip(source.latents, target.latents, strict=True)
+      ]),
+      "prototypes": prototype_loss(
+        source.latents[0].mu, labels, target.latents[0].mu, probs_t.detach(), **self.config.loss.prototypes
+      ),
+      "generator": F.softplus(-judged).mean(),
+    }
+
+  def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The terms as they are logged, and their weighted total under "loss"."""
+    weights = self.config.loss.weights
+    start, length = self.config.loss.ramp
+    ramp = min(max((self.steps - start) / max(length, 1), 0.0), 1.0)
+    supervised = terms["cross_entropy"] + terms["dice_loss"]
+    unsupervised = (self.alignment_weights * terms["global_alignment"]).sum() + sum(
+      weights[name] * terms[name] for name in ("reconstruction", "prior_kl", "prototypes", "generator")
+    )
+    total = weights.segmentation * supervised + ramp * unsupervised
+    return terms | {"loss": total, "segmentation": supervised, "global_alignment": terms["global_alignment"].sum()}
+
+  def class_maps(self, images: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
+    """The segmenter's softmax maps, as the discriminator sees them."""
+    with self._autocast():
+      logits = self.segmenter(images, noise).logits
+    return F.softmax(logits, 1)
+
+  def judge_loss(self, class_maps: Tensor) -> Tensor:
+    """Eq. 11 on the maps of as many source as target images."""
+    with self._autocast():
+      judged_s, judged_t = self.discriminator(class_maps).chunk(2)
+    return F.softplus(-judged_s).mean() + F.softplus(judged_t).mean()
+
+  def _update(self, optimizer: torch.optim.Optimizer, *networks: nn.Module) -> None:
+    for network in networks:
+      nn.utils.clip_grad_norm_(network.parameters(), self.config.optimizer.clip)
+    optimizer.step()
+
+  def _autocast(self) -> torch.autocast:
+    return _autocast(self.config, self.device)
+
+
+def make_twin(
+  config: ConfigDict, device: torch.device | str, compile: bool = False, channels_last: bool = False
+) -> Twin:
+  """Returns step(images_s, labels_s, images_t) -> losses by name, which holds its modules and optimizers.
+
+  Args:
+    config: of a VAMCEI stage, as `vamcei_jax.methods.vamcei` takes it.
+    device: where modules and batches live.
+    compile: the forward passes with their losses through torch.compile.
+    channels_last: the memory format of images and kernels.
+  """
+  return Twin(config, device, compile=compile, channels_last=channels_last)
+
+
+def make_bare_unet(
+  config: ConfigDict, device: torch.device | str, compile: bool = False, channels_last: bool = False
+) -> Callable[[Tensor], Tensor]:
+  """Returns run(images (B, 1, H, W)) -> mean square of a plain U-Net's logits, after its backward pass."""
+  device = torch.device(device)
+  layout = torch.channels_last if channels_last else torch.contiguous_format
+  unet = UNet(len(config.data.label_values), config.model.widths, config.model.norm).to(device, memory_format=layout)
+
+  def forward(images: Tensor) -> Tensor:
+    with _autocast(config, device):
+      logits = unet(images)
+    return logits.square().mean()
+
+  loss_of = torch.compile(forward) if compile else forward
+
+  def run(images: Tensor) -> Tensor:
+    unet.zero_grad(set_to_none=True)
+    loss = loss_of(images.contiguous(memory_format=layout))
+    loss.backward()
+    return loss.detach()
+
+  return run
+
+
+def deep_segmentation(output: Segmentation, labels: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
+  """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (eq. 4)."""
+  terms = [segmentation(output.logits, labels, one_hot), segmentation(output.scale_logits[0], labels, one_hot)]
+  for scale, logits in enumerate(output.scale_logits[1:], 1):
+    coarse = F.avg_pool2d(one_hot, 2**scale).argmax(1)
+    terms.append(segmentation(logits, coarse, F.one_hot(coarse, logits.shape[1]).movedim(-1, 1).float()))
+  return tuple(sum(term) for term in zip(*terms, strict=True))
+
+
+def segmentation(logits: Tensor, labels: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
+  """Cross-entropy and soft Dice loss of a batch: logits and one-hot labels (B, K, H, W), labels (B, H, W)."""
+  log_p = F.log_softmax(logits, 1)
+  p = log_p.exp()
+  sizes = (p + one_hot).sum((0, 2, 3))
+  overlaps = (p * one_hot).sum((0, 2, 3))
+  dice = (sizes - 2.0 * overlaps) / (sizes + 1.0)
+  return F.nll_loss(log_p, labels), dice[1:].mean()
+
+
+def prior_kl(mu: Tensor, logvar: Tensor) -> Tensor:
+  """KL( N(μ, σ²) ‖ N(0, I) ), the mean over images and latent dimensions (eq. 2)."""
+  return 0.5 * (torch.expm1(logvar) - logvar + mu.square()).mean()
+
+
+def global_alignment(mu_s: Tensor, logvar_s: Tensor, mu_t: Tensor, logvar_t: Tensor, estimator: str) -> Tensor:
+  """Eqs. 5-8 by the matrices of all pairs of images: (M, n) each -> scalar, summed over the n latent dimensions."""
+  source, target = (mu_s, logvar_s), (mu_t, logvar_t)
+  divergence = pairwise_kl(*source, *target).mean() + pairwise_kl(*target, *source).mean()
+  if estimator == "paper":
+    divergence = divergence - pairwise_kl(*source, *source).mean() - pairwise_kl(*target, *target).mean()
+  return divergence
+
+
+def pairwise_kl(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: Tensor) -> Tensor:
+  """KL( N(μ_ai, σ_ai²) ‖ N(μ_bj, σ_bj²) ) of all pairs: (M_a, n), (M_b, n) -> (M_a, M_b)."""
+  log_ratio = logvar_a[:, None] - logvar_b
+  squares = (mu_a[:, None] - mu_b).square() * torch.exp(-logvar_b)
+  return 0.5 * (torch.expm1(log_ratio) - log_ratio + squares).sum(-1)
+
+
+def prototype_loss(
+  features_s: Tensor, labels: Tensor, features_t: Tensor, probs_t: Tensor, *, temperature: float, confidence: float
+) -> Tensor:
+  """Eqs. 9-10: full-resolution features (B, C, H, W), one-hot labels and target probabilities (B, K, H, W)."""
+  best, pseudo = probs_t.max(1, keepdim=True)
+  pseudo_labels = torch.zeros_like(probs_t).scatter_(1, pseudo, (best >= confidence).float())
+  proto_s, present_s = class_prototypes(features_s, labels)
+  proto_t, present_t = class_prototypes(features_t, pseudo_labels)
+
+  unit_s, unit_t = F.normalize(proto_s, dim=1, eps=1e-6), F.normalize(proto_t, dim=1, eps=1e-6)
+  st, tt = unit_s @ unit_t.T / temperature, unit_t @ unit_t.T / temperature
+  itself = torch.eye(len(st), dtype=torch.bool, device=st.device)
+  others = ~itself & present_t
+  terms = torch.cat([st.masked_fill(~(itself | others), -math.inf), tt.masked_fill(~others, -math.inf)], 1)
+  shared = (present_s & present_t).float()
+  return ((terms.logsumexp(1) - st.diagonal()) * shared).sum() / shared.sum().clamp(min=1.0)
+
+
+def class_prototypes(features: Tensor, class_map: Tensor) -> tuple[Tensor, Tensor]:
+  """Mean features (K, C) of every class over a batch, 0 for an absent one, and which are there (K,) (eq. 9)."""
+  total, weight = torch.einsum("bkhw,bchw->kc", class_map, features), class_map.sum((0, 2, 3))
+  return total / weight.clamp(min=1.0)[:, None], weight > 0.0
+
+
+def load_jax_params(module: nn.Module, params: dict) -> None:
+  """Copies the Flax parameters of a network, or of one a key for a ModuleDict, into its twin.
+
+  Raises:
+    ValueError: where the four pixels of an up-convolution have biases of their own, which `Upsample` may learn and
+      `nn.ConvTranspose2d` cannot express.
+  """
+  parts = list(_parts(module, params))
+  for part, own in parts:
+    load_jax_params(part, own)
+  if parts:
+    return
+  own = {name: np.asarray(value) for name, value in params.items()}
+  if isinstance(module, nn.ConvTranspose2d):
+    _, width, height, length = module.weight.shape
+    kernel = own["kernel"].reshape(-1, height, length, width).transpose(0, 3, 1, 2)
+    biases = own["bias"].reshape(-1, width)
+    if not np.allclose(biases, biases[0]):
+      raise ValueError("bias of an up-convolution differs between its pixels; expected one a channel.")
+    values = {"weight": kernel, "bias": biases[0]}
+  elif isinstance(module, nn.Conv2d):
+    kernel = own["kernel"][(None,) * (4 - own["kernel"].ndim)]  # a Dense is a 1×1 convolution
+    values = {"weight": kernel.transpose(3, 2, 0, 1), **{name: own[name] for name in own if name == "bias"}}
+  else:
+    values = {"weight": own["scale"], "bias": own["bias"]}
+  with torch.no_grad():
+    for name, parameter in module.named_parameters():
+      parameter.copy_(torch.tensor(values[name]))
+
+
+def _parts(module: nn.Module, params: dict) -> Iterator[tuple[nn.Module, dict]]:
+  """The modules within a module, each with its Flax parameters."""
+  match module:
+    case nn.ModuleDict():
+      yield from ((part, params[name]) for name, part in module.items())
+    case ConvBlock():
+      kind = type(module.norms[0]).__name__.removesuffix("2d")
+      yield from ((conv, params[f"Conv_{i}"]) for i, conv in enumerate(module.convs))
+      yield from ((norm, params[f"{kind}_{i}"]) for i, norm in enumerate(module.norms))
+    case Decoder():
+      yield from [(module.block, params["ConvBlock_0"]), (module.head, params["Conv_0"])]
+    case Discriminator():
+      yield from ((conv, params[f"Conv_{i}"]) for i, conv in enumerate(module.convs))
+    case _Levels():
+      blocks = [*module.encoder, *reversed(module.decoder)]
+      yield from ((block, params[f"ConvBlock_{i}"]) for i, block in enumerate(blocks))
+      yield from ((up, params[f"Upsample_{i}"]["Dense_0"]) for i, up in enumerate(reversed(module.up)))
+  match module:
+    case UNet():
+      yield module.head, params["head"]
+    case VariationalUNet():
+      kind = type(module.mu_norm[0]).__name__.removesuffix("2d")
+      for i, scale in enumerate(reversed(range(len(module.heads)))):
+        yield from [(module.mu[scale], params[f"mu_{scale}"]), (module.logvar[scale], params[f"logvar_{scale}"])]
+        yield module.mu_norm[scale], params[f"{kind}_{2 * i}"]
+        yield module.logvar_norm[scale], params[f"{kind}_{2 * i + 1}"]
+        yield module.heads[scale], params[f"head_{scale}"]
+      yield module.fused, params["head_fused"]
+
+
+def _autocast(config: ConfigDict, device: torch.device) -> torch.autocast:
+  return torch.autocast(device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16")
+
+
+def _float32(module: nn.Module, x: Tensor) -> Tensor:
+  """A layer that autocast leaves alone."""
+  with torch.autocast(x.device.type, enabled=False):
+    return module(x.float())
+
+
+def _even(x: Tensor) -> Tensor:
+  """Zeros right and below odd sizes: Flax's "SAME" for a 4×4 convolution of stride 2, whose other padding is 1."""
+  bottom, right = x.shape[-2] % 2, x.shape[-1] % 2
+  return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def _average_pool(x: Tensor, factor: int) -> Tensor:
+  return x if factor == 1 else F.avg_pool2d(x, factor)
+
+
+def _pool_latent(latent: Latent) -> tuple[Tensor, Tensor]:
+  """Mean and log variance (B, n) of q(z | x) averaged over POOL×POOL windows."""
+  variance = F.avg_pool2d(latent.logvar.exp(), POOL) / POOL**2
+  return F.avg_pool2d(latent.mu, POOL).flatten(1), variance.log().flatten(1)
+
+
+def _split(output: Segmentation, sources: int) -> tuple[Segmentation, Segmentation]:
+  """What the segmenter says of the source images, and of the target images after them."""
+  # By `split`, whose gradient is one concatenation; that of two slices is two arrays full of zeros, and their sum.
+  halves = lambda x: x.split([sources, len(x) - sources])
+  logits, scale_logits = halves(output.logits), [halves(l) for l in output.scale_logits]
+  latents = [[halves(x) for x in latent] for latent in output.latents]
+  return tuple(
+    Segmentation(logits[i], [l[i] for l in scale_logits], [Latent(*(x[i] for x in latent)) for latent in latents])
+    for i in range(2)
+  )
+
+
+def _schedule(config: ConfigDict) -> Callable[[int], float]:
+  """Learning rate relative to its peak, by step."""
+  steps, epoch_steps = config.train.steps, config.optimizer.epoch_steps
+  return {
+    "polynomial": lambda step: (1.0 - min(step, steps) / steps) ** 0.9,
+    "exponential": lambda step: 0.9 ** (step // epoch_steps),
+  }[config.optimizer.schedule]

@@ -1,0 +1,255 @@
+"""A step on many devices, in many dispatches, for many runs is the step on one; what it sends does not grow with M.
+
+As a program, this file makes the comparisons that need several devices, on eight that the CPU is divided into.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from tests.configs import tiny
+from tests.conftest import ROOT, command
+from vamcei_jax import parallel
+from vamcei_jax.data.loader import draw_batch, view_batch
+from vamcei_jax.errors import InputError
+from vamcei_jax.methods import cyclegan, supervised, vamcei
+from vamcei_jax.stages import stage_config
+from vamcei_jax.training import read_log, steps_to_go
+
+STEPS = 10
+
+
+def test_the_number_of_devices_changes_nothing():
+  flags = "--xla_force_host_platform_device_count=8"
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+  done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=600)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split() == ["devices", "streamed", "translators", "bytes", "grid"]
+
+
+def on_eight_devices():
+  assert jax.device_count() == 8
+  config, data, key = published_rates(), example(), jax.random.key(2)
+
+  def train(devices, method, config, feed=None, steps=STEPS):
+    draw = partial(draw_batch if feed is None else view_batch, config=config)
+    run = parallel.compile_steps(partial(method.make_step, config), draw, devices, streamed=feed is not None)
+    state = parallel.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
+    state, metrics = run(state, parallel.replicate(data, devices) if feed is None else feed, key, steps)
+    return jax.device_get(parallel.replica((metrics, state.params)))
+
+  expected = train(jax.devices()[:1], vamcei, config)
+  for count in (2, 4, 8):
+    compare(train(jax.devices()[:count], vamcei, config), expected)
+  supervision = train(jax.devices()[:1], supervised, config)
+  compare(train(jax.devices(), supervised, config), supervision)
+  print("devices")
+
+  picked = [pick_slices(data, key, step, config) for step in range(STEPS)]
+  compare(train(jax.devices()[:4], vamcei, config, feed=picked), expected)
+  print("streamed")
+
+  translation = translation_config()
+  alone = train(jax.devices()[:1], cyclegan, translation, steps=2)
+  # Their first steps: biases in front of a norm have no gradient but for rounding, which Adam makes as large as any.
+  compare(train(jax.devices()[:4], cyclegan, translation, steps=2), alone, parameters=2 * 2.1e-4)
+  print("translators")
+
+  assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
+  print("bytes")
+
+  draw = lambda data, key, step: draw_batch(data, key, step, config)
+  devices, seeds = jax.devices()[:2], (1, 5, 7, 8)
+  states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
+  states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
+  keys = jax.numpy.stack([jax.random.key(10 + seed) for seed in seeds])
+  grids = {mapped: parallel.make_grid(states, devices, mapped=mapped) for mapped in (True, False)}
+  compiled = partial(parallel.compile_grid, vamcei.make_step(config), draw)
+  theirs, got = compiled(devices, mapped=True)(grids[True], parallel.replicate(data, devices), keys, 3)
+  ours, expected = compiled(devices[:1], mapped=False)(grids[False], data, keys, 3)
+  assert np.std(expected["loss"]) > 1e-3
+  compare(([got], [own.params for own in parallel.members(theirs)]), ([expected], [own.params for own in ours]))
+  print("grid")
+
+
+def compare(got, expected, losses=1e-5, parameters=1e-4):
+  """Metrics relatively, parameters absolutely."""
+  (metrics, params), (their_metrics, their_params) = got, expected
+  for own, other in zip(metrics, their_metrics, strict=True):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=losses, atol=losses), own, other)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=parameters), params, their_params)
+
+
+def published_rates():
+  """A tiny VAMCEI, batch of 8, at the published learning rates."""
+  config = tiny.get_config()
+  config.train.batch_size = 8
+  config.optimizer.rates.update(segmenter=1e-4, decoders=1e-4, discriminator=5e-4)
+  return config
+
+
+def translation_config():
+  from tests.configs import tiny_multistage
+
+  config = stage_config(tiny_multistage.get_config(), "translate")
+  config.train.batch_size = 4
+  config.optimizer.rates.update(translators=2e-4, discriminators=2e-4)
+  return config
+
+
+def example():
+  rng = np.random.default_rng(0)
+  images = lambda count: rng.uniform(size=(count, 32, 32)).astype(np.float32)
+  label = rng.integers(0, 4, (20, 32, 32)).astype(np.uint8)
+  return {"source": {"image": images(20), "label": label}, "target": {"image": images(30)}}
+
+
+def pick_slices(data, key, step, config):
+  """What a step's batch is made of, by the loader's own indices."""
+  from vamcei_jax.data.loader import batch_indices, draw_keys
+
+  picked = {}
+  for domain, slices in data.items():
+    index = batch_indices(draw_keys(key, domain)[0], step, len(slices["image"]), config.train.batch_size)
+    picked[domain] = {name: values[np.asarray(index)] for name, values in slices.items()}
+  return picked
+
+
+def all_reduced_bytes(config, images):
+  """What the compiled step on eight devices sends, by the operands of its collectives."""
+  image = np.zeros((8, images // 8, *config.data.crop, 1), np.float32)
+  batch = {"source": {"image": image, "label": np.zeros(image.shape[:-1], np.int32)}, "target": {"image": image}}
+  step = jax.pmap(vamcei.make_step(config, parallel.AXIS), axis_name=parallel.AXIS, in_axes=(None, 0), out_axes=None)
+  state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(0)))()
+  text = step.lower(state, batch).compile().as_text()
+  kinds = "(all-reduce|all-gather|all-to-all|collective-permute)(-start)?"
+  collectives = [line for line in text.splitlines() if re.search(rf"= .*{kinds}\(", line)]
+  assert all("all-reduce" in line for line in collectives)
+  sizes = [shape for line in collectives for shape in re.findall(r"f32\[([\d,]*)\]", line.split("all-reduce")[0])]
+  return sum(4 * int(np.prod([int(n) for n in shape.split(",") if n])) for shape in sizes)
+
+
+def test_many_steps_in_a_dispatch_are_as_many_calls():
+  config, data, key, devices = published_rates(), example(), jax.random.key(2), jax.devices()[:1]
+  results = []
+  for scanned in (False, True):
+    draw = partial(draw_batch, config=config)
+    run = parallel.compile_steps(partial(vamcei.make_step, config), draw, devices, streamed=False, scanned=scanned)
+    state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
+    state, metrics = run(state, data, key, 4)
+    stacked = jax.tree.map(lambda *x: np.concatenate([np.ravel(own) for own in x]), *metrics)
+    results.append(([stacked], jax.device_get(state.params)))
+  assert results[0][0][0]["loss"].shape == (4,)
+  compare(*results)
+
+
+def test_a_dispatch_ends_where_something_is_due():
+  config = tiny.get_config()
+  config.train.update(steps=37, steps_per_call=10, log_every=8, eval_every=20, checkpoint_every=15)
+
+  class Accelerator:
+    platform = "gpu"
+
+  step, seen = 0, [0]
+  while step < 37:
+    step += steps_to_go(step, config, [Accelerator()])
+    seen.append(step)
+  assert {8, 16, 24, 32, 20, 15, 30, 37} <= set(seen)
+  assert max(np.diff(seen)) <= 10
+  assert steps_to_go(0, config, jax.devices("cpu")) == 1
+
+
+def test_devices_get_equal_shares(monkeypatch):
+  class Device:
+    def __init__(self, number):
+      self.id, self.process_index = number % 4, number // 4
+
+  monkeypatch.setattr(jax, "devices", lambda: [Device(number) for number in (5, 0, 1, 4, 3, 2, 7, 6)])
+  monkeypatch.setattr(jax, "device_count", lambda: 8)
+  for batch, used in ((8, 8), (16, 8), (12, 4), (3, 1)):
+    assert len(parallel.devices_for(batch)) == used
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert [4 * d.process_index + d.id for d in parallel.devices_for(8)] == list(range(8))
+  with pytest.raises(InputError, match="batch_size=12: must be a multiple of the 8 devices of 2 hosts"):
+    parallel.devices_for(12)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  assert parallel.host_share(8) == slice(4, 8)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory, prepared):
+  workdir = tmp_path_factory.mktemp("one") / "run"
+  finish([start(workdir, prepared)])
+  return workdir
+
+
+def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared, tmp_path):
+  port = free_port()
+  finish([start(tmp_path, prepared, f"--coordinator=127.0.0.1:{port}", "--hosts=2", f"--host={i}") for i in (0, 1)])
+  compare(logged(tmp_path), logged(one_device))
+  assert (tmp_path / "results.json").exists()
+  assert len(list((tmp_path / "vamcei").glob("events.*"))) == 1
+
+  # What four devices of two hosts have saved, one goes on with.
+  for name in ("vamcei/checkpoints/8", "results.json"):
+    target = tmp_path / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+  (output,) = finish([start(tmp_path, prepared)])
+  assert "vamcei: resumes at step 6 of 8; compiling" in output
+  compare(logged(tmp_path), logged(one_device))
+
+
+def start(workdir, prepared, *flags):
+  """Training by the command line; on two devices, if it is one of several hosts."""
+  rates = ("segmenter", "decoders", "discriminator")
+  arguments = [
+    "--config=tests/configs/tiny.py", "--config.stages=('vamcei',)", "--config.train.batch_size=8",
+    *(f"--config.optimizer.rates.{name}=1e-4" for name in rates),
+    f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}", *flags,
+  ]
+  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+  if flags:
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+  pipe = subprocess.PIPE
+  return subprocess.Popen(
+    command("vamcei_jax.main", *arguments), cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+  )
+
+
+def finish(processes):
+  """The standard outputs of processes, all of which must end well."""
+  ended = [process.communicate(timeout=300) for process in processes]
+  for process, (_, errors) in zip(processes, ended, strict=True):
+    assert process.returncode == 0, errors
+  assert not any(output for output, _ in ended[1:])  # the first host alone tells
+  return [output for output, _ in ended]
+
+
+def logged(workdir):
+  """The losses of a run by step, in lines, and its final parameters."""
+  from tests.test_training import final_state
+
+  losses = [
+    {name: value for name, value in line.items() if not name.startswith(("dice_M", "dice_L", "dice_R", "steps"))}
+    for line in read_log(workdir / "metrics.jsonl")
+  ]
+  losses = [{name: value for name, value in line.items() if name not in ("stage", "dice")} for line in losses]
+  return losses, jax.device_get(final_state(workdir, "vamcei").params)
+
+
+def free_port():
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
+
+
+if __name__ == "__main__":
+  on_eight_devices()
