@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
   train.log_every = 20
   train.eval_every = 100
   train.checkpoint_every = 100
+  train.max_bad_steps = 20  # of these in a row, with losses or gradients that are not finite, a run stops; else skipped
   train.keep = 2  # newest checkpoints; the best one on validation is kept too
   train.ema_decay = 0.98
   return config

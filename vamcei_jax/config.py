@@ -15,7 +15,8 @@ from vamcei_jax.models.layers import GROUPS, NORMS
 
 CONFIG_FILE = "config.json"
 _EARLIER = {"data.located": False, "data.view": "short_axis"}  # what earlier versions did without saying so
-_INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call"}  # where and how, not what, is learned
+# Where and how, not what, is learned.
+_INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 
 
@@ -66,10 +67,7 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
     ("optimizer.clip", positive(config.optimizer.clip), "positive"),
     ("optimizer.epoch_steps", positive(config.optimizer.epoch_steps), "at least 1"),
     ("train.ema_decay", 0 <= config.train.ema_decay < 1, "in [0, 1)"),
-    *(
-      (f"train.{field}", positive(config.train[field]), "at least 1")
-      for field in ("steps", "batch_size", "steps_per_call", "log_every", "eval_every", "checkpoint_every", "keep")
-    ),
+    *((f"train.{field}", value >= 1, "at least 1") for field, value in config.train.items() if field != "ema_decay"),
   ]
   if "translation" in config:
     translation = config.translation

@@ -55,7 +55,8 @@ def train(
 
   Raises:
     SystemExit: SIGTERM or SIGINT came; the state after the step that was under way is saved.
-    InputError: there are checkpoints, and none is whole; a batch that the hosts cannot share.
+    InputError: there are checkpoints, and none is whole; a batch that the hosts cannot share; `train.max_bad_steps` in
+      a row were not finite.
   """
   settings, steps = config.train, config.train.steps
   draws, own = jax.random.split(key)
@@ -85,7 +86,7 @@ def train(
       data = parallel.replicate({domain: stored.load() for domain, stored in slices.items()}, devices)
 
     with open_log(workdir, stage, first) as log, noted_signals() as signals:
-      step, pending, started, stopped = first, [], None, False
+      step, pending, started, stopped, bad = first, [], None, False, 0
       while step < steps and not stopped:
         count = steps_to_go(step, config, devices)
         state, metrics = run(state, list(islice(batches, count)) if streamed else data, draws, count)
@@ -97,7 +98,8 @@ def train(
         if logged:
           fetched, scores = jax.device_get(parallel.replica(pending)), {}
           values = {name: np.concatenate([np.ravel(line[name]) for line in fetched]) for name in fetched[0]}
-          means = {name: float(np.mean(of_steps)) for name, of_steps in values.items()}
+          bad = stop_if_stuck(values, bad, settings.max_bad_steps, stage)
+          means = mean_metrics(values)
           # The first lines of a run take in the compilation: no rate.
           rate = len(values["loss"]) / (time.perf_counter() - started) if started else None
           if due(settings.eval_every):
@@ -116,6 +118,31 @@ def train(
       number = signals[0] if signals else signal.SIGTERM
       end(number, f"{stage} stopped at step {step}, which is saved; the same command goes on from there")
     return parallel.replica(state.ema)
+
+
+def mean_metrics(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """Means of metrics (steps,) over the steps that were not skipped; if some were, "skipped" is their number."""
+  skipped = values["skipped"] > 0
+  means = {name: float(np.mean(own[~skipped])) if not skipped.all() else np.nan for name, own in values.items()}
+  del means["skipped"]
+  return means | ({"skipped": float(skipped.sum())} if skipped.any() else {})
+
+
+def stop_if_stuck(values: Mapping[str, np.ndarray], before: int, most: int, stage: str) -> int:
+  """How many of the last steps in a row were skipped, of metrics (steps,) and as many as `before` ahead of them.
+
+  Raises:
+    InputError: `most`; it names the terms that were not finite.
+  """
+  for number, skipped in enumerate(values["skipped"]):
+    before = before + 1 if skipped else 0
+    if before == most:
+      terms = [name for name, own in values.items() if not np.isfinite(own[number])] or ["the gradient"]
+      raise InputError(
+        f"{stage}: {most} steps in a row were skipped, for {', '.join(terms)} not being finite; the last checkpoint is "
+        f"good: lower config.optimizer.rates or config.loss.weights, in another --workdir"
+      )
+  return before
 
 
 def fits(slices: Mapping[str, StoredSlices], device: jax.Device, resident: float) -> bool:

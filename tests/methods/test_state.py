@@ -40,7 +40,7 @@ def test_exponential_schedule_falls_by_a_tenth_an_epoch(config):
 
 def test_first_step_of_adam_is_the_rate_of_the_network_against_the_gradient(config, state):
   grads = {"segmenter": {"w": jnp.array([1.0, -2.0, 0.5])}, "discriminator": {"w": jnp.array([3.0, -1.0])}}
-  after = make_update(config)(state, grads)
+  after, _ = make_update(config)(state, grads, {"loss": jnp.zeros(())})
   rates = config.optimizer.rates
   np.testing.assert_allclose(after.params["segmenter"]["w"], 1.0 - rates.segmenter * np.array([1, -1, 1]), rtol=1e-5)
   np.testing.assert_allclose(after.params["discriminator"]["w"], -rates.discriminator * np.array([1, -1]), rtol=1e-5)

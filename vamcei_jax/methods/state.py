@@ -81,16 +81,18 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..., tuple[State, Metrics]]:
-  """Returns update(state, grads by network, metrics) -> (state after one optimizer step of these networks, metrics).
+  """Returns update(state, grads by network, metrics, memory) -> (state, metrics) after one optimizer step of these.
 
   Where the batch is split over `axis_name`, gradients and metrics are averaged over it first: every device then takes
-  the step of the global batch (see vamcei_jax/losses).
+  the step of the global batch (see vamcei_jax/losses). A step with a gradient or a metric that is not finite is
+  skipped: it counts, and nothing else changes. "skipped" among the metrics is 1 then, else 0.
   """
   optimizer = make_optimizer(config)
 
-  def update(state: State, grads: dict[str, Params], metrics: Metrics) -> tuple[State, Metrics]:
+  def update(state: State, grads: dict[str, Params], metrics: Metrics, memory: Any = ()) -> tuple[State, Metrics]:
     if axis_name is not None:
       grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+    good = jnp.isfinite(optax.tree.norm(grads) + sum(metrics.values()))
     params, opt = dict(state.params), dict(state.opt)
     for name, grad in grads.items():
       updates, opt[name] = optimizer.update(grad, state.opt[name], state.params[name])
@@ -99,6 +101,9 @@ def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..
     # Short memory at the start, so that the average does not remember the initialisation.
     decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = {name: optax.incremental_update(params[name], old, 1.0 - decay) for name, old in state.ema.items()}
-    return state.replace(step=state.step + 1, params=params, opt=opt, ema=ema), metrics
+    new, old = (params, opt, ema, memory), (state.params, state.opt, state.ema, state.memory)
+    params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+    state = state.replace(step=state.step + 1, params=params, opt=opt, ema=ema, memory=memory)
+    return state, metrics | {"skipped": 1.0 - good}
 
   return update
