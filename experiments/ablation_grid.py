@@ -38,7 +38,8 @@ def main() -> None:
   if "grid" not in config:
     raise InputError(f"{command_line.config_path()}: has no `grid` of rows and seeds; see configs/ablation.py")
   own = stage_configs(config)[STAGE]
-  configs = {(row, seed): run_config(own, row, seed) for row, _ in config.grid.rows for seed in config.grid.seeds}
+  names = [(row, seed) for row, _ in config.grid.rows for seed in config.grid.seeds]
+  configs = {(row, seed): run_config(own, row, seed) for row, seed in names}
   datasets = prepare_datasets(own, workdir)
   name_datasets([own], datasets)
   _, patients = scored_patients(datasets["target"])

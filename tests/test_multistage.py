@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, command
-from tests.test_training import assert_same, final_state
+from tests.runs import assert_same, final_state
 from vamcei_jax.config import read_config, write_config
 from vamcei_jax.data.loader import load_slices
 from vamcei_jax.data.phantom import write_nifti

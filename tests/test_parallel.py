@@ -17,6 +17,7 @@ import pytest
 
 from tests.configs import tiny
 from tests.conftest import ROOT, command
+from tests.runs import final_state
 from vamcei_jax import parallel
 from vamcei_jax.data.loader import draw_batch, view_batch
 from vamcei_jax.errors import InputError
@@ -235,8 +236,6 @@ def finish(processes):
 
 def logged(workdir):
   """The losses of a run by step, in lines, and its final parameters."""
-  from tests.test_training import final_state
-
   losses = [
     {name: value for name, value in line.items() if not name.startswith(("dice_M", "dice_L", "dice_R", "steps"))}
     for line in read_log(workdir / "metrics.jsonl")

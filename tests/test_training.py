@@ -11,27 +11,13 @@ import pytest
 
 from tests.configs import tiny_multistage
 from tests.conftest import ROOT, command
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest
-from vamcei_jax.config import read_config
+from tests.runs import assert_same, final_state
+from vamcei_jax.checkpoints import open_checkpoints
 from vamcei_jax.data.loader import draw_batch
-from vamcei_jax.parallel import compile_step
+from vamcei_jax.parallel import compile_steps
 from vamcei_jax.pipeline import run
 from vamcei_jax.stages import STAGES, stage_config
 from vamcei_jax.training import open_log, read_log
-
-
-def final_state(workdir, stage):
-  config = read_config(workdir / stage)
-  abstract = jax.eval_shape(lambda: STAGES[stage].method.init_state(config, jax.random.key(0)))
-  state, damaged = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), abstract)
-  assert not damaged
-  assert int(state.step) == config.train.steps
-  return state
-
-
-def assert_same(a, b):
-  plain = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-  jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), a, b)
 
 
 def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prepared, tmp_path):
@@ -100,10 +86,16 @@ def test_one_compilation_serves_every_step(stage):
     data["target"]["teacher"] = jax.nn.softmax(jax.random.normal(jax.random.key(1), (4, 32, 32, 4)))
   key = jax.random.key(0)
   state = jax.jit(lambda: method.init_state(config, key))()
-  step = compile_step(method.make_step(config), partial(draw_batch, config=config))
-  for _ in range(4):
-    state, _ = step(state, data, key)
-  assert step._cache_size() == 1
+  run = compile_steps(
+    partial(method.make_step, config), partial(draw_batch, config=config), jax.devices()[:1], streamed=False
+  )
+  compiled = []
+  listener = lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  state, _ = run(state, data, key, 1)
+  assert len(compiled) == 1
+  state, _ = run(state, data, key, 3)
+  assert len(compiled) == 1
   assert int(state.step) == 4
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from tests.test_training import assert_same, final_state
+from tests.runs import assert_same, final_state
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import State, create_state

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT, command
-from tests.test_training import assert_same, final_state
+from tests.runs import assert_same, final_state
 
 ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
 KILLS = 20

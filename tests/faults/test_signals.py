@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tests.conftest import ROOT, command
+from tests.runs import assert_same, final_state
 from tests.test_command_lines import error_of
-from tests.test_training import assert_same, final_state
 from vamcei_jax.interruption import SIGNALS, noted_signals
 
 

@@ -1,0 +1,24 @@
+"""What tests ask of the workdirs of runs."""
+
+import jax
+import numpy as np
+
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest
+from vamcei_jax.config import read_config
+from vamcei_jax.stages import STAGES
+
+
+def final_state(workdir, stage):
+  """The state after the last step of a stage, whose checkpoints must be whole."""
+  config = read_config(workdir / stage)
+  abstract = jax.eval_shape(lambda: STAGES[stage].method.init_state(config, jax.random.key(0)))
+  state, damaged = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), abstract)
+  assert not damaged
+  assert int(state.step) == config.train.steps
+  return state
+
+
+def assert_same(a, b):
+  """Bit for bit."""
+  plain = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+  jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), a, b)
