@@ -13,6 +13,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from tests.configs import tiny
@@ -22,6 +23,7 @@ from vamcei_jax import parallel
 from vamcei_jax.data.loader import draw_batch, view_batch
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
+from vamcei_jax.methods import state as method_state
 from vamcei_jax.stages import stage_config
 from vamcei_jax.training import read_log, steps_to_go
 
@@ -38,7 +40,9 @@ def test_the_number_of_devices_changes_nothing():
 
 def on_eight_devices():
   assert jax.device_count() == 8
-  config, data, key = published_rates(), example(), jax.random.key(2)
+  # Adam makes a full step of any gradient, be it rounding alone, and the sign of that differs. SGD shows the gradients.
+  method_state.make_optimizer = lambda config: optax.sgd(1.0)
+  config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
 
   def train(devices, method, config, feed=None, steps=STEPS):
     draw = partial(draw_batch if feed is None else view_batch, config=config)
@@ -58,10 +62,9 @@ def on_eight_devices():
   compare(train(jax.devices()[:4], vamcei, config, feed=picked), expected)
   print("streamed")
 
-  translation = translation_config()
-  alone = train(jax.devices()[:1], cyclegan, translation, steps=2)
-  # Their first steps: biases in front of a norm have no gradient but for rounding, which Adam makes as large as any.
-  compare(train(jax.devices()[:4], cyclegan, translation, steps=2), alone, parameters=2 * 2.1e-4)
+  translation = translation_config(rate=1e-2)
+  alone = train(jax.devices()[:1], cyclegan, translation)
+  compare(train(jax.devices()[:4], cyclegan, translation), alone)
   print("translators")
 
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
@@ -81,28 +84,28 @@ def on_eight_devices():
   print("grid")
 
 
-def compare(got, expected, losses=1e-5, parameters=1e-4):
-  """Metrics relatively, parameters absolutely."""
+def compare(got, expected):
+  """Losses to 1e-5 and parameters to 1e-4."""
   (metrics, params), (their_metrics, their_params) = got, expected
   for own, other in zip(metrics, their_metrics, strict=True):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=losses, atol=losses), own, other)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=parameters), params, their_params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), own, other)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), params, their_params)
 
 
-def published_rates():
-  """A tiny VAMCEI, batch of 8, at the published learning rates."""
+def eight_images(rate):
+  """A tiny VAMCEI with a batch of 8."""
   config = tiny.get_config()
   config.train.batch_size = 8
-  config.optimizer.rates.update(segmenter=1e-4, decoders=1e-4, discriminator=5e-4)
+  config.optimizer.rates.update(dict.fromkeys(config.optimizer.rates, rate))
   return config
 
 
-def translation_config():
+def translation_config(rate):
   from tests.configs import tiny_multistage
 
   config = stage_config(tiny_multistage.get_config(), "translate")
   config.train.batch_size = 4
-  config.optimizer.rates.update(translators=2e-4, discriminators=2e-4)
+  config.optimizer.rates.update(dict.fromkeys(config.optimizer.rates, rate))
   return config
 
 
@@ -139,7 +142,7 @@ def all_reduced_bytes(config, images):
 
 
 def test_many_steps_in_a_dispatch_are_as_many_calls():
-  config, data, key, devices = published_rates(), example(), jax.random.key(2), jax.devices()[:1]
+  config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]
   results = []
   for scanned in (False, True):
     draw = partial(draw_batch, config=config)
@@ -195,7 +198,7 @@ def one_device(tmp_path_factory, prepared):
 def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared, tmp_path):
   port = free_port()
   finish([start(tmp_path, prepared, f"--coordinator=127.0.0.1:{port}", "--hosts=2", f"--host={i}") for i in (0, 1)])
-  compare(logged(tmp_path), logged(one_device))
+  compare_runs(tmp_path, one_device)
   assert (tmp_path / "results.json").exists()
   assert len(list((tmp_path / "vamcei").glob("events.*"))) == 1
 
@@ -205,7 +208,7 @@ def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared,
     shutil.rmtree(target) if target.is_dir() else target.unlink()
   (output,) = finish([start(tmp_path, prepared)])
   assert "vamcei: resumes at step 6 of 8; compiling" in output
-  compare(logged(tmp_path), logged(one_device))
+  compare_runs(tmp_path, one_device)
 
 
 def start(workdir, prepared, *flags):
@@ -234,14 +237,15 @@ def finish(processes):
   return [output for output, _ in ended]
 
 
-def logged(workdir):
-  """The losses of a run by step, in lines, and its final parameters."""
-  losses = [
-    {name: value for name, value in line.items() if not name.startswith(("dice_M", "dice_L", "dice_R", "steps"))}
-    for line in read_log(workdir / "metrics.jsonl")
-  ]
-  losses = [{name: value for name, value in line.items() if name not in ("stage", "dice")} for line in losses]
-  return losses, jax.device_get(final_state(workdir, "vamcei").params)
+def compare_runs(workdir, other):
+  """The losses that two runs have logged, and their final parameters: by Adam, which a few signs of rounding move."""
+  ours, theirs = (read_log(folder / "metrics.jsonl") for folder in (workdir, other))
+  assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+  for name in ("loss", "cross_entropy", "dice_loss", "reconstruction", "prior_kl", "prototypes", "discriminator"):
+    got, expected = ([line[name] for line in lines] for lines in (ours, theirs))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+  flat = lambda folder: np.concatenate([np.ravel(x) for x in jax.tree.leaves(final_state(folder, "vamcei").params)])
+  assert np.abs(flat(workdir) - flat(other)).mean() < 1e-5  # of some 4e-4 that they have moved
 
 
 def free_port():
