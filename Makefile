@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV = .venv/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint audit
 
 install: $(VENV)
 
@@ -14,6 +14,12 @@ test: $(VENV) lint
 
 lint: $(VENV)
 	.venv/bin/ruff check .
+
+# Known vulnerabilities of what the lock file holds; --strict, for what cannot be looked up is not without any.
+audit: $(VENV)
+	test -x .venv/audit/bin/pip-audit || .venv/bin/python -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 
 $(VENV):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'

@@ -32,6 +32,7 @@ def main() -> None:
   from vamcei_jax.errors import InputError
   from vamcei_jax.files import locked
   from vamcei_jax.pipeline import load_stage, name_datasets, prepare_datasets, scored_patients
+  from vamcei_jax.provenance import begin_record, read_record
   from vamcei_jax.stages import stage_configs
 
   config, workdir = _CONFIG.value, Path(_WORKDIR.value)
@@ -49,7 +50,9 @@ def main() -> None:
     raise InputError(f"{workdir}: made with another configuration: {field}; use another --workdir")
 
   with locked(workdir):
+    before = read_record(workdir)
     write_config(workdir, own)
+    begin_record(workdir, own, datasets, before)
     slices = {domain: stored.load() for domain, stored in load_stage(STAGE, own, datasets, {}, {}).items()}
     scores = judge(configs, train_grid(configs, slices, workdir), patients)
     write_table([row for row, _ in config.grid.rows], scores, workdir)

@@ -24,6 +24,7 @@ from vamcei_jax.data.loader import draw_batch, view_batch
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
 from vamcei_jax.methods import state as method_state
+from vamcei_jax.provenance import read_record
 from vamcei_jax.stages import stage_config
 from vamcei_jax.training import read_log, steps_to_go
 
@@ -209,6 +210,8 @@ def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared,
   (output,) = finish([start(tmp_path, prepared)])
   assert "vamcei: resumes at step 6 of 8; compiling" in output
   compare_runs(tmp_path, one_device)
+  devices = [session["devices"] for session in read_record(tmp_path)["sessions"]]
+  assert [(own["count"], own["hosts"]) for own in devices] == [(4, 2), (1, 1)]
 
 
 def start(workdir, prepared, *flags):

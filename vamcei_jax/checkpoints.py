@@ -89,8 +89,8 @@ def set_aside(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> Non
     checkpoints.reload()
 
 
-def digest(state: State) -> str:
-  """SHA-256 of all arrays of a state, with their names, shapes and types."""
+def digest(state: State | dict[str, Params]) -> str:
+  """SHA-256 of all arrays of a state, or of networks, with their names, shapes and types."""
   sha = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -108,11 +108,27 @@ def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
   """
   if not folder.is_dir():
     raise InputError(f"{folder}: no checkpoints; train first, or name the --workdir of a run")
-  with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as checkpoints:
-    state, _ = restore_newest(checkpoints, abstract_state)
+  state, _ = _restore_to_read(folder, abstract_state)
   if state is None:
     raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
   return state.ema
+
+
+def restore_last(folder: Path, config: ConfigDict, abstract_state: State) -> dict[str, Params] | None:
+  """The moving averages after the last step of a stage; None where that checkpoint cannot be had."""
+  if not is_finished(folder, config):
+    return None
+  try:
+    state, damaged = _restore_to_read(folder, abstract_state)
+  except InputError:
+    return None
+  return None if damaged else state.ema
+
+
+def _restore_to_read(folder: Path, abstract_state: State) -> tuple[State | None, list[int]]:
+  """restore_newest of a stage's folder that nothing is written to."""
+  with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as checkpoints:
+    return restore_newest(checkpoints, abstract_state)
 
 
 def _restore(

@@ -93,7 +93,7 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   """
   if not (folder / CONFIG_FILE).exists():
     return None
-  ours, theirs = flat_fields(_plain(config)), flat_fields(_plain(read_config(folder)))
+  ours, theirs = flat_fields(plain(config)), flat_fields(plain(read_config(folder)))
   for field, value in _EARLIER.items():
     theirs.setdefault(field, value)
   # By folders of earlier versions, and by stages whose data follow from what the locator finds.
@@ -109,7 +109,7 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
   """Writes config.json."""
-  write_text(workdir / CONFIG_FILE, json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
+  write_text(workdir / CONFIG_FILE, json.dumps(plain(config), indent=2, sort_keys=True) + "\n")
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -144,7 +144,7 @@ def flat_fields(tree: dict | ConfigDict, prefix: str = "") -> dict:
   return items
 
 
-def _plain(config: ConfigDict) -> dict:
+def plain(config: ConfigDict) -> dict:
   """The configuration as JSON holds it: tuples are lists."""
   return json.loads(config.to_json_best_effort())
 

@@ -37,6 +37,7 @@ from vamcei_jax.evaluation.watch import (
 from vamcei_jax.files import locked, write_text
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.distillation import mean_probabilities
+from vamcei_jax.provenance import begin_record, read_record, record_stage
 from vamcei_jax.restore import Networks, find_centre, translate_volume
 from vamcei_jax.stages import (
   LOCATOR,
@@ -55,7 +56,9 @@ CENTRES_FILE = "centres.json"
 Datasets = dict[str, tfds.core.DatasetBuilder]
 
 
-def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
+def run(
+  config: ConfigDict, workdir: Path, again: Collection[str] = (), begun: Callable[[dict], None] = lambda record: None
+) -> dict:
   """Runs every stage of `config.stages` in `workdir` and returns what results.json holds.
 
   The final table is of the target's test patients where their masks are known, else of its validation patients, and
@@ -69,6 +72,7 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
     config: of the run, see configs/uda.py.
     workdir: of the run; what it holds is gone on with.
     again: stages to train anew, with those that were built upon them.
+    begun: called on the first host, before anything is trained, with what run.json tells of the run.
 
   Raises:
     InputError: config, data or workdir that cannot be used; nothing has been trained or removed then.
@@ -86,13 +90,16 @@ def run(config: ConfigDict, workdir: Path, again: Collection[str] = ()) -> dict:
     anew |= set(configs) if LOCATOR in again else set()
     stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
     refuse_changes(configs, workdir, anew, again)
+    before = read_record(workdir)
     parallel.wait_for_hosts("checked")
     if parallel.is_first_host():
       write_config(workdir, config)
+      record = begin_record(workdir, config, datasets, None if set(configs) <= stale else before, stale)
       remove_stages(workdir, stale)
       if unfinished or stale:
         for file in RESULTS:
           (workdir / file).unlink(missing_ok=True)
+      begun(record)
     parallel.wait_for_hosts("cleared")
     results = run_stages(config, configs, datasets, workdir)
     parallel.wait_for_hosts("finished")
@@ -124,6 +131,8 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
       evaluate = segmentation_evaluator(predict[stage], watched, preprocess_settings(own), folder, stage)
     load = partial(load_stage, stage, own, datasets, predict, networks)
     networks[stage] = train(own, stage, method, key, load, evaluate, workdir)
+    if parallel.is_first_host():
+      record_stage(workdir, stage, networks[stage])
 
     if stage == LOCATOR:
       locate = partial(locate_hearts, own, predict[stage], networks[stage], datasets["target"], folder)

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vamcei_jax.checkpoints import is_finished, restore_networks
+from vamcei_jax.checkpoints import is_finished, restore_last, restore_networks
 from vamcei_jax.config import preprocess_settings, read_config
 from vamcei_jax.data.nifti import Volume
 from vamcei_jax.data.preprocess import Centre, Preprocess, preprocess_image, restore_position
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import average_views, find_heart, predict_volume, trained_views
 from vamcei_jax.methods import cyclegan, distillation
-from vamcei_jax.methods.state import Params
+from vamcei_jax.methods.state import Params, State
 from vamcei_jax.stages import LOCATOR, STAGES, TRANSLATED
 
 Networks = dict[str, Params]
@@ -105,12 +105,20 @@ def find_centre(
 def restore_stage(folder: Path) -> tuple[ConfigDict, Networks]:
   """Configuration and networks of the stage that lives in a folder; says so where its training is not finished."""
   config = read_config(folder)
-  method = STAGES[config.stages[-1]].method
-  abstract = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0)))
-  networks = restore_networks(folder / "checkpoints", abstract)
+  networks = restore_networks(folder / "checkpoints", _abstract_state(config))
   if not is_finished(folder / "checkpoints", config):
     print(f"{folder}: training did not end; its newest checkpoint is used", file=sys.stderr)
   return config, networks
+
+
+def restore_final(folder: Path, config: ConfigDict) -> Networks | None:
+  """The networks that the stage of a folder has ended with; None where its last checkpoint cannot be had.
+
+  Args:
+    folder: of the stage.
+    config: of the stage.
+  """
+  return restore_last(folder / "checkpoints", config, _abstract_state(config))
 
 
 def run_folder(folder: Path) -> Path:
@@ -121,3 +129,9 @@ def run_folder(folder: Path) -> Path:
 def translate_volume(translate: Callable, networks: Mapping, direction: str, image: np.ndarray) -> np.ndarray:
   """A prepared volume (D, h, w) in the other domain's contrast."""
   return predict_volume(translate, networks["translators"][direction], image)[..., 0]
+
+
+def _abstract_state(config: ConfigDict) -> State:
+  """The shapes of the state of a stage."""
+  method = STAGES[config.stages[-1]].method
+  return jax.eval_shape(lambda: method.init_state(config, jax.random.key(0)))

@@ -12,6 +12,7 @@ from tests.configs import tiny_ablation
 from tests.runs import assert_same, final_state
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest
 from vamcei_jax.methods import vamcei
+from vamcei_jax.provenance import read_record
 from vamcei_jax.training import read_log
 
 RUNS = [(row, seed) for row, _ in tiny_ablation.get_config().grid.rows for seed in (0, 1)]
@@ -87,6 +88,7 @@ def test_a_broken_grid_goes_on(grid, run_command, flags, tmp_path):
   assert finished.returncode == 0, finished.stderr
   assert "part0: 6 of 6 runs, step 6 of 8" in finished.stdout
   assert_same(final_states(workdir), final_states(grid))
+  assert read_record(workdir) == read_record(grid) is not None
   assert (workdir / "ablation.md").read_text() == (grid / "ablation.md").read_text()
 
 
