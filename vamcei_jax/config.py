@@ -1,23 +1,21 @@
 """What a run's configuration must satisfy, and what is derived from it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vamcei_jax.data.labels import CLASSES, are_label_values
-from vamcei_jax.data.nifti import VIEWS
 from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
-from vamcei_jax.models.layers import GROUPS, NORMS
+from vamcei_jax.models.layers import GROUPS
+from vamcei_jax.ranges import ANY, FIELDS, OPTION, OPTIONAL, shown
 
 CONFIG_FILE = "config.json"
 _EARLIER = {"data.located": False, "data.view": "short_axis"}  # what earlier versions did without saying so
 # Where and how, not what, is learned.
 _INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
-SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 
 
 def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
@@ -26,64 +24,58 @@ def check_config(config: ConfigDict, name_of: Callable[[str], str]) -> None:
   Raises:
     InputError: names the field and what it may be.
   """
-  scales, weighed = config.model.latent_scales, len(config.loss.weights.global_alignment)
+  fields = flat_fields(config)
+  if missing := [field for field in FIELDS if field not in fields]:
+    raise InputError(f"{name_of(missing[0])}: not set; see configs/uda.py")
+  check_fields(fields, name_of)
+  if not isinstance(options := config.data.get("options"), ConfigDict):
+    raise InputError(f"{name_of('data.options')}={shown(options)}: must be a section")
+  for field, holds, expected in _relations(config):
+    if not holds:
+      raise InputError(f"{name_of(field)}={shown(fields[field])}: must be {expected}")
+
+
+def check_fields(fields: Mapping[str, object], name_of: Callable[[str], str]) -> None:
+  """Checks each field (dotted name -> value) by itself.
+
+  Raises:
+    InputError: as check_config.
+  """
+  rules = {"stages": ANY} | FIELDS | OPTIONAL
+  for field, value in fields.items():
+    rule = OPTION if f"{field}.".startswith("data.options.") else rules.get(field)
+    if rule is None:
+      raise InputError(f"{name_of(field)}: no such field")
+    holds, expected = rule
+    if not holds(value):
+      raise InputError(f"{name_of(field)}={shown(value)}: must be {expected}")
+
+
+def _relations(config: ConfigDict) -> Iterator[tuple[str, bool, str]]:
+  """(field, whether it fits the others, what it must be) of a configuration whose fields are right by themselves."""
+  model, weights = config.model, config.loss.weights
+  scales, widths = model.latent_scales, model.widths
   has_latents = tuple(config.stages) != ("distill",)
-  coarsest = 2 ** (len(config.model.widths) - 1)
+  yield "model.latent_scales", not has_latents or scales < len(widths), "1 to len(widths) - 1"
+  coarsest = 2 ** (len(widths) - 1)
   # The global alignment pools the coarsest latent by 4×4.
   divisor = max(coarsest, 4 * 2 ** (scales - 1)) if has_latents else coarsest
-  positive = lambda value: value > 0
-  grouped = lambda width: width > 0 and (config.model.norm != "group" or width % GROUPS == 0)
+  grouped = lambda width: model.norm != "group" or width % GROUPS == 0
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
-  rising = lambda values: len(values) == 2 and values[0] <= values[1]
-  strengths = {name: value for name, value in config.augment.items() if name != "flip"}
-  divisible = lambda size: len(size) == 2 and all(n > 0 and n % divisor == 0 for n in size)
-  rules = [
-    ("model.latent_scales", not has_latents or 0 < scales < len(config.model.widths), "1 to len(widths) - 1"),
-    ("data.size", divisible(config.data.size), f"two multiples of {divisor}"),
-    ("data.crop", divisible(config.data.crop), f"two multiples of {divisor}"),
-    (
-      "data.label_values",
-      are_label_values(config.data.label_values),
-      f"{len(CLASSES)} different values or tuples of values, one a class",
-    ),
-    *((f"augment.{field}", value >= 0, "at least 0") for field, value in strengths.items()),
-    ("augment.flip", set(config.augment.flip) <= {0, 1}, "axes of the image, 0 and 1"),
-    ("data.view", config.data.view in VIEWS, f"one of {', '.join(VIEWS)}"),
-    ("data.zoom", positive(config.data.zoom), "positive"),
-    ("data.resident", config.data.resident >= 0, "at least 0"),
-    ("model.logvar_range", rising(config.model.logvar_range), "two numbers, low and high"),
-    ("model.discriminator_width", positive(config.model.discriminator_width), "at least 1"),
-    ("model.norm", config.model.norm in NORMS, f"one of {', '.join(NORMS)}"),
-    ("model.widths", bool(config.model.widths) and all(map(grouped, config.model.widths)), grouping),
-    ("model.dtype", config.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
-    ("loss.global_kl.estimator", config.loss.global_kl.estimator in ("paper", "pairwise"), "paper or pairwise"),
-    ("loss.weights.global_alignment", not has_latents or weighed == scales, "one weight a latent scale"),
-    ("loss.prototypes.temperature", positive(config.loss.prototypes.temperature), "positive"),
-    ("loss.prototypes.confidence", 0 <= config.loss.prototypes.confidence <= 1, "in [0, 1]"),
-    *((f"optimizer.rates.{field}", value >= 0, "at least 0") for field, value in config.optimizer.rates.items()),
-    ("optimizer.schedule", config.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-    ("optimizer.b1", 0 <= config.optimizer.b1 < 1, "in [0, 1)"),
-    ("loss.ramp", len(config.loss.ramp) == 2 and min(config.loss.ramp) >= 0, "two numbers of steps, start and length"),
-    ("optimizer.clip", positive(config.optimizer.clip), "positive"),
-    ("optimizer.epoch_steps", positive(config.optimizer.epoch_steps), "at least 1"),
-    ("train.ema_decay", 0 <= config.train.ema_decay < 1, "in [0, 1)"),
-    *((f"train.{field}", value >= 1, "at least 1") for field, value in config.train.items() if field != "ema_decay"),
-  ]
-  if "translation" in config:
-    translation = config.translation
-    rules += [
-      (f"translation.{name}", grouped(translation[name]), grouping) for name in ("width", "discriminator_width")
-    ]
-    rules.append(("translation.history", positive(translation.history), "at least 1"))
-    rules.append(("translation.blocks", translation.blocks >= 0, "at least 0"))
+  for field in ("size", "crop"):
+    yield f"data.{field}", all(n % divisor == 0 for n in config.data[field]), f"two multiples of {divisor}"
+  yield "model.widths", all(map(grouped, widths)), grouping
+  one_each = len(weights.global_alignment) == scales
+  yield "loss.weights.global_alignment", not has_latents or one_each, "one weight a latent scale"
+  for field in ("width", "discriminator_width") if "translation" in config else ():
+    yield f"translation.{field}", grouped(config.translation[field]), grouping
   if "distillation" in config:
-    weights = config.distillation.teachers
-    usable = len(weights) == 2 and min(weights) >= 0 and sum(weights) > 0
-    rules.append(("distillation.teachers", usable, "two weights, of target_vamcei and source_vamcei"))
-    rules.append(("distillation.temperature", positive(config.distillation.temperature), "positive"))
-  for field, holds, expected in rules:
-    if not holds:
-      raise InputError(f"{name_of(field)}={_get(config, field)}: must be {expected}")
+    some = sum(config.distillation.teachers) > 0
+    yield "distillation.teachers", some, "two weights, of target_vamcei and source_vamcei, one of them positive"
+  if "grid" in config:
+    names, kept = zip(*config.grid.rows, strict=True)
+    known = all(set(terms) <= set(weights) for terms in kept) and len(set(names)) == len(names)
+    yield "grid.rows", known, f"of different names, with terms of {', '.join(weights)}"
 
 
 def changed_field(folder: Path, config: ConfigDict) -> str | None:
@@ -147,9 +139,3 @@ def flat_fields(tree: dict | ConfigDict, prefix: str = "") -> dict:
 def plain(config: ConfigDict) -> dict:
   """The configuration as JSON holds it: tuples are lists."""
   return json.loads(config.to_json_best_effort())
-
-
-def _get(config: ConfigDict, field: str):
-  for name in field.split("."):
-    config = config[name]
-  return config

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import zlib
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +12,10 @@ import jax
 from jax import Array
 from ml_collections import ConfigDict
 
-from vamcei_jax.config import check_config, flat_fields
+from vamcei_jax.config import check_config, check_fields, flat_fields
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
+from vamcei_jax.ranges import choice, differing, each, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +70,30 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
   Raises:
     InputError: names the field that cannot be used and what it may be.
   """
-  stages = tuple(config.stages)
-  if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(STAGES):
-    raise InputError(f"config.stages={stages}: must be some of {', '.join(STAGES)}, each once")
-  if unknown := set(config.stage) - set(STAGES):
+  if not isinstance(config, ConfigDict):
+    raise InputError(f"config={shown(config)}: must be a ConfigDict, as get_config() of configs/uda.py returns it")
+  stages = config.get("stages")
+  if not differing(each(choice(tuple(STAGES))))[0](stages):
+    raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
+  stages = tuple(stages)
+  for name in ("data", "stage"):
+    if not isinstance(section := config.get(name), ConfigDict):
+      raise InputError(f"config.{name}={shown(section)}: must be a section, as in configs/uda.py")
+  sections = config.stage
+  if unknown := set(sections) - set(STAGES):
     raise InputError(f"config.stage.{min(unknown)}: no such stage; choose from {', '.join(STAGES)}")
-  configs = {stage: stage_config(config, stage) for stage in stages}
+  if wrong := [stage for stage, section in sections.items() if not isinstance(section, ConfigDict)]:
+    raise InputError(f"config.stage.{wrong[0]}={shown(sections[wrong[0]])}: must be a section of what differs for it")
+  own = {field: value for field, value in flat_fields(config).items() if not field.startswith("stage.")}
+  check_fields(own, "config.{}".format)
+  configs = {}
   if LOCATOR in stages[1:] or stages == (LOCATOR,):
     raise InputError(f"config.stages={stages}: {LOCATOR} must come first, with others after it")
   for number, stage in enumerate(stages):
     if missing := [need for need in STAGES[stage].needs if need not in stages[:number]]:
       raise InputError(f"config.stages={stages}: {missing[0]} must come before {stage}")
     settings = _SETTINGS.get(STAGES[stage].method, ())
-    section = flat_fields(config.stage.get(stage, {}))
+    section = flat_fields(sections.get(stage, {}))
     if unknown := set(section) - set(flat_fields(config)) - set(settings):
       raise InputError(f"config.stage.{stage}.{min(unknown)}: no such field")
     if run := {"stages", "seed"} & set(section):
@@ -90,18 +103,28 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
       raise InputError(f"config.stage.{stage}.{min(fixed)}: stages share their data; only data.crop may differ")
     if stage == LOCATOR and not set(_COARSE) & set(section):
       raise InputError(f"config.stage.{stage}: set its {' or '.join(_COARSE)}, so that it sees whole images")
+    name_of = partial(_name, stage=stage, section=section)
+    check_fields(section, name_of)
+    configs[stage] = stage_config(config, stage)
     if missing := set(settings) - set(flat_fields(configs[stage])):
       raise InputError(f"config.stage.{stage}.{min(missing)}: not set; see configs/multistage.py")
-    check_config(configs[stage], lambda field, stage=stage, section=section: _name(field, stage, section))
+    check_config(configs[stage], name_of)
   return configs
 
 
 def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
-  """The run's configuration with the section `config.stage.STAGE` laid over it: a run of this stage alone."""
+  """The run's configuration with the section `config.stage.STAGE` laid over it: a run of this stage alone.
+
+  Raises:
+    InputError: a section stands where the run has a field.
+  """
   merged = ConfigDict(config.to_dict())
   sections = merged.stage
   merged.stage = ConfigDict()
-  merged.update(sections.get(stage, {}))
+  try:
+    merged.update(sections.get(stage, {}))
+  except TypeError as error:
+    raise InputError(f"config.stage.{stage}: {' '.join(str(error).split())}") from None
   merged.stages = (stage,)
   # Whether the field is put on the heart.
   merged.data.located = config.data.get("located", False) or (LOCATOR in config.stages and stage != LOCATOR)
@@ -133,4 +156,5 @@ def remove_stages(workdir: Path, stages: Collection[str]) -> None:
 
 def _name(field: str, stage: str, section: Collection[str]) -> str:
   """What a field of a stage's configuration is called in that of the run."""
-  return f"config.stage.{stage}.{field}" if field in section else f"config.{field}"
+  own = any(f"{field}.".startswith(f"{part}.") for part in section)
+  return f"config.stage.{stage}.{field}" if own else f"config.{field}"

@@ -2,8 +2,9 @@
 
 import gzip
 import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -167,3 +168,75 @@ def patch(content: bytes, field: str, index: int, value: float) -> bytes:
   size = struct.calcsize(form)
   start += index * size
   return content[:start] + struct.pack(form, value) + content[start + size :]
+
+
+# A bad value for each kind of field, whatever its range.
+NOT_WHOLE = ("3", None, NAN, INF, True, 2.0, 2.5, -1, 2**40, (1,), b"1", 1 + 0j)
+NOT_A_NUMBER = ("0.1", None, NAN, INF, -INF, True, -1, -1e-9, 1e39, 10**5000, (0.1,), [], b"1")
+NOT_A_TEXT = ("", None, 3, 0.5, True, ("lge",), b"lge", "a\0b")
+NOT_A_TUPLE = ((), [], None, 3, "ab", {"a": 1}, NAN)
+NO_ELEMENT = ("x", None, NAN, True, (), -1e39, 1 + 0j)
+CHOICES = {"data.view", "model.norm", "model.dtype", "loss.global_kl.estimator", "optimizer.schedule"}
+ANY_LENGTH = {"augment.flip", "model.widths", "grid.rows", "grid.seeds", "stages"}
+MAY_BE_NONE = {"data.root", "data.spacing"}
+MAY_BE_ZERO = {"seed", "translation.blocks"}
+OUT_OF_RANGE = {
+  "seed": (2**32,),
+  "data.label_values": ((0, 1, 2, 2), (0, 1, 2, 2**31), (0, 1, (2, 0), 3), (0, 1, (), 3), (0, 1, (2, (4,)), 3)),
+  "data.size": ((62, 64), (0, 64), (64.0, 64), (-16, 64)),
+  "data.crop": ((47, 48), (48, 0), (48, 48.5)),
+  "data.root": (3, True, ("a",), b"a"),
+  "data.spacing": ("1.5", 0, 0.0, -1.5, NAN, INF, True, (1.5, 1.5)),
+  "data.zoom": (0, 0.0),
+  "data.percentiles": ((99.0, 1.0), (1.0, 1.0), (-1.0, 99.0), (1.0, 100.1)),
+  "augment.flip": ((2,), (-1,), (0.0,), (True,)),
+  "model.widths": ((16, 0), (16, 32.0, 64, 128), (-8, 16, 32, 64)),
+  "model.latent_scales": (4, 99, 2**31 - 1),
+  "model.logvar_range": ((-1.0, -3.0), (-21.0, 0.0), (0.0, 88.0)),
+  "loss.weights.global_alignment": ((1e-6,), (1e-6, 1e-6, -1e-6)),
+  "loss.prototypes.temperature": (0, 0.0, 1e-30),
+  "loss.prototypes.confidence": (1.01, 2),
+  "loss.ramp": ((-1, 100), (0, -100)),
+  "optimizer.b1": (1, 1.0, 0.9999999999),
+  "optimizer.clip": (0, 0.0, 1e-30),
+  "train.ema_decay": (1, 1.0, 0.9999999999),
+  "distillation.temperature": (0, 1e-30),
+  "distillation.teachers": ((0, 0), (0.0, 0.0), (-0.5, 1.0)),
+  "grid.rows": ((("a",),), (("a", ("nosuch",)),), (("a", ()), ("a", ())), (("", ()),), (("a", "cycle"),)),
+  "grid.seeds": ((0, 0), (0, 2**32)),
+  "stages": (("nosuch",), ("vamcei", "vamcei"), ("distill",), ("no_adaptation", ("vamcei",))),
+}
+SECTIONS = ("data", "augment", "model", "loss", "loss.weights", "loss.global_kl", "loss.prototypes", "optimizer")
+SECTIONS += ("optimizer.rates", "train", "grid", "stage")
+
+
+def broken_fields(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+  """(field, bad value) of a configuration that has these fields, dotted name -> good value; `...` is a missing one."""
+  for field, good in fields.items():
+    own = re.sub(r"^stage\.[a-z_]+\.", "", field)
+    numeric = isinstance(good, int | float)
+    values = list(OUT_OF_RANGE.get(own, ()))
+    if own.startswith("data.options."):
+      values += ["", None, -1, 2.5, NAN, True, (1,), b"1"]
+    elif own in CHOICES:
+      values += [*NOT_A_TEXT, "nosuch", good.upper() + "x", f" {good}", (good,)]
+    elif isinstance(good, str):
+      values += NOT_A_TEXT
+    elif isinstance(good, int):
+      values += NOT_WHOLE if own in MAY_BE_ZERO else (*NOT_WHOLE, 0)
+    elif numeric:
+      values += NOT_A_NUMBER
+    elif isinstance(good, tuple | list):
+      empty = () if own == "augment.flip" else ((), [])
+      values += [*empty, *(value for value in NOT_A_TUPLE if value not in ((), []))]
+      values += [(*good[:-1], element) for element in NO_ELEMENT if own != "data.label_values" or element != ()]
+      values += [] if own in ANY_LENGTH else [good[:-1], (*good, good[-1])]
+    if own not in MAY_BE_NONE and not field.startswith(("data.options.", "grid.", "stage.")):
+      values.append(...)
+    yield from ((field, value) for value in values if value is not None or own not in MAY_BE_NONE)
+  for section in SECTIONS:
+    yield from ((section, value) for value in (3, None, "x", (1,)))
+  stages = sorted({field.split(".")[1] for field in fields if field.startswith("stage.")})
+  own = [f"stage.{stage}.{name}" for stage in stages for name in ("nosuch", "train", "seed", "model.widths")]
+  for field in ("trian", "train.stepz", "model.width", "data.option", "stage.nosuch", *own):
+    yield field, 3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.configs import tiny_multistage
+from tests.methods.batches import assert_skips_what_is_not_finite
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.stages import stage_config
 
@@ -160,3 +161,8 @@ def test_the_cycle_closes_when_it_is_all_that_counts(state, step, batch):
 def test_labels_are_not_read(state, step, batch):
   labelled = {**batch, "source": {**batch["source"], "label": jnp.ones((2, 24, 24), jnp.int32)}}
   assert not differs(step(state, labelled)[0].params, step(state, batch)[0].params)
+
+
+def test_a_batch_that_is_not_finite_advances_the_step_and_nothing_else(state, step, batch):
+  """The history is left alone too."""
+  assert_skips_what_is_not_finite(step, state, batch, ("source", "target"))

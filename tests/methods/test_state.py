@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.configs import tiny
+from tests.runs import assert_same
 from vamcei_jax.methods.state import create_state, make_schedule, make_update
 
 
@@ -48,14 +49,14 @@ def test_first_step_of_adam_is_the_rate_of_the_network_against_the_gradient(conf
 
 
 def test_a_network_without_gradient_is_left_alone(config, state):
-  after = make_update(config)(state, {"segmenter": {"w": jnp.ones(3)}})
+  after, _ = make_update(config)(state, {"segmenter": {"w": jnp.ones(3)}}, {})
   np.testing.assert_array_equal(after.params["discriminator"]["w"], state.params["discriminator"]["w"])
   assert int(after.opt["discriminator"][1].count) == 0
 
 
 def test_gradients_beyond_the_clip_are_scaled_to_it(config, state):
   """Adam's first moment after one step is a tenth of the clipped gradient."""
-  after = make_update(config)(state, {"segmenter": {"w": jnp.array([300.0, 0.0, 400.0])}})
+  after, _ = make_update(config)(state, {"segmenter": {"w": jnp.array([300.0, 0.0, 400.0])}}, {})
   expected = 0.1 * config.optimizer.clip * np.array([0.6, 0.0, 0.8])
   np.testing.assert_allclose(after.opt["segmenter"][1].mu["w"], expected, rtol=1e-5)
 
@@ -65,6 +66,15 @@ def test_the_average_remembers_little_at_first_and_a_decay_later(config, state):
   config.train.ema_decay = 0.9
   update = make_update(config)
   for step, decay in ((0, 0.1), (10, 11 / 20), (1000, 0.9)):
-    after = update(state.replace(step=jnp.int32(step)), {"segmenter": {"w": jnp.ones(3)}})
+    after, _ = update(state.replace(step=jnp.int32(step)), {"segmenter": {"w": jnp.ones(3)}}, {})
     expected = decay * 1.0 + (1 - decay) * after.params["segmenter"]["w"]
     np.testing.assert_allclose(after.ema["segmenter"]["w"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, 1e30])
+def test_a_gradient_whose_length_is_not_finite_is_skipped(config, state, bad):
+  state, _ = make_update(config)(state, {"segmenter": {"w": jnp.ones(3)}}, {"loss": jnp.zeros(())})
+  grads = {"segmenter": {"w": jnp.array([1.0, bad, 0.0])}, "discriminator": {"w": jnp.ones(2)}}
+  after, metrics = make_update(config)(state, grads, {"loss": jnp.zeros(())})
+  assert_same(after, state.replace(step=state.step + 1))
+  assert float(metrics["skipped"]) == 1.0

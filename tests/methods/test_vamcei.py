@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.configs import tiny
+from tests.methods.batches import assert_learns, assert_skips_what_is_not_finite, make_batch
 from vamcei_jax.methods import supervised, vamcei
 
 UNSUPERVISED = ("reconstruction", "prior_kl", "global_alignment", "prototypes", "generator")
@@ -121,3 +122,15 @@ def test_the_step_maps_over_loss_weights(state, step, batch, config):
   _, metrics = jax.jit(jax.vmap(vamcei.make_step(config), in_axes=(0, None)))(stacked, batch)
   for i, row in enumerate(rows):
     np.testing.assert_allclose(metrics["loss"][i], step(row, batch)[1]["loss"], rtol=1e-4)
+
+
+def test_a_batch_that_is_not_finite_advances_the_step_and_nothing_else(state, step, batch):
+  assert_skips_what_is_not_finite(step, state, batch, ("source", "target"))
+
+
+@pytest.mark.parametrize("kind", ["zero", "one", "a pixel"])
+def test_flat_images_and_single_classes_are_learned_from(state, step, batch, kind):
+  for labels in ("background", "single"):
+    made = make_batch(np.random.default_rng(0), 3, kind, kind, labels)
+    images = {domain: {name: made[domain][name] for name in batch[domain]} for domain in batch}
+    assert_learns(step, state, images)

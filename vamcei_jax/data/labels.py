@@ -17,10 +17,11 @@ def folded_values(label_values: LabelValues) -> tuple[tuple[int, ...], ...]:
 
 
 def are_label_values(values: object) -> bool:
-  """Whether these are LabelValues: whole numbers, one or several for each class, and none for two."""
+  """Whether these are LabelValues: whole numbers of 32 bits, one or several for each class, and none for two."""
   listed = lambda some: isinstance(some, list | tuple)
   if not listed(values) or len(values) != len(CLASSES):
     return False
   folded = [own if listed(own) else (own,) for own in values]
   every = [value for own in folded for value in own]
-  return all(folded) and all(type(value) is int for value in every) and len(set(every)) == len(every)
+  whole = all(type(value) is int and abs(value) < 2**31 for value in every)
+  return whole and all(folded) and len(set(every)) == len(every)

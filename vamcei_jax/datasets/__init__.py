@@ -78,8 +78,10 @@ def prepare(
   if unknown := sorted(set(options) - set(kinds)):
     raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
   for field, value in options.items():
-    if kinds[field] is int and not (isinstance(value, int) and value >= 0):
+    if kinds[field] is int and not (type(value) is int and value >= 0):
       raise InputError(f"config.data.options.{field}={value}: must be a number, at least 0")
+    if kinds[field] is str and not (isinstance(value, str) and value):
+      raise InputError(f"config.data.options.{field}={value}: must be a text")
   if not root and issubclass(builder_class, Cases):
     tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
     way_out = "name the folder of the data: --config.data.root=DIR (of prepare: --source=DIR)"

@@ -1,0 +1,131 @@
+"""Steps that are not finite: how they are counted and averaged, and how a run ends that makes no others."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.runs import assert_same
+from tests.test_command_lines import error_of
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest
+from vamcei_jax.config import read_config
+from vamcei_jax.errors import InputError
+from vamcei_jax.methods import supervised
+from vamcei_jax.pipeline import run
+from vamcei_jax.training import mean_metrics, stop_if_stuck
+
+TERMS = ("cross_entropy", "dice_loss", "loss", "segmentation")
+LOSSES = st.sampled_from([0.5, -2.0, 3e38, np.nan, np.inf, -np.inf])
+
+
+@st.composite
+def steps(draw):
+  """Metrics of some steps; a skipped one has terms that are not finite, or only its gradient was not."""
+  skipped = draw(st.lists(st.booleans(), min_size=1, max_size=40))
+  finite = st.floats(-100, 100)
+  values = {name: [draw(LOSSES) if bad else draw(finite) for bad in skipped] for name in ("loss", "cycle")}
+  return {"skipped": np.float32(skipped), **{name: np.float32(own) for name, own in values.items()}}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(values=steps(), before=st.integers(0, 5), most=st.integers(1, 12))
+def test_a_run_stops_at_so_many_bad_steps_in_a_row_and_names_what_was_not_finite(values, before, most):
+  """Against a loop over the steps, some of which were made before the last line of the log."""
+  before = min(before, most - 1)
+  row, stops_at = before, None
+  for number, skipped in enumerate(values["skipped"]):
+    row = row + 1 if skipped else 0
+    if row == most and stops_at is None:
+      stops_at = number
+  if stops_at is None:
+    assert stop_if_stuck(values, before, most, "vamcei") == row
+    return
+  bad = [name for name in ("loss", "cycle") if not np.isfinite(values[name][stops_at])]
+  with pytest.raises(InputError) as stopped:
+    stop_if_stuck(values, before, most, "vamcei")
+  named = ", ".join(bad) or "the gradient"
+  assert str(stopped.value).startswith(f"vamcei: {most} steps in a row were skipped, for {named} not being finite; ")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(values=steps(), cut=st.integers(1, 40), most=st.integers(1, 12))
+def test_where_the_log_has_its_lines_makes_no_difference(values, cut, most):
+  def outcome(*parts):
+    bad = 0
+    try:
+      for part in parts:
+        bad = stop_if_stuck(part, bad, most, "vamcei")
+    except InputError as error:
+      return str(error)
+    return bad
+
+  first, second = ({name: own[part] for name, own in values.items()} for part in (slice(cut), slice(cut, None)))
+  assert outcome(first, second) == outcome(values)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(values=steps())
+def test_means_are_of_the_steps_that_were_taken(values):
+  taken = [number for number, skipped in enumerate(values["skipped"]) if not skipped]
+  means = mean_metrics(values)
+  for name in ("loss", "cycle"):
+    if taken:
+      expected = sum(float(values[name][number]) for number in taken) / len(taken)
+      np.testing.assert_allclose(means[name], expected, rtol=1e-4, atol=1e-4)
+    else:
+      assert np.isnan(means[name])
+  assert means.get("skipped", 0) == len(values["skipped"]) - len(taken)
+  assert ("skipped" in means) == (len(taken) < len(values["skipped"]))
+
+
+def states(workdir):
+  """Step -> state of the checkpoints of no_adaptation."""
+  config = read_config(workdir / "no_adaptation")
+  abstract = jax.eval_shape(lambda: supervised.init_state(config, jax.random.key(0)))
+  with open_checkpoints(workdir / "no_adaptation" / "checkpoints", 2) as manager:
+    kept = sorted(manager.all_steps())
+    newest, damaged = restore_newest(manager, abstract)
+  assert not damaged
+  assert int(newest.step) == kept[-1]
+  plain = jax.tree.leaves((newest.params, newest.opt, newest.ema))
+  assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, plain))
+  return kept, newest
+
+
+def test_a_run_that_breaks_in_the_middle_stops_and_keeps_what_it_had_learned(tiny_config, tmp_path, monkeypatch):
+  """Images are NaN from step 4 on; there, and only there, the run stops."""
+  original = supervised.make_step
+
+  def make_step(config, axis_name=None):
+    step = original(config, axis_name)
+    spoil = lambda state, image: jnp.where(state.step >= 4, jnp.nan, image)
+    return lambda state, batch: step(
+      state, {"source": batch["source"] | {"image": spoil(state, batch["source"]["image"])}}
+    )
+
+  monkeypatch.setattr(supervised, "make_step", make_step)
+  tiny_config.stages = ("no_adaptation",)
+  tiny_config.optimizer.schedule = "exponential"  # the first steps are the same, however many there are
+  tiny_config.train.update(max_bad_steps=3, steps=4)
+  run(tiny_config, tmp_path / "unbroken")
+  tiny_config.train.steps = 8
+  with pytest.raises(InputError, match=f"no_adaptation: 3 steps in a row were skipped, for {', '.join(TERMS)} not"):
+    run(tiny_config, tmp_path / "broken")
+  assert not (tmp_path / "broken" / "results.json").exists()
+  kept, newest = states(tmp_path / "broken")
+  assert kept[-1] == 6
+  _, unbroken = states(tmp_path / "unbroken")
+  assert_same(newest.replace(step=unbroken.step), unbroken)
+
+
+@pytest.mark.slow
+def test_a_command_whose_losses_overflow_ends_in_one_line_and_leaves_no_nan(run_command, prepared, tmp_path):
+  flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
+  heavy = ["--config.loss.weights.segmentation=3e38", "--config.train.max_bad_steps=3"]
+  said = error_of(run_command("vamcei_jax.main", *flags, *heavy))
+  assert "no_adaptation: 3 steps in a row were skipped, for loss not being finite" in said
+  kept, newest = states(tmp_path)
+  assert kept == [2]
+  assert_same(newest.params, newest.ema)  # as they were at the beginning

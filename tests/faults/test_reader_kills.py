@@ -1,0 +1,108 @@
+"""Prediction and evaluation that are killed: no half file bears a final name, and the same command makes them whole."""
+
+import csv
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, command
+from vamcei_jax.data.phantom import write_nifti
+
+VOLUMES = 6
+SAMPLES = 2
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+  """Volumes with their masks beside them."""
+  root = tmp_path_factory.mktemp("volumes")
+  write_nifti(root, sources=0, targets=VOLUMES, masks=VOLUMES)
+  return root / "LGE"
+
+
+def read(folder):
+  """Name -> content of all files that bear a final name, each of which can be read to its end."""
+  contents = {}
+  for path in folder.glob("*"):
+    if path.name.startswith("."):  # in the making
+      continue
+    if path.name.endswith(".nii.gz"):
+      image = nib.load(path)
+      contents[path.name] = np.asarray(image.dataobj).tobytes() + image.affine.tobytes()
+      continue
+    contents[path.name] = text = path.read_text()
+    if path.suffix == ".json":
+      json.loads(text)
+    elif path.suffix == ".csv":
+      assert len({len(row) for row in csv.reader(text.splitlines())}) == 1
+      assert text.endswith("\n")
+    else:
+      assert text.rstrip().endswith("</html>")
+  return contents
+
+
+def finish(arguments):
+  """Seconds that the command takes; it must end well."""
+  started = time.monotonic()
+  finished = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True)
+  assert finished.returncode == 0, finished.stderr
+  return time.monotonic() - started
+
+
+def kill_and_finish(arguments, folder, rng, tries, seconds, first):
+  """Kills the command at `tries` moments, some between its first file (a name) and its end; the same command ends."""
+  whole, written = read(folder), 0
+  shutil.rmtree(folder)
+  for number in range(tries):
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started, early = time.monotonic(), number % 3 == 2  # before there is a file, most likely
+    while not early and process.poll() is None and not list(folder.glob(first)):
+      time.sleep(0.002)
+    time.sleep(rng.uniform(0.0, 0.9 * seconds if early else 0.4))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert time.monotonic() - started < 600
+    found = read(folder)
+    assert set(found) <= set(whole)
+    for name, content in found.items():
+      # The table has the volumes that are done.
+      assert content == whole[name] or (name.endswith(".csv") and content in whole[name]), name
+    written += 0 < len(found) < len(whole)
+    if rng.random() < 0.5:  # from the beginning
+      shutil.rmtree(folder, ignore_errors=True)
+  finish(arguments)
+  assert read(folder) == whole
+  return written
+
+
+def predict_command(tiny_run, volumes, output):
+  flags = [f"--workdir={tiny_run}", f"--input={volumes}", f"--output={output}"]
+  return ["vamcei_jax.predict", *flags, f"--samples={SAMPLES}", "--probabilities"]
+
+
+@pytest.mark.parametrize("tries", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_a_killed_prediction_leaves_whole_files_and_is_gone_on_with(tiny_run, volumes, tmp_path, tries):
+  arguments = predict_command(tiny_run, volumes, tmp_path / "masks")
+  seconds = finish(arguments)
+  assert len(read(tmp_path / "masks")) == 3 * VOLUMES + 1
+  assert kill_and_finish(arguments, tmp_path / "masks", random.Random(0), tries, seconds, ".*.nii.gz") > 0
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_leaves_whole_files_and_is_made_again(volumes, tmp_path):
+  masks = tmp_path / "masks"
+  masks.mkdir()
+  for path in volumes.glob("*_manual.nii.gz"):
+    shutil.copy(path, masks / path.name.replace("_manual", ""))
+  flags = [f"--predictions={masks}", f"--labels={volumes}", f"--images={volumes}", f"--output={tmp_path / 'scores'}"]
+  arguments = ["vamcei_jax.evaluate", *flags]
+  seconds = finish(arguments)
+  assert set(read(tmp_path / "scores")) == {"metrics.csv", "metrics.json", "report.html"}
+  assert kill_and_finish(arguments, tmp_path / "scores", random.Random(1), 6, seconds, "metrics.json") > 0
