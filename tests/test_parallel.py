@@ -71,7 +71,7 @@ def on_eight_devices():
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
   print("bytes")
 
-  draw = lambda data, key, step: draw_batch(data, key, step, config)
+  draw = partial(draw_batch, config=config)
   devices, seeds = jax.devices()[:2], (1, 5, 7, 8)
   states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
   states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]

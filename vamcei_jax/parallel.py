@@ -33,7 +33,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from vamcei_jax.errors import InputError
-from vamcei_jax.methods.state import Metrics, State
+from vamcei_jax.methods.state import Metrics, State, keep_finite
 
 AXIS = "batch"
 _USABLE = 0.8  # part of a device's memory that a grid may take
@@ -170,7 +170,8 @@ def compile_steps(
 
   Returns:
     run(state, data, key, count) -> (state, metrics) after `count` steps: a list of metrics, of a step () or of many
-    (count,). The state is donated: its buffers are reused for the new one. The key of the batches is an argument, so
+    (count,). Steps that are not finite are skipped, see keep_finite. The state is donated: its buffers are reused for
+    the new one. The key of the batches is an argument, so
     that runs of different seeds share a program. `data` are slices on all devices or, if streamed, the list of this
     host's share of the slices of each step. A program is compiled for each `count` that is used, on the CPU for one.
   """
@@ -178,22 +179,26 @@ def compile_steps(
     scanned = devices[0].platform != "cpu"
   axis_name = AXIS if len(devices) > 1 else None
   step, own = make_step(axis_name), _own(devices)
+  # Where a step is a call, it is looked at in a program of its own, which leaves alone how the step is compiled: on the
+  # CPU, another fusion rounds otherwise, and a run is another one.
+  apart = not scanned and axis_name is None
 
   def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
-    return step(state, draw(data, key, state.step, axis_name=axis_name))
+    after, metrics = step(state, draw(data, key, state.step, axis_name=axis_name))
+    return (after, metrics) if apart else keep_finite(state, after, metrics)
 
   def many(state: State, data: Any, key: Array, count: int) -> tuple[State, Metrics]:
     slices = data if streamed else None
     return jax.lax.scan(lambda state, own: one(state, own if streamed else data, key), state, slices, length=count)
 
-  programs = {}
-
+  @cache
   def program(count: int) -> Callable:
-    if count not in programs:
-      function = (lambda *arguments: many(*arguments, count)) if scanned else one
-      axis = (1 if scanned else 0) if streamed else None
-      programs[count] = _over_devices(function, devices, axis)
-    return programs[count]
+    function = (lambda *arguments: many(*arguments, count)) if scanned else one
+    axis = (1 if scanned else 0) if streamed else None
+    return _over_devices(function, devices, axis)
+
+  copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+  keep = jax.jit(keep_finite, donate_argnums=0)
 
   def shares(slices: dict) -> dict:
     """Slices (B, …) of a step as those of each device: (devices, B / devices, …)."""
@@ -207,7 +212,9 @@ def compile_steps(
       return state, [metrics]
     metrics = []
     for number in range(count):
+      before = copy(state) if apart else None
       state, measured = program(1)(state, data[number] if streamed else data, key)
+      state, measured = keep(before, state, measured) if apart else (state, measured)
       metrics.append(measured)
     return state, metrics
 
@@ -221,7 +228,7 @@ def compile_grid(
 
   Args:
     step: (state, batch) -> (state, metrics), of vamcei_jax/methods, without an axis.
-    draw: (data, key, step number) -> batch, as draw_batch.
+    draw: (data, key, step number, axis_name = None) -> batch, as draw_batch.
     devices: over which the runs are spread, without a word between them; one unless `mapped`.
     mapped: of maps_grids.
 
@@ -229,7 +236,10 @@ def compile_grid(
     run(grid, data, keys, count) -> (grid, metrics) after `count` steps of every run. Metrics are (runs,), the means of
     these steps. The grid, of make_grid, is donated; `keys` are (runs,) and `data` slices on all devices.
   """
-  one = lambda state, data, key: step(state, draw(data, key, state.step))
+  alone = compile_steps(lambda axis_name: step, draw, devices[:1], streamed=False, scanned=False)
+
+  def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
+    return keep_finite(state, *step(state, draw(data, key, state.step)))
 
   def over_runs(states: State, data: Any, keys: Array, count: int) -> tuple[State, Metrics]:
     every = lambda states, _: jax.vmap(one, in_axes=(0, None, 0))(states, data, keys)
@@ -238,8 +248,6 @@ def compile_grid(
 
   @cache
   def program(count: int) -> Callable:
-    if not mapped:
-      return jax.jit(one, donate_argnums=0)
     rows, everywhere = PartitionSpec(AXIS), PartitionSpec()
     spread = jax.shard_map(
       partial(over_runs, count=count),
@@ -250,10 +258,7 @@ def compile_grid(
   def call_each(states: list[State], data: Any, keys: Array, count: int) -> tuple[list[State], dict[str, np.ndarray]]:
     states, measured = list(states), []
     for number, key in enumerate(keys):
-      metrics = []
-      for _ in range(count):
-        states[number], own = program(1)(states[number], data, key)
-        metrics.append(own)
+      states[number], metrics = alone(states[number], data, key, count)
       measured.append(jax.tree.map(lambda *x: np.mean(x), *jax.device_get(metrics)))
     return states, jax.tree.map(lambda *x: np.stack(x), *measured)
 

@@ -84,7 +84,8 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
       memory[domain], shown[domain] = show(history, translated[domain], jax.random.fold_in(key, number))
     gradient = jax.value_and_grad(discriminators_loss)
     metrics["discriminator"], judged = gradient(networks["discriminators"], images, shown)
-    return update(state, {"translators": grads, "discriminators": judged}, metrics, memory)
+    state, metrics = update(state, {"translators": grads, "discriminators": judged}, metrics)
+    return state.replace(memory=memory), metrics
 
   return step
 

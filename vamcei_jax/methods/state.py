@@ -81,18 +81,16 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..., tuple[State, Metrics]]:
-  """Returns update(state, grads by network, metrics, memory) -> (state, metrics) after one optimizer step of these.
+  """Returns update(state, grads by network, metrics) -> (state after one optimizer step of these networks, metrics).
 
   Where the batch is split over `axis_name`, gradients and metrics are averaged over it first: every device then takes
-  the step of the global batch (see vamcei_jax/losses). A step with a gradient or a metric that is not finite is
-  skipped: it counts, and nothing else changes. "skipped" among the metrics is 1 then, else 0.
+  the step of the global batch (see vamcei_jax/losses).
   """
   optimizer = make_optimizer(config)
 
-  def update(state: State, grads: dict[str, Params], metrics: Metrics, memory: Any = ()) -> tuple[State, Metrics]:
+  def update(state: State, grads: dict[str, Params], metrics: Metrics) -> tuple[State, Metrics]:
     if axis_name is not None:
       grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
-    good = jnp.isfinite(optax.tree.norm(grads) + sum(metrics.values()))
     params, opt = dict(state.params), dict(state.opt)
     for name, grad in grads.items():
       updates, opt[name] = optimizer.update(grad, state.opt[name], state.params[name])
@@ -101,9 +99,20 @@ def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..
     # Short memory at the start, so that the average does not remember the initialisation.
     decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = {name: optax.incremental_update(params[name], old, 1.0 - decay) for name, old in state.ema.items()}
-    new, old = (params, opt, ema, memory), (state.params, state.opt, state.ema, state.memory)
-    params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
-    state = state.replace(step=state.step + 1, params=params, opt=opt, ema=ema, memory=memory)
-    return state, metrics | {"skipped": 1.0 - good}
+    return state.replace(step=state.step + 1, params=params, opt=opt, ema=ema), metrics
 
   return update
+
+
+def keep_finite(old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
+  """The state after a step, unless something in it or in the metrics is not finite: then the step is skipped.
+
+  A skipped step counts, and nothing else changes: what is not finite never reaches parameters, moments, averages or
+  memory. A gradient that is not finite makes parameters that are not. "skipped" among the metrics is 1 then, else 0.
+  """
+  parts = lambda state: (state.params, state.opt, state.ema, state.memory)
+  floats = [x for x in jax.tree.leaves((parts(new), metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+  good = jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
+  params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), parts(new), parts(old))
+  state = new.replace(params=params, opt=opt, ema=ema, memory=memory)
+  return state, metrics | {"skipped": 1.0 - good}

@@ -32,15 +32,14 @@ class Translator(nn.Module):
   @nn.compact
   def __call__(self, images: Array) -> Array:
     normed = lambda x: NORMS[self.norm](self.dtype)(x)
-    rectified = lambda x: NORMS[self.norm](self.dtype, relu=True)(x)
-    x = rectified(self._conv(images, self.width, 7))
+    x = nn.relu(normed(self._conv(images, self.width, 7)))
     for factor in (2, 4):
-      x = rectified(self._conv(x, factor * self.width, 3, stride=2))
+      x = nn.relu(normed(self._conv(x, factor * self.width, 3, stride=2)))
     for _ in range(self.blocks):
-      inner = rectified(self._conv(x, 4 * self.width, 3))
+      inner = nn.relu(normed(self._conv(x, 4 * self.width, 3)))
       x = x + normed(self._conv(inner, 4 * self.width, 3))
     for factor in (2, 1):
-      x = rectified(Upsample(factor * self.width, self.dtype)(x))
+      x = nn.relu(normed(Upsample(factor * self.width, self.dtype)(x)))
     return nn.sigmoid(self._conv(x, 1, 7).astype(jnp.float32))
 
   def _conv(self, x: Array, width: int, size: int, stride: int = 1) -> Array:

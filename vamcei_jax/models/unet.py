@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool, max_pool
+from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool
 
 POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
 
@@ -124,7 +124,7 @@ def _encode(images: Array, widths: tuple[int, ...], block: Callable) -> tuple[Ar
   for width in widths[:-1]:
     x = block(width)(x)
     skips.append(x)
-    x = max_pool(x)
+    x = nn.max_pool(x, (2, 2), (2, 2))
   return block(widths[-1])(x), skips
 
 
