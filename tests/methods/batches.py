@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from tests.runs import assert_same
+from vamcei_jax.methods.state import keep_finite
 
 CLASSES = 4
 IMAGES = {
@@ -41,6 +42,11 @@ def spoilt(batch, domain, value):
   image = np.array(batch[domain]["image"])
   image[0, 5, 7, 0] = value
   return batch | {domain: batch[domain] | {"image": image}}
+
+
+def guarded(step):
+  """A step of a method as vamcei_jax/parallel.py makes it: skipped where it is not finite."""
+  return lambda state, batch: keep_finite(state, *step(state, batch))
 
 
 def assert_skipped(before, after, metrics):

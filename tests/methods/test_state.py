@@ -7,7 +7,7 @@ import pytest
 
 from tests.configs import tiny
 from tests.runs import assert_same
-from vamcei_jax.methods.state import create_state, make_schedule, make_update
+from vamcei_jax.methods.state import create_state, keep_finite, make_schedule, make_update
 
 
 @pytest.fixture
@@ -71,10 +71,18 @@ def test_the_average_remembers_little_at_first_and_a_decay_later(config, state):
     np.testing.assert_allclose(after.ema["segmenter"]["w"], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, 1e30])
-def test_a_gradient_whose_length_is_not_finite_is_skipped(config, state, bad):
-  state, _ = make_update(config)(state, {"segmenter": {"w": jnp.ones(3)}}, {"loss": jnp.zeros(())})
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_losses_are(config, state, bad):
+  update = make_update(config)
+  state, _ = update(state, {"segmenter": {"w": jnp.ones(3)}}, {"loss": jnp.zeros(())})
   grads = {"segmenter": {"w": jnp.array([1.0, bad, 0.0])}, "discriminator": {"w": jnp.ones(2)}}
-  after, metrics = make_update(config)(state, grads, {"loss": jnp.zeros(())})
+  after, metrics = keep_finite(state, *update(state, grads, {"loss": jnp.zeros(())}))
   assert_same(after, state.replace(step=state.step + 1))
   assert float(metrics["skipped"]) == 1.0
+
+
+def test_a_gradient_so_long_that_its_length_is_not_finite_is_clipped_to_nothing(config, state):
+  grads = {"segmenter": {"w": jnp.array([1.0, 1e30, 0.0])}}
+  after, metrics = keep_finite(state, *make_update(config)(state, grads, {"loss": jnp.zeros(())}))
+  assert_same(after.params, state.params)
+  assert float(metrics["skipped"]) == 0.0
