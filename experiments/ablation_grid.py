@@ -76,12 +76,16 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
     configs: of each run; they differ in seed and loss weights alone.
     slices: domain -> slices.
     workdir: of the grid; what it holds is gone on with.
+
+  Raises:
+    InputError: a run had `train.max_bad_steps` steps or more in a row that were not finite.
   """
   import jax
 
   from vamcei_jax import parallel
   from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
   from vamcei_jax.data.loader import draw_batch
+  from vamcei_jax.errors import InputError
   from vamcei_jax.interruption import end, noted_signals
   from vamcei_jax.methods import vamcei
   from vamcei_jax.stages import stage_key
@@ -109,7 +113,7 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
       states, damaged = restore_newest(checkpoints, jax.eval_shape(start))
       set_aside(checkpoints, damaged)
       grid = parallel.make_grid(jax.jit(start)() if states is None else states, devices, mapped=mapped)
-      done = int(parallel.members(grid)[0].step)
+      done, bad = int(parallel.members(grid)[0].step), [0] * len(padded)
       print(f"{name}: {len(part)} of {len(runs)} runs, step {done} of {steps}", flush=True)
       with open_log(workdir, name, done) as log, noted_signals() as signals:
         while done < steps and not signals:
@@ -117,6 +121,11 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
           count, started = min(steps - done, *(n - done % n for n in every)), time.perf_counter()
           grid, metrics = advance(grid, data, draws, count)
           done, rate = done + count, count / (time.perf_counter() - started)
+          bad = [lasted + count if share == 1.0 else 0 for lasted, share in zip(bad, metrics["skipped"], strict=True)]
+          if max(bad) >= settings.max_bad_steps:
+            row, seed = padded[bad.index(max(bad))]
+            reason = f"{max(bad)} steps in a row were not finite; the last checkpoint is good"
+            raise InputError(f"{row}, seed {seed}: {reason}; lower config.optimizer.rates, in another --workdir")
           losses = {f"loss {row}, seed {seed}": float(metrics["loss"][i]) for i, (row, seed) in enumerate(part)}
           log(done, losses, rate, steps)
           if done % settings.checkpoint_every == 0 or done == steps or signals:
