@@ -78,7 +78,7 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
     workdir: of the grid; what it holds is gone on with.
 
   Raises:
-    InputError: a run had `train.max_bad_steps` steps or more in a row that were not finite.
+    InputError: a run made no finite step between as many lines of the log as hold `train.max_bad_steps` steps.
   """
   import jax
 
@@ -116,7 +116,8 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
       done, bad = int(parallel.members(grid)[0].step), [0] * len(padded)
       print(f"{name}: {len(part)} of {len(runs)} runs, step {done} of {steps}", flush=True)
       with open_log(workdir, name, done) as log, noted_signals() as signals:
-        while done < steps and not signals:
+        stopped = False
+        while done < steps and not stopped:
           every = (settings.log_every, settings.checkpoint_every)
           count, started = min(steps - done, *(n - done % n for n in every)), time.perf_counter()
           grid, metrics = advance(grid, data, draws, count)
@@ -128,10 +129,11 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
             raise InputError(f"{row}, seed {seed}: {reason}; lower config.optimizer.rates, in another --workdir")
           losses = {f"loss {row}, seed {seed}": float(metrics["loss"][i]) for i, (row, seed) in enumerate(part)}
           log(done, losses, rate, steps)
-          if done % settings.checkpoint_every == 0 or done == steps or signals:
+          stopped = bool(signals)
+          if done % settings.checkpoint_every == 0 or done == steps or stopped:
             save(checkpoints, parallel.members(grid), done, None)
       checkpoints.wait_until_finished()
-      if signals:
+      if stopped:
         end(signals[0], f"{name} stopped at step {done}, which is saved; the same command goes on from there")
     yield from zip(part, (state.ema for state in parallel.members(grid)), strict=False)
 

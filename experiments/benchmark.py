@@ -45,6 +45,8 @@ VIRTUAL_DEVICES = 8  # that a CPU is divided into
 
 
 def main() -> None:
+  import jax
+
   from vamcei_jax.errors import InputError
   from vamcei_jax.files import write_text
 
@@ -62,6 +64,7 @@ def main() -> None:
       import torch  # noqa: F401
     except ImportError:
       raise InputError("PyTorch is not installed: .venv/bin/python -m pip install -e '.[bench]'") from None
+  jax.config.update("jax_enable_compilation_cache", False)  # what has been compiled before would take no time
   output, rows = Path(_OUTPUT.value), []
   for section in _SECTIONS.value:
     for row in sections[section](_ROUNDS.value):
@@ -184,13 +187,9 @@ def jax_unet(config: ConfigDict) -> tuple[Callable, Row]:
 
 def compile_timed(lowered) -> tuple[Callable, Row]:
   """The compiled program, the time that took, its operations, and the memory that it has at once."""
-  import jax
-
-  jax.config.update("jax_enable_compilation_cache", False)  # what has been compiled before would take no time
   started = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - started
-  jax.config.update("jax_enable_compilation_cache", True)
   needs = compiled.memory_analysis()
   memory = needs.temp_size_in_bytes + needs.argument_size_in_bytes + needs.output_size_in_bytes
   memory -= needs.alias_size_in_bytes

@@ -37,6 +37,8 @@ def main() -> None:
   from vamcei_jax import parallel, pipeline
   from vamcei_jax.reproduce import reproduce
 
+  if (_HOSTS.value is not None or _HOST.value is not None) and not _COORDINATOR.value:
+    raise InputError("--hosts and --host go with --coordinator=HOST:PORT")
   name = command_line.config_path().stem if _CONFIG.value else None
   if _MULTIHOST.value or _COORDINATOR.value:
     parallel.join_hosts(_COORDINATOR.value, _HOSTS.value, _HOST.value)

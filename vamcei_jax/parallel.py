@@ -50,11 +50,15 @@ def join_hosts(coordinator: str | None, hosts: int | None, host: int | None) -> 
   Raises:
     InputError: nothing tells, or the others did not come.
   """
+  jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is heard by vamcei_jax/interruption.py
   try:
     jax.distributed.initialize(coordinator, hosts, host)
   except (RuntimeError, TypeError, ValueError) as error:
     way_out = "on a cluster that JAX does not know, give --coordinator=HOST:PORT --hosts=N --host=I on each host"
     raise InputError(f"no hosts to join ({error}); {way_out}") from None
+  # What connects the hosts for computing is set up by their first common computation, which does not wait long for one
+  # that prepares data meanwhile.
+  wait_for_hosts("joined")
 
 
 def is_first_host() -> bool:
@@ -73,10 +77,22 @@ def wait_for_hosts(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def first_host_first(make: Callable[[], Any], name: str) -> Any:
-  """make() on every host, on the others after the first one, whose files they find."""
-  made = make() if is_first_host() else None
-  wait_for_hosts(name)
+def first_host_first(make: Callable[[], Any]) -> Any:
+  """make() on every host, on the others after the first one, whose files they find.
+
+  Raises:
+    InputError: on the first host, what make() raises there, and then on the others.
+  """
+  if not on_many_hosts():
+    return make()
+  made = failure = None
+  if is_first_host():
+    try:
+      made = make()
+    except InputError as error:
+      failure = error
+  if any_host(failure is not None):
+    raise failure or InputError("the first host has stopped; its error tells why")
   return made if is_first_host() else make()
 
 
@@ -145,10 +161,10 @@ def over_hosts(tree: Any, devices: Devices) -> Any:
 
 
 def memory_of(device: jax.Device) -> int:
-  """Bytes that programs on a device can use."""
+  """Bytes that programs on a device of this host can use; 0 where it does not tell."""
   if device.platform == "cpu":
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return device.memory_stats()["bytes_limit"]
+  return (device.memory_stats() or {}).get("bytes_limit", 0)
 
 
 def steps_in_dispatch(steps: int, devices: Devices) -> int:
@@ -171,9 +187,9 @@ def compile_steps(
   Returns:
     run(state, data, key, count) -> (state, metrics) after `count` steps: a list of metrics, of a step () or of many
     (count,). Steps that are not finite are skipped, see keep_finite. The state is donated: its buffers are reused for
-    the new one. The key of the batches is an argument, so
-    that runs of different seeds share a program. `data` are slices on all devices or, if streamed, the list of this
-    host's share of the slices of each step. A program is compiled for each `count` that is used, on the CPU for one.
+    the new one. The key of the batches is an argument, so that runs of different seeds share a program. `data` are
+    slices on all devices or, if streamed, the list of this host's share of the slices of each step. A program is
+    compiled for each `count` that is used, on the CPU for one.
   """
   if scanned is None:
     scanned = devices[0].platform != "cpu"
@@ -204,7 +220,7 @@ def compile_steps(
     """Slices (B, …) of a step as those of each device: (devices, B / devices, …)."""
     return jax.tree.map(lambda x: x.reshape(len(own), -1, *x.shape[1:]) if axis_name else x, slices)
 
-  def run(state: State, data: Any, key: Array, count: int) -> tuple[State, Metrics]:
+  def run(state: State, data: Any, key: Array, count: int) -> tuple[State, list[Metrics]]:
     if streamed:
       data = [shares(slices) for slices in data]
     if scanned:
@@ -234,7 +250,7 @@ def compile_grid(
 
   Returns:
     run(grid, data, keys, count) -> (grid, metrics) after `count` steps of every run. Metrics are (runs,), the means of
-    these steps. The grid, of make_grid, is donated; `keys` are (runs,) and `data` slices on all devices.
+    what is a number in these steps. The grid, of make_grid, is donated; `keys` are (runs,), `data` slices on all devices.
   """
   alone = compile_steps(lambda axis_name: step, draw, devices[:1], streamed=False, scanned=False)
 
@@ -244,7 +260,7 @@ def compile_grid(
   def over_runs(states: State, data: Any, keys: Array, count: int) -> tuple[State, Metrics]:
     every = lambda states, _: jax.vmap(one, in_axes=(0, None, 0))(states, data, keys)
     states, metrics = jax.lax.scan(every, states, length=count)
-    return states, jax.tree.map(lambda x: x.mean(0), metrics)
+    return states, jax.tree.map(lambda x: jnp.nanmean(x, 0), metrics)
 
   @cache
   def program(count: int) -> Callable:
@@ -259,7 +275,7 @@ def compile_grid(
     states, measured = list(states), []
     for number, key in enumerate(keys):
       states[number], metrics = alone(states[number], data, key, count)
-      measured.append(jax.tree.map(lambda *x: np.mean(x), *jax.device_get(metrics)))
+      measured.append(jax.tree.map(lambda *x: np.nanmean(x), *jax.device_get(metrics)))
     return states, jax.tree.map(lambda *x: np.stack(x), *measured)
 
   def call_all(states: State, data: Any, keys: Array, count: int) -> tuple[State, dict[str, np.ndarray]]:

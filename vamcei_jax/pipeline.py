@@ -81,9 +81,12 @@ def run(
   if unknown := [stage for stage in again if stage not in configs]:
     raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
   first = next(iter(configs))
-  datasets = parallel.first_host_first(lambda: prepare_datasets(configs[first], workdir), "prepared")
+  for own in configs.values():  # batches that the hosts cannot share
+    parallel.devices_for(own.train.batch_size)
+  datasets = parallel.first_host_first(lambda: prepare_datasets(configs[first], workdir))
   name_datasets([configs[LOCATOR]] if first == LOCATOR else configs.values(), datasets)
-  with locked(workdir) if parallel.is_first_host() else contextlib.nullcontext():
+  with contextlib.ExitStack() as stack:
+    parallel.first_host_first(lambda: parallel.is_first_host() and stack.enter_context(locked(workdir)))
     unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
     anew, stale = stale_stages(again, ()), stale_stages(again, unfinished)
     # What all others learn from follows from what the locator finds.
@@ -136,13 +139,12 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
 
     if stage == LOCATOR:
       locate = partial(locate_hearts, own, predict[stage], networks[stage], datasets["target"], folder)
-      parallel.first_host_first(locate, "located")
-      prepare_located = partial(prepare_datasets, configs[later[0]], workdir)
-      datasets = parallel.first_host_first(prepare_located, "prepared about hearts")
+      parallel.first_host_first(locate)
+      datasets = parallel.first_host_first(partial(prepare_datasets, configs[later[0]], workdir))
       name_datasets([configs[stage] for stage in later], datasets)
     elif method is cyclegan:
       make = partial(translate_datasets, translate, networks[stage], datasets, folder / "data")
-      datasets.update(parallel.first_host_first(make, "translated"))
+      datasets.update(parallel.first_host_first(make))
     elif parallel.is_first_host():
       _, patients = scored_patients(datasets[target])
       probs = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]

@@ -94,7 +94,7 @@ FIELDS: dict[str, Rule] = {
   "data.spacing": optional(SCALE),
   "data.zoom": SCALE,
   "data.percentiles": rising(each(number(0, 100), 2)),
-  "data.resident": STRENGTH,
+  "data.resident": number(0, 1),
   "augment.rotation": STRENGTH,
   "augment.scale": STRENGTH,
   "augment.shift": STRENGTH,

@@ -64,7 +64,7 @@ def train(
   with open_checkpoints(workdir / stage / "checkpoints", settings.keep) as checkpoints:
     init = lambda: method.init_state(config, own)
     state, damaged = restore_newest(checkpoints, jax.eval_shape(init), parallel.placement(devices))
-    parallel.first_host_first(lambda: set_aside(checkpoints, damaged), f"{stage}: damaged")
+    parallel.first_host_first(lambda: set_aside(checkpoints, damaged))
     if state is None:
       state = parallel.replicate(jax.jit(init)(), devices)
     first = int(state.step)
@@ -75,12 +75,14 @@ def train(
     spread = f" on {len(devices)} devices" if len(devices) > 1 else ""
     print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}{spread}; compiling", flush=True)
     slices = load()
-    streamed = not fits(slices, devices[0], config.data.resident)
+    # All hosts must do the same, and some may have less memory.
+    streamed = parallel.any_host(not fits(slices, jax.local_devices()[0], config.data.resident))
     draw = partial(view_batch if streamed else draw_batch, config=config)
     run = parallel.compile_steps(partial(method.make_step, config), draw, devices, streamed=streamed)
     if streamed:
       batch, share = settings.batch_size, parallel.host_share(settings.batch_size)
-      batches = stream_batches(slices, draws, range(first, steps), batch, share)
+      ahead = 2 * parallel.steps_in_dispatch(settings.steps_per_call, devices)
+      batches = stream_batches(slices, draws, range(first, steps), batch, share, ahead)
       print(f"{stage}: slices are read from disk", flush=True)
     else:
       data = parallel.replicate({domain: stored.load() for domain, stored in slices.items()}, devices)
@@ -139,8 +141,8 @@ def stop_if_stuck(values: Mapping[str, np.ndarray], before: int, most: int, stag
     if before == most:
       terms = [name for name, own in values.items() if not np.isfinite(own[number])] or ["the gradient"]
       raise InputError(
-        f"{stage}: {most} steps in a row were skipped, for {', '.join(terms)} not being finite; the last checkpoint is "
-        f"good: lower config.optimizer.rates or config.loss.weights, in another --workdir"
+        f"{stage}: {most} steps in a row were skipped, for {', '.join(terms)} not being finite; checkpoints hold "
+        f"what was learned before: lower config.optimizer.rates or config.loss.weights, in another --workdir"
       )
   return before
 

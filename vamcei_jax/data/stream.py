@@ -15,7 +15,7 @@ from jax import Array
 from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices, naming_damage
 from vamcei_jax.errors import InputError
 
-_BUFFERED = 4  # batches read ahead
+_THREADS = 4  # that read ahead
 _SKIP = tfds.decode.SkipDecoding()
 
 
@@ -69,7 +69,7 @@ class StoredSlices:
 
 
 def stream_batches(
-  sources: Mapping[str, StoredSlices], key: Array, steps: range, batch: int, share: slice
+  sources: Mapping[str, StoredSlices], key: Array, steps: range, batch: int, share: slice, ahead: int
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
   """The slices of the batches of `steps`, read ahead in threads.
 
@@ -79,6 +79,7 @@ def stream_batches(
     steps: numbers of the steps, without gaps.
     batch: slices a domain in the global batch.
     share: positions in it that this host reads.
+    ahead: batches that are read before they are asked for.
 
   Yields:
     domain -> maps (B, …) of slices, those that draw_batch picks.
@@ -94,5 +95,5 @@ def stream_batches(
     stack = lambda examples: {name: np.stack([example[name] for example in examples]) for name in examples[0]}
     return {domain: stack([sources[domain][int(number)] for number in index]) for domain, index in picked.items()}
 
-  options = grain.ReadOptions(num_threads=_BUFFERED, prefetch_buffer_size=_BUFFERED)
+  options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(ahead, _THREADS))
   yield from grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options)

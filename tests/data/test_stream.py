@@ -1,0 +1,75 @@
+"""What is read from disk is what lies on the device."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.runs import final_state
+from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices
+from vamcei_jax.data.stream import StoredSlices, stream_batches
+from vamcei_jax.errors import InputError
+from vamcei_jax.pipeline import prepare_domain, run
+from vamcei_jax.training import fits, read_log
+
+
+@pytest.fixture
+def builders(tiny_config):
+  return {role: prepare_domain(tiny_config, role) for role in ("source", "target")}
+
+
+def test_slices_on_disk_are_those_in_memory(builders):
+  for role, builder in builders.items():
+    labels = role == "source"
+    expected = load_slices(builder, "train", labels=labels)
+    teacher = np.random.default_rng(0).uniform(size=(len(expected["image"]), 3)).astype(np.float16)
+    stored = StoredSlices(builder, "train", labels=labels, beside={"teacher": teacher})
+    assert len(stored) == len(teacher)
+    assert stored.nbytes == sum(values.nbytes for values in expected.values()) + teacher.nbytes
+    assert set(stored[0]) == {"image", "teacher"} | ({"label"} if labels else set())
+    for number in range(len(stored)):
+      for name, values in (expected | {"teacher": teacher}).items():
+        np.testing.assert_array_equal(stored[number][name], values[number])
+    assert stored.load().keys() == stored[0].keys()
+
+
+def test_a_source_without_masks_is_refused(builders, monkeypatch):
+  raw = type(builders["source"]).as_data_source
+
+  def unlabelled(self, *arguments, **options):
+    return [example | {"labelled": False} for example in raw(self, *arguments, **options)]
+
+  monkeypatch.setattr(type(builders["source"]), "as_data_source", unlabelled)
+  with pytest.raises(InputError, match="no mask of patient0, patient1; a source needs all of them"):
+    StoredSlices(builders["source"], "train", labels=True)
+
+
+def test_batches_from_disk_are_the_loader_s(builders):
+  """Of a host's share, from any step on."""
+  key, batch, share = jax.random.key(3), 8, slice(4, 8)
+  stored = {role: StoredSlices(builder, "train", labels=role == "source") for role, builder in builders.items()}
+  slices = {role: own.load() for role, own in stored.items()}
+  streamed = list(stream_batches(stored, key, range(5, 9), batch, share, ahead=2))
+  assert len(streamed) == 4
+  for step, got in enumerate(streamed, 5):
+    for role, own in slices.items():
+      index = batch_indices(draw_keys(key, role)[0], step, len(own["image"]), batch)[share]
+      for name, values in own.items():
+        np.testing.assert_array_equal(got[role][name], values[np.asarray(index)])
+
+
+def test_data_is_streamed_where_it_does_not_fit(builders):
+  stored = {"source": StoredSlices(builders["source"], "train", labels=True)}
+  device = jax.devices("cpu")[0]
+  assert fits(stored, device, 0.3)
+  assert not fits(stored, device, 0.0)
+
+
+def test_a_run_from_disk_is_the_run_from_memory(tiny_run, tiny_config, tmp_path, capsys):
+  tiny_config.stages = ("vamcei",)
+  tiny_config.data.resident = 0.0
+  run(tiny_config, tmp_path)
+  assert "vamcei: slices are read from disk" in capsys.readouterr().out
+  losses = lambda workdir: [line["loss"] for line in read_log(workdir / "metrics.jsonl") if line["stage"] == "vamcei"]
+  np.testing.assert_allclose(losses(tmp_path), losses(tiny_run), rtol=1e-5)
+  flat = lambda workdir: np.concatenate([x.ravel() for x in jax.tree.leaves(final_state(workdir, "vamcei").params)])
+  assert np.abs(flat(tmp_path) - flat(tiny_run)).mean() < 1e-6
