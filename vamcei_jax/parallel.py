@@ -250,7 +250,7 @@ def compile_grid(
 
   Returns:
     run(grid, data, keys, count) -> (grid, metrics) after `count` steps of every run. Metrics are (runs,), the means of
-    what is a number in these steps. The grid, of make_grid, is donated; `keys` are (runs,), `data` slices on all devices.
+    what is a number in them. The grid, of make_grid, is donated; `keys` are (runs,), `data` slices on all devices.
   """
   alone = compile_steps(lambda axis_name: step, draw, devices[:1], streamed=False, scanned=False)
 
