@@ -33,7 +33,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from vamcei_jax.errors import InputError
-from vamcei_jax.methods.state import Metrics, State, keep_finite
+from vamcei_jax.methods.state import Metrics, State, floats_of, keep_finite
 
 AXIS = "batch"
 _USABLE = 0.8  # part of a device's memory that a grid may take
@@ -195,13 +195,11 @@ def compile_steps(
     scanned = devices[0].platform != "cpu"
   axis_name = AXIS if len(devices) > 1 else None
   step, own = make_step(axis_name), _own(devices)
-  # Where a step is a call, it is looked at in a program of its own, which leaves alone how the step is compiled: on the
-  # CPU, another fusion rounds otherwise, and a run is another one.
-  apart = not scanned and axis_name is None
 
   def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
     after, metrics = step(state, draw(data, key, state.step, axis_name=axis_name))
-    return (after, metrics) if apart else keep_finite(state, after, metrics)
+    # Where a step is a call, the host looks at what came of it: in the program it would cost seconds of compilation.
+    return keep_finite(state, after, metrics) if scanned else (after, metrics)
 
   def many(state: State, data: Any, key: Array, count: int) -> tuple[State, Metrics]:
     slices = data if streamed else None
@@ -214,7 +212,6 @@ def compile_steps(
     return _over_devices(function, devices, axis)
 
   copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
-  keep = jax.jit(keep_finite, donate_argnums=0)
 
   def shares(slices: dict) -> dict:
     """Slices (B, …) of a step as those of each device: (devices, B / devices, …)."""
@@ -228,10 +225,11 @@ def compile_steps(
       return state, [metrics]
     metrics = []
     for number in range(count):
-      before = copy(state) if apart else None
+      before = copy(state)
       state, measured = program(1)(state, data[number] if streamed else data, key)
-      state, measured = keep(before, state, measured) if apart else (state, measured)
-      metrics.append(measured)
+      good = all(np.isfinite(x).all() for x in floats_of(state, measured))
+      state = state if good else before.replace(step=state.step)
+      metrics.append(measured | {"skipped": np.float32(not good)})
     return state, metrics
 
   return run

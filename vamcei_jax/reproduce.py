@@ -44,7 +44,7 @@ def reproduce(origin: Path, workdir: Path, again: Collection[str] = ()) -> bool:
   try:
     config = ConfigDict(_with_tuples(then["config"]))
     configs = stage_configs(config)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (AttributeError, InputError, KeyError, TypeError, ValueError) as error:
     raise InputError(f"{path}: a damaged config ({error}); restore the file") from None
   if unfinished := [stage for stage in configs if stage not in then["stages"]]:
     raise InputError(f"{path}: {unfinished[0]} was not finished; finish the run first, by its own command")

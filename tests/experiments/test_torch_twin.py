@@ -58,7 +58,7 @@ def step(config):
 @pytest.fixture(scope="module")
 def arguments(config, state, batch):
   """What the twin is given for the state's next step: the batch, and the noise that the JAX step draws."""
-  keys = example_keys(jax.random.fold_in(state.key, state.step), 2 * IMAGES)
+  keys = example_keys(jax.random.fold_in(state.key, state.step), jnp.arange(2 * IMAGES))
   noise = []
   for scale, width in enumerate(config.model.widths[: config.model.latent_scales]):
     shape = (HEIGHT // 2**scale, WIDTH // 2**scale, width)

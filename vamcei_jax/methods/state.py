@@ -110,9 +110,16 @@ def keep_finite(old: State, new: State, metrics: Metrics) -> tuple[State, Metric
   A skipped step counts, and nothing else changes: what is not finite never reaches parameters, moments, averages or
   memory. A gradient that is not finite makes parameters that are not. "skipped" among the metrics is 1 then, else 0.
   """
-  parts = lambda state: (state.params, state.opt, state.ema, state.memory)
-  floats = [x for x in jax.tree.leaves((parts(new), metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
-  good = jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
-  params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), parts(new), parts(old))
+  good = jnp.stack([jnp.isfinite(x).all() for x in floats_of(new, metrics)]).all()
+  params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), _learned(new), _learned(old))
   state = new.replace(params=params, opt=opt, ema=ema, memory=memory)
   return state, metrics | {"skipped": 1.0 - good}
+
+
+def floats_of(state: State, metrics: Metrics) -> list[Array]:
+  """All that must be finite after a step."""
+  return [x for x in jax.tree.leaves((_learned(state), metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def _learned(state: State) -> tuple:
+  return state.params, state.opt, state.ema, state.memory
