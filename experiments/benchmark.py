@@ -2,14 +2,13 @@
 
 python -m experiments.benchmark --output=experiments/results/NAME.json
 
-Contenders take turns and medians are compared, so that what else the machine does falls on all of them. With --torch, a
-PyTorch twin of the published step and a bare U-Net take their turns, too (`pip install -e '.[bench]'`). Operations are
-counted by XLA in the program as it is written.
+Contenders take turns and medians are compared, so that what else the machine does falls on all of them. With
+--torch=eager, a PyTorch twin of the published step and a bare U-Net take their turns, too (extra `bench`). Operations
+are counted by XLA in the program as it is written.
 """
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,18 +27,14 @@ from vamcei_jax import command_line
 SECTIONS = ("steps", "alignment", "dispatch", "grid", "devices")
 
 _OUTPUT = flags.DEFINE_string("output", None, "Where the numbers go, as .json; the table goes beside them, as .md.")
-_TORCH = flags.DEFINE_bool("torch", False, "Also the PyTorch twin.")
+_TORCH = flags.DEFINE_list("torch", [], "Also PyTorch's twins: eager, channels_last (eager, too) and compiled.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the published step: float32, bfloat16.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each contender runs.", 1)
 _SECTIONS = flags.DEFINE_list("sections", list(SECTIONS), f"Some of {', '.join(SECTIONS)}.")
 flags.mark_flag_as_required("output")
 
 Row = dict[str, object]
-TWINS = {
-  "PyTorch": {},
-  "PyTorch, channels last": {"channels_last": True},
-  "PyTorch, compiled": {"compile": True},
-}
+TWINS = {"eager": {}, "channels_last": {"channels_last": True}, "compiled": {"compile": True}}
 STEPS = 50  # of a run, where whole runs are compared
 VIRTUAL_DEVICES = 8  # that a CPU is divided into
 
@@ -59,6 +54,8 @@ def main() -> None:
   }
   if unknown := set(_SECTIONS.value) - set(sections):
     raise InputError(f"--sections={min(unknown)}: choose from {', '.join(SECTIONS)}")
+  if unknown := set(_TORCH.value) - set(TWINS):
+    raise InputError(f"--torch={min(unknown)}: choose from {', '.join(TWINS)}")
   if _TORCH.value:
     try:
       import torch  # noqa: F401
@@ -218,7 +215,7 @@ def torch_steps(config: ConfigDict) -> dict[str, Callable]:
   images = [torch_images(batch[domain]["image"], device) for domain in ("source", "target")]
   labels = torch.tensor(np.asarray(batch["source"]["label"], np.int64), device=device)
   step = lambda twin: torch_run(lambda: twin(images[0], labels, images[1]))
-  return {name: step(make_twin(config, device, **options)) for name, options in TWINS.items()}
+  return {f"PyTorch, {name}": step(make_twin(config, device, **TWINS[name])) for name in _TORCH.value}
 
 
 def torch_unets(config: ConfigDict) -> dict[str, Callable]:
@@ -230,7 +227,7 @@ def torch_unets(config: ConfigDict) -> dict[str, Callable]:
   batch, device = random_batch(config), torch_device()
   images = torch_images(np.concatenate([batch["source"]["image"], batch["target"]["image"]]), device)
   step = lambda unet: torch_run(lambda: unet(images))
-  return {name: step(make_bare_unet(config, device, **options)) for name, options in TWINS.items()}
+  return {f"PyTorch, {name}": step(make_bare_unet(config, device, **TWINS[name])) for name in _TORCH.value}
 
 
 def torch_device() -> str:
@@ -430,20 +427,10 @@ def measure_in_process(section: str, xla_flags: str, rounds: int) -> Iterator[Ro
 
 def machine() -> Row:
   """What the numbers were measured on, and with."""
-  import jax
+  from vamcei_jax.provenance import session
 
-  cpuinfo = Path("/proc/cpuinfo")
-  lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-  names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-  packages = ("jax", "jaxlib", "flax", "optax", "numpy", *(("torch",) if _TORCH.value else ()))
-  return {
-    "processor": names[0] if names else platform.processor(),
-    "cores": os.cpu_count(),
-    "device": jax.devices()[0].device_kind,
-    "python": platform.python_version(),
-    "versions": {name: metadata.version(name) for name in packages},
-    "date": time.strftime("%Y-%m-%d"),
-  }
+  torch = {"torch": metadata.version("torch")} if _TORCH.value else {}
+  return {"date": time.strftime("%Y-%m-%d"), **session(), **torch}
 
 
 def format_rows(rows: Sequence[Row]) -> str:
