@@ -63,9 +63,10 @@ def on_eight_devices():
   compare(train(jax.devices()[:4], vamcei, config, feed=picked), expected)
   print("streamed")
 
-  translation = translation_config(rate=1e-2)
-  alone = train(jax.devices()[:1], cyclegan, translation)
-  compare(train(jax.devices()[:4], cyclegan, translation), alone)
+  translation = translation_config(rate=1e-3)
+  # Two steps: the adversaries soon make much of little.
+  alone = train(jax.devices()[:1], cyclegan, translation, steps=2)
+  compare(train(jax.devices()[:4], cyclegan, translation, steps=2), alone)
   print("translators")
 
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
