@@ -8,6 +8,8 @@ same command resumes. Ends with ablation.csv, .json, .md and .png: Dice on the t
 deviation over seeds.
 """
 
+import csv
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +127,7 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
           bad = [lasted + count if share == 1.0 else 0 for lasted, share in zip(bad, metrics["skipped"], strict=True)]
           if max(bad) >= settings.max_bad_steps:
             row, seed = padded[bad.index(max(bad))]
-            reason = f"{max(bad)} steps in a row were not finite; the last checkpoint is good"
+            reason = f"{max(bad)} steps in a row were not finite; checkpoints hold what was learned before"
             raise InputError(f"{row}, seed {seed}: {reason}; lower config.optimizer.rates, in another --workdir")
           losses = {f"loss {row}, seed {seed}": float(metrics["loss"][i]) for i, (row, seed) in enumerate(part)}
           log(done, losses, rate, steps)
@@ -171,9 +173,11 @@ def write_table(rows: Sequence[str], scores: Mapping[Run, Mapping[str, float]], 
   means = {row: {c: float(np.mean([own[c] for own in seeds[row]])) for c in columns} for row in rows}
   stds = {row: {c: float(np.std([own[c] for own in seeds[row]])) for c in columns} for row in rows}
 
-  lines = [["row", "seed", *columns]]
-  lines += [[f'"{row}"', seed, *(f"{own[c]:.4f}" for c in columns)] for (row, seed), own in scores.items()]
-  write_text(workdir / "ablation.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
+  text = io.StringIO()
+  lines = csv.writer(text, lineterminator="\n")
+  lines.writerow(["row", "seed", *columns])
+  lines.writerows([row, seed, *(f"{own[c]:.4f}" for c in columns)] for (row, seed), own in scores.items())
+  write_text(workdir / "ablation.csv", text.getvalue())
   write_text(workdir / "ablation.json", json.dumps({"mean": means, "std": stds}, indent=2) + "\n")
   table = ["| Dice | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
   for row in rows:
