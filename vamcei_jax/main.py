@@ -44,6 +44,8 @@ def main() -> None:
     parallel.join_hosts(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     if not parallel.is_first_host():
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the first one tells
+    # The hosts' first common computation connects them, and does not wait long for one that prepares data meanwhile.
+    parallel.wait_for_hosts("joined")
   if name:
     pipeline.run(_CONFIG.value, Path(_WORKDIR.value or Path("runs") / name), _STAGES.value)
   else:

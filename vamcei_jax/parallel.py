@@ -56,9 +56,6 @@ def join_hosts(coordinator: str | None, hosts: int | None, host: int | None) -> 
   except (RuntimeError, TypeError, ValueError) as error:
     way_out = "on a cluster that JAX does not know, give --coordinator=HOST:PORT --hosts=N --host=I on each host"
     raise InputError(f"no hosts to join ({error}); {way_out}") from None
-  # What connects the hosts for computing is set up by their first common computation, which does not wait long for one
-  # that prepares data meanwhile.
-  wait_for_hosts("joined")
 
 
 def is_first_host() -> bool:
