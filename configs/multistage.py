@@ -26,13 +26,15 @@ def get_config() -> ConfigDict:
   translate.optimizer = ConfigDict({"b1": 0.5, "schedule": "half_linear"})
   translate.optimizer.rates = ConfigDict({"translators": 1e-3, "discriminators": 5e-4})
   # What a contrast is must not be blurred by changes of contrast.
-  translate.augment = ConfigDict({"gamma": 0.0, "contrast": 0.0, "bias": 0.0, "blur": 0.0, "noise": 0.0})
+  translate.augment = ConfigDict(dict.fromkeys(("gamma", "contrast", "bias", "blur", "noise", "gin", "scar"), 0.0))
   translate.train = ConfigDict({"steps": 800, "batch_size": 4, "eval_every": 200, "checkpoint_every": 200})
 
   config.stage.distill = distill = ConfigDict()
   distill.distillation = ConfigDict({
     "temperature": 2.0,  # of eq. 16
     "teachers": (0.5, 0.5),  # weights of target_vamcei and source_vamcei in the teachers' mean
+    "views": False,  # whether what they say is the mean over rotated and scaled views of the images
+    "itself": 0.0,  # share of what is taught that comes, after loss.ramp, from the student's own moving average
   })
   distill.model = ConfigDict({"widths": (8, 16, 32, 64)})
   distill.train = ConfigDict({"steps": 900})  # a small network learns long, and each step is cheap

@@ -22,7 +22,7 @@ from vamcei_jax.datasets import left_out, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.inference import predict_volume
+from vamcei_jax.evaluation.inference import average_views, predict_volume, trained_views
 from vamcei_jax.evaluation.pictures import save_curves, save_panels
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics
@@ -314,7 +314,10 @@ def teacher_probabilities(predict: Mapping, networks: Mapping, datasets: Dataset
   probs = []
   for teacher in TEACHERS:
     images = load_slices(datasets[STAGES[teacher].target], "train", labels=False)["image"]
-    probs.append(predict_volume(predict[teacher], networks[teacher], images))
+    look = predict[teacher]
+    if config.distillation.views:
+      look = jax.jit(average_views(look, trained_views(config.augment)))
+    probs.append(predict_volume(look, networks[teacher], images))
   return mean_probabilities(probs, config.distillation.teachers).astype(np.float16)
 
 

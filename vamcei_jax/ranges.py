@@ -104,6 +104,8 @@ FIELDS: dict[str, Rule] = {
   "augment.bias": STRENGTH,
   "augment.blur": STRENGTH,
   "augment.noise": STRENGTH,
+  "augment.gin": number(0, 1),
+  "augment.scar": number(0, 1),
   "model.widths": each(COUNT),
   "model.latent_scales": COUNT,
   "model.logvar_range": rising(each(number(-20, 20), 2), equal=True),
@@ -153,6 +155,8 @@ OPTIONAL: dict[str, Rule] = {
   "translation.history": COUNT,
   "distillation.temperature": SCALE,
   "distillation.teachers": each(STRENGTH, 2),
+  "distillation.views": FLAG,
+  "distillation.itself": number(0, 1),
   "grid.rows": each(ROW),
   "grid.seeds": differing(each(SEED)),
 }

@@ -60,7 +60,10 @@ _SETTINGS = {
     *(f"loss.weights.{name}" for name in ("adversarial", "cycle", "identity")),
     *(f"optimizer.rates.{name}" for name in ("translators", "discriminators")),
   ),
-  distillation: ("distillation.temperature", "distillation.teachers", "loss.weights.distillation"),
+  distillation: (
+    *(f"distillation.{name}" for name in ("temperature", "teachers", "views", "itself")),
+    "loss.weights.distillation",
+  ),
 }
 
 

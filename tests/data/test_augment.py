@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from vamcei_jax.data.augment import augment, bias_field, blur, contrast, gamma, noise
+from vamcei_jax.data.augment import augment, bias_field, blur, contrast, gamma, gin, noise, scar
 
 OFF = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "flip": (), "gamma": 0.0, "contrast": 0.0, "bias": 0.0}
-OFF |= {"blur": 0.0, "noise": 0.0}
+OFF |= {"blur": 0.0, "noise": 0.0, "gin": 0.0, "scar": 0.0}
 STRONG = OFF | {"rotation": 0.5, "scale": 0.3, "shift": 5.0, "gamma": 0.5, "contrast": 0.5, "bias": 0.5}
-STRONG |= {"blur": 1.0, "noise": 0.2}
+STRONG |= {"blur": 1.0, "noise": 0.2, "gin": 1.0, "scar": 0.5}
 KEY = jax.random.key(0)
 
 
@@ -125,6 +125,69 @@ def test_noise_is_white_with_at_most_the_stated_deviation():
   flat = jnp.full((128, 128), 0.5)
   deviations = [float((noise(flat, jax.random.key(seed), 0.1) - flat).std()) for seed in range(10)]
   assert 0.05 < max(deviations) < 0.102
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), scale=st.floats(0.2, 1.0))
+def test_gin_does_not_see_the_unit_of_the_intensities(seed, scale):
+  key, image = jax.random.key(seed), jax.random.uniform(jax.random.key(1), (24, 20))
+  # A network of random signs amplifies rounding.
+  np.testing.assert_allclose(gin(scale * image + 0.1, key, 1.0), gin(image, key, 1.0), atol=2e-3)
+
+
+def test_gin_maps_regions_of_one_value_to_one_value_and_keeps_no_order_of_them():
+  """Beyond the reach of four 3×3 kernels from an edge, the output is a function of the intensity."""
+  image = jnp.repeat(jnp.repeat(jnp.array([[0.0, 0.4], [0.7, 1.0]]), 20, 0), 20, 1)
+  orders = set()
+  for seed in range(20):
+    got = np.asarray(gin(image, jax.random.key(seed), 1.0))
+    inner = [got[i + 5 : i + 15, j + 5 : j + 15] for i in (0, 20) for j in (0, 20)]
+    assert max(np.ptp(region) for region in inner) < 1e-4
+    orders.add(tuple(np.argsort([region.mean() for region in inner]).tolist()))
+  assert len(orders) > 3
+
+
+def test_gin_of_no_share_is_the_image_on_its_range(image):
+  got = gin(image, KEY, 0.0)
+  np.testing.assert_allclose(got, (image - image.min()) / (image.max() - image.min()), atol=1e-6)
+
+
+def heart():
+  """A bright cavity in a dark ring, beside a right ventricle."""
+  y, x = np.mgrid[:64, :64]
+  radius = np.hypot(y - 32, x - 36)
+  label = np.where(radius < 10, 2, np.where(radius < 16, 1, np.where((x < 24) & (radius < 30), 3, 0))).astype(np.uint8)
+  return jnp.asarray(np.array([0.3, 0.15, 0.6, 0.6], np.float32)[label]), jnp.asarray(label)
+
+
+def test_scar_is_in_the_myocardium_alone_and_as_bright_as_blood():
+  image, label = heart()
+  sizes, brightest = [], []
+  for seed in range(20):
+    got = scar(image, label, jax.random.key(seed), 1.0)
+    np.testing.assert_array_equal(got[label != 1], image[label != 1])
+    scarred = (got > 0.3) & (label == 1)
+    sizes.append(int(scarred.sum()) / int((label == 1).sum()))
+    brightest.append(float(got[label == 1].max()))
+  assert 0.0 < min(sizes) < max(sizes) < 0.9
+  assert 0.6 * 0.75 < min(brightest) < max(brightest) < 0.6 * 1.5 + 1e-5
+
+
+def test_so_many_images_are_scarred_and_none_without_heart():
+  image, label = heart()
+  changed = lambda seed, label: bool((scar(image, label, jax.random.key(seed), 0.3) != image).any())
+  assert 0.15 < np.mean([changed(seed, label) for seed in range(100)]) < 0.45
+  for missing in (1, 2):
+    assert not any(changed(seed, jnp.where(label == missing, 0, label)) for seed in range(20))
+
+
+def test_a_plain_image_is_moved_as_the_other_and_keeps_its_intensities(image):
+  example = {"image": image, "teacher": jax.nn.softmax(jax.random.normal(KEY, (24, 20, 4)))}
+  strong = augment(example, KEY, (16, 16), ConfigDict(STRONG))
+  geometry = {name: STRONG[name] for name in ("rotation", "scale", "shift")}
+  only_moved = augment(example, KEY, (16, 16), ConfigDict(OFF | geometry))
+  np.testing.assert_array_equal(strong["plain"], only_moved["image"])
+  assert float(jnp.abs(strong["image"] - strong["plain"]).max()) > 0.05
 
 
 def test_the_same_key_gives_the_same_view_and_another_key_another(image):

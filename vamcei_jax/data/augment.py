@@ -9,6 +9,11 @@ from jax import Array
 from jax.scipy.ndimage import map_coordinates
 from ml_collections import ConfigDict
 
+from vamcei_jax.data.labels import CLASSES
+
+GIN_LAYERS, GIN_WIDTH = 4, 2  # as published
+SCAR_BRIGHTNESS = (0.8, 1.5)  # relative to the LV cavity's blood
+
 
 def augment(example: dict[str, Array], key: Array, size: tuple[int, int], strengths: ConfigDict) -> dict[str, Array]:
   """A random view of an example, all of whose maps are moved alike.
@@ -19,22 +24,29 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
     key: PRNG key.
     size: (h, w) of the view, a random crop where it is smaller than the image.
     strengths: `config.augment`: rotation (radians), scale (relative), shift (pixels), flip (axes of the image that
-      anatomy allows to be mirrored; none in the heart), gamma (log), contrast, bias (log), noise (standard deviation)
-      and blur (pixels), each the largest amount drawn.
+      anatomy allows to be mirrored; none in the heart), gamma (log), contrast, bias (log), noise (standard deviation),
+      blur (pixels) and gin (share of the random network's image), each the largest amount drawn; scar (probability
+      that an image with a label is given some).
+
+  Returns:
+    The maps of the example, seen so; beside a "teacher", "plain" is the image with its intensities as they were.
   """
-  geometry, *keys = jax.random.split(key, 6)
+  geometry, *keys, wound = jax.random.split(key, 8)
   where = random_coordinates(geometry, example["image"].shape, size, strengths)
   sample = lambda map, order: map_coordinates(map, where, order=order, mode="constant")
   view = {"image": sample(example["image"], 1)}
   if "label" in example:
     view["label"] = sample(example["label"], 0)
+    if strengths.scar:
+      view["image"] = scar(view["image"], view["label"], wound, strengths.scar)
   if "teacher" in example:
+    view["plain"] = view["image"]
     structures = jnp.moveaxis(example["teacher"][..., 1:].astype(jnp.float32), -1, 0)
     structures = jnp.moveaxis(jax.vmap(lambda map: sample(map, 1))(structures), 0, -1)
     view["teacher"] = jnp.concatenate([1.0 - structures.sum(-1, keepdims=True), structures], -1)
 
-  amounts = (strengths.gamma, strengths.contrast, strengths.bias, strengths.blur, strengths.noise)
-  for transform, amount, own_key in zip((gamma, contrast, bias_field, blur, noise), amounts, keys, strict=True):
+  amounts = (strengths.gamma, strengths.contrast, strengths.bias, strengths.blur, strengths.noise, strengths.gin)
+  for transform, amount, own_key in zip((gamma, contrast, bias_field, blur, noise, gin), amounts, keys, strict=True):
     if amount:
       view["image"] = transform(view["image"], own_key, amount)
   return view
@@ -96,3 +108,73 @@ def noise(image: Array, key: Array, strength: float) -> Array:
   """Adds white noise of a standard deviation uniform in [0, strength]."""
   amount, white = jax.random.split(key)
   return jnp.clip(image + strength * jax.random.uniform(amount) * jax.random.normal(white, image.shape), 0.0, 1.0)
+
+
+def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
+  """Paints scar as late gadolinium shows it into the myocardium: patches as bright as blood, or brighter.
+
+  bSSFP has none, and a network that has seen none takes it for blood. One or two soft ellipses about pixels of the
+  myocardium, cut off at its edges, mostly at the endocardium; the intensity is the mean of the LV cavity's times a
+  factor uniform in SCAR_BRIGHTNESS. Without myocardium or cavity, the image stays as it is.
+
+  Args:
+    image: (H, W) in [0, 1].
+    label: (H, W) class indices.
+    key: PRNG key.
+    probability: of a scar in an image.
+  """
+  keys = jax.random.split(key, 4)
+  myo, cavity = label == CLASSES.index("Myo"), label == CLASSES.index("LV")
+  y, x = jnp.mgrid[: image.shape[0], : image.shape[1]].astype(jnp.float32)
+  middle = lambda where: jnp.stack([(where * at).sum() for at in (y, x)]) / jnp.maximum(where.sum(), 1)
+  radius = jnp.sqrt(cavity.sum() / jnp.pi)
+  # Distance beyond a circle as large as the cavity: scars begin within.
+  depth = jnp.hypot(y - middle(cavity)[0], x - middle(cavity)[1]) - radius
+  likely = jnp.where(myo, -jnp.maximum(depth, 0.0) / 3.0, -jnp.inf)
+  alpha = jnp.zeros_like(image)
+  for number in range(2):
+    place, size, turn, there = jax.random.split(keys[number], 4)
+    centre = jax.random.categorical(place, likely.ravel())
+    dy, dx = y - centre // image.shape[1], x - centre % image.shape[1]
+    angle = jax.random.uniform(turn, maxval=jnp.pi)
+    axes = radius * jnp.exp(jax.random.uniform(size, (2,), minval=jnp.log(0.2), maxval=jnp.log(1.2)))
+    u, v = dy * jnp.cos(angle) + dx * jnp.sin(angle), dx * jnp.cos(angle) - dy * jnp.sin(angle)
+    patch = jax.nn.sigmoid(4.0 * (1.0 - jnp.hypot(u / axes[0], v / axes[1])))
+    alpha = jnp.maximum(alpha, jnp.where(jax.random.bernoulli(there, 1.0 if number == 0 else 0.5), patch, 0.0))
+  low, high = SCAR_BRIGHTNESS
+  blood = (cavity * image).sum() / jnp.maximum(cavity.sum(), 1)
+  bright = blood * jax.random.uniform(keys[2], minval=low, maxval=high)
+  # The myocardium's own texture stays: what only scars had would give them away.
+  dark = (myo * image).sum() / jnp.maximum(myo.sum(), 1)
+  painted = jnp.clip(image + alpha * myo * (bright - dark), 0.0, 1.0)
+  wanted = jax.random.bernoulli(keys[3], probability) & myo.any() & cavity.any()
+  return jnp.where(wanted, painted, image)
+
+
+def gin(image: Array, key: Array, strength: float) -> Array:
+  """Mixes the image with what a random shallow network makes of it, and scales the result to [0, 1].
+
+  Global intensity non-linear augmentation (Ouyang et al., IEEE TMI 2022, section III-B): the mapping of intensities
+  and the local texture become random, shapes stay. Four convolutions of GIN_WIDTH channels, each 1×1 or 3×3, with
+  weights and biases from N(0, 1) and leaky ReLUs between them; the share α of its output is uniform in [0, strength].
+  The published code restores the image's norm; here its range, which other transforms and eq. 3 need.
+  """
+  share, *keys = jax.random.split(key, 2 + GIN_LAYERS)
+  share = strength * jax.random.uniform(share)
+  centred = (image - image.mean()) / jnp.maximum(image.std(), 1e-3)
+  x, widths = centred[None], (1, *[GIN_WIDTH] * (GIN_LAYERS - 1), 1)
+  for layer, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    weights, biases, small = jax.random.split(keys[layer], 3)
+    kernel = jax.random.normal(weights, (3, 3, fan_out, fan_in))
+    middle = jnp.zeros((3, 3)).at[1, 1].set(1.0)
+    kernel *= jnp.where(jax.random.bernoulli(small), middle, 1.0)[..., None, None]
+    # Shifts and small products: under vmap, a convolution would become a grouped one, which is slow on CPUs.
+    padded, (height, width) = jnp.pad(x, [(0, 0), (1, 1), (1, 1)], mode="edge"), image.shape
+    shifted = [[padded[:, i : i + height, j : j + width] for j in range(3)] for i in range(3)]
+    x = sum(jnp.einsum("oc,chw->ohw", kernel[i, j], shifted[i][j]) for i in range(3) for j in range(3))
+    x += jax.random.normal(biases, (fan_out, 1, 1))
+    if layer < GIN_LAYERS - 1:
+      x = jax.nn.leaky_relu(x, 0.2)
+  mixed = share * x[0] + (1.0 - share) * centred
+  low, high = mixed.min(), mixed.max()
+  return (mixed - low) / jnp.maximum(high - low, 1e-3)

@@ -137,8 +137,8 @@ def view_batch(examples: dict, key: Array, step: Array, config: ConfigDict, axis
     axis_name: axis over which the batch is split.
 
   Returns:
-    domain -> {"image": (B, h, w, 1) float32, and where the data has them "label": (B, h, w) int32 and "teacher":
-    (B, h, w, K) float32}.
+    domain -> {"image": (B, h, w, 1) float32, and where the data has them "label": (B, h, w) int32, "teacher":
+    (B, h, w, K) float32 and "plain": an image whose intensities are not augmented}.
   """
   batch = {}
   view = lambda example, key: augment(example, key, config.data.crop, config.augment)
@@ -146,7 +146,7 @@ def view_batch(examples: dict, key: Array, step: Array, config: ConfigDict, axis
     _, views = draw_keys(key, domain)
     positions = batch_positions(len(slices["image"]), axis_name)
     batch[domain] = jax.vmap(view)(slices, example_keys(jax.random.fold_in(views, step), positions))
-    batch[domain]["image"] = batch[domain]["image"][..., None]
+    batch[domain] |= {name: batch[domain][name][..., None] for name in ("image", "plain") if name in batch[domain]}
     if "label" in batch[domain]:
       batch[domain]["label"] = batch[domain]["label"].astype(jnp.int32)
   return batch

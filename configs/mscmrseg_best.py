@@ -1,0 +1,25 @@
+"""The most accurate recipe on MS-CMRSeg 2019, bSSFP -> LGE."""
+
+from ml_collections import ConfigDict
+
+from configs import mscmrseg_multistage
+
+
+def get_config() -> ConfigDict:
+  config = mscmrseg_multistage.get_config()
+  config.data.zoom = 0.75
+  config.data.size = (128, 128)
+  config.data.crop = (112, 112)
+
+  config.augment.shift = 8.0
+  config.augment.gamma = 0.3
+  config.augment.contrast = 0.2
+  config.augment.noise = 0.05
+  config.augment.gin = 1.0
+  config.augment.scar = 0.0
+
+  config.model.logvar_range = (-6.0, -4.0)
+  config.optimizer.rates.segmenter = 1e-3
+  config.train.steps = 1000
+  config.train.eval_every = 200
+  return config
