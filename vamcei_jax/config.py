@@ -13,7 +13,9 @@ from vamcei_jax.models.layers import GROUPS
 from vamcei_jax.ranges import ANY, FIELDS, OPTION, OPTIONAL, shown
 
 CONFIG_FILE = "config.json"
-_EARLIER = {"data.located": False, "data.view": "short_axis"}  # what earlier versions did without saying so
+# What earlier versions did without saying so.
+_EARLIER = {"data.located": False, "data.view": "short_axis", "augment.gin": 0.0, "augment.scar": 0.0}
+_EARLIER |= {"distillation.views": False, "distillation.itself": 0.0}
 # Where and how, not what, is learned.
 _INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
 
@@ -86,8 +88,7 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   if not (folder / CONFIG_FILE).exists():
     return None
   ours, theirs = flat_fields(plain(config)), flat_fields(plain(read_config(folder)))
-  for field, value in _EARLIER.items():
-    theirs.setdefault(field, value)
+  theirs = {field: value for field, value in _EARLIER.items() if field in ours} | theirs
   # By folders of earlier versions, and by stages whose data follow from what the locator finds.
   untold = {"data.datasets"} - (set(theirs) & set(ours))
   fields = (set(ours) | set(theirs)) - _INDIFFERENT - untold

@@ -1,6 +1,7 @@
 """NIfTI in, NIfTI out: masks for volumes, by the last stage of a run or by any other. Needs no dataset.
 
 python -m vamcei_jax.predict --workdir=runs/uda --input=volumes --output=masks
+python -m vamcei_jax.predict --weights=weights/mscmrseg_student --input=volumes --output=masks
 
 With --samples=N, also an entropy map beside each mask (NAME_entropy.nii.gz, in nats) and uncertainty.csv; with
 --probabilities, the classes' probabilities (NAME_probabilities.nii.gz, the class is the fourth axis).
@@ -18,13 +19,15 @@ from vamcei_jax import command_line
 from vamcei_jax.errors import InputError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts), or of one of its stages.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of exported weights, in place of a run.")
 _INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
-_TTA = flags.DEFINE_bool("tta", False, "Take the mean over views: turned, scaled, flipped, within what was trained.")
-_POSTPROCESS = flags.DEFINE_bool("postprocess", False, "Keep each structure's largest component, and fill holes.")
+_TTA = flags.DEFINE_bool("tta", None, "Take the mean over views: turned, scaled, flipped, within what was trained.")
+_POSTPROCESS = flags.DEFINE_bool("postprocess", None, "Keep each structure's largest component, and fill holes.")
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
-flags.mark_flags_as_required(["workdir", "input", "output"])
+flags.mark_flags_as_required(["input", "output"])
+flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
 
 UNCERTAINTY_FILE = "uncertainty.csv"
 
@@ -32,17 +35,21 @@ UNCERTAINTY_FILE = "uncertainty.csv"
 def main() -> None:
   from tqdm import tqdm
 
+  from vamcei_jax.config import read_config
   from vamcei_jax.data.nifti import list_volumes
   from vamcei_jax.restore import restore_locator, restore_predict
 
-  workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
+  folder, output = Path(_WORKDIR.value or _WEIGHTS.value), Path(_OUTPUT.value)
   paths = list_volumes(Path(_INPUT.value))
   if any(path.parent.resolve() == output.resolve() for path in paths):
     raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
-  predict, config = restore_predict(workdir, views=_TTA.value, sampled=_SAMPLES.value > 0)
-  locate = restore_locator(workdir, config)
+  # Exported weights tell what they are to be used with.
+  usual = read_config(folder).get("inference", {})
+  views, clean = (usual.get(flag.name, False) if flag.value is None else flag.value for flag in (_TTA, _POSTPROCESS))
+  predict, config = restore_predict(folder, views=views, sampled=_SAMPLES.value > 0)
+  locate = restore_locator(folder, config)
 
-  options = {"samples": _SAMPLES.value, "clean": _POSTPROCESS.value, "probabilities": _PROBABILITIES.value}
+  options = {"samples": _SAMPLES.value, "clean": clean, "probabilities": _PROBABILITIES.value}
   failures = []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:

@@ -17,6 +17,7 @@ from vamcei_jax.evaluation.inference import average_views, find_heart, predict_v
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params, State
 from vamcei_jax.stages import LOCATOR, STAGES, TRANSLATED
+from vamcei_jax.weights import WEIGHTS_FILE, read_weights
 
 Networks = dict[str, Params]
 
@@ -27,7 +28,7 @@ def restore_predict(
   """What the last stage of a run, or the stage whose folder it is, says of target images.
 
   Args:
-    folder: of the run or the stage.
+    folder: of the run, the stage, or weights that were exported.
     views: whether the mean over the views that augmentation has trained is taken (test-time augmentation).
     sampled: whether predict is going to be given keys.
 
@@ -40,16 +41,14 @@ def restore_predict(
     InputError: no run or no checkpoint there, a stage that segments nothing, one without latents that is to be sampled,
       or one that was trained on no other views than the volumes' own.
   """
-  folder = folder.resolve()
-  last = read_config(folder).stages[-1]
-  workdir = run_folder(folder)
-  if not (workdir / last).is_dir():
-    raise InputError(f"{workdir / last}: not there yet; let the run reach this stage")
-  stage, (config, networks) = STAGES[last], restore_stage(workdir / last)
+  shipped = (folder / WEIGHTS_FILE).exists()
+  last = folder if shipped else last_stage(folder)
+  config, networks = restore_weights(folder) if shipped else restore_stage(last)
+  stage = STAGES[config.stages[-1]]
   if stage.method is cyclegan:
     raise InputError(f"{folder}: a stage that translates and segments nothing; name the run or another stage of it")
   if sampled and stage.method is distillation:
-    raise InputError(f"{folder}: a plain U-Net has no latents to draw; name another stage, {workdir}/target_vamcei")
+    raise InputError(f"{folder}: a plain U-Net has no latents to draw; name another stage, as RUN/target_vamcei")
   network = stage.method.make_predict(config)
   if views:
     matrices = trained_views(config.augment)
@@ -60,7 +59,7 @@ def restore_predict(
   segment = lambda image, key=None: predict_volume(predict, networks, image, key)
   if stage.target not in TRANSLATED:
     return segment, config
-  translation, translators = restore_stage(workdir / "translate")
+  translation, translators = restore_stage(last.parent / "translate")
   translate = jax.jit(cyclegan.make_predict(translation))
   direction = TRANSLATED[stage.target][1]
   return lambda image, key=None: segment(translate_volume(translate, translators, direction, image), key), config
@@ -100,6 +99,25 @@ def find_centre(
   """
   heart = find_heart(predict_volume(predict, networks, image))
   return None if heart is None else restore_position(heart, shape, spacing, settings)
+
+
+def last_stage(folder: Path) -> Path:
+  """The folder of the last stage of a run, or of the stage whose folder it is.
+
+  Raises:
+    InputError: no run, or one that has not reached this stage.
+  """
+  folder = folder.resolve()
+  stage = run_folder(folder) / read_config(folder).stages[-1]
+  if not stage.is_dir():
+    raise InputError(f"{stage}: not there yet; let the run reach this stage")
+  return stage
+
+
+def restore_weights(folder: Path) -> tuple[ConfigDict, Networks]:
+  """Configuration and networks of weights that were exported."""
+  config = read_config(folder)
+  return config, read_weights(folder, _abstract_state(config).ema)
 
 
 def restore_stage(folder: Path) -> tuple[ConfigDict, Networks]:

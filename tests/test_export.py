@@ -1,0 +1,83 @@
+"""Weights to ship: what they hold, that they predict as the run does, and what is said of those that are damaged."""
+
+import json
+import shutil
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.test_command_lines import error_of
+from vamcei_jax.data.phantom import write_nifti
+from vamcei_jax.errors import InputError
+from vamcei_jax.restore import last_stage, restore_predict, restore_stage, restore_weights
+from vamcei_jax.weights import WEIGHTS_FILE, write_weights
+
+
+@pytest.fixture(scope="module")
+def weights(run_command, tiny_run, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("weights") / "student"
+  finished = run_command("vamcei_jax.export", f"--workdir={tiny_run}", f"--output={folder}", "--tta", "--postprocess")
+  assert finished.returncode == 0, finished.stderr
+  return folder
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("volumes")
+  write_nifti(folder, seed=5, sources=0, targets=2)
+  return folder / "LGE"
+
+
+def test_weights_are_those_of_the_run_in_half_precision(weights, tiny_run):
+  config, networks = restore_weights(weights)
+  trained_config, trained = restore_stage(last_stage(tiny_run))
+  assert list(networks) == ["segmenter"]
+  half = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), trained)
+  jax.tree.map(np.testing.assert_array_equal, networks, half)
+  assert config.inference.to_dict() == {"tta": True, "postprocess": True}
+  assert config.model.to_dict() == trained_config.model.to_dict()
+  assert (weights / WEIGHTS_FILE).stat().st_size < 2.1 * sum(x.size for x in jax.tree.leaves(networks)) + 10_000
+
+
+def test_weights_hold_no_path_of_the_machine_that_made_them(weights, prepared):
+  assert str(prepared) not in (weights / "config.json").read_text()
+
+
+def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
+  masks = {}
+  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", "--tta", "--postprocess")}
+  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess")
+  for name, flags in ways.items():
+    finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
+    assert finished.returncode == 0, finished.stderr
+    masks[name] = [np.asarray(nib.load(path).dataobj) for path in sorted((tmp_path / name).glob("*.nii.gz"))]
+  differ = lambda a, b: np.mean([np.mean(x != y) for x, y in zip(masks[a], masks[b], strict=True)])
+  assert len(masks["run"]) == 2
+  assert differ("weights", "run") < 0.002  # half precision
+  assert differ("weights", "plain") > 2 * differ("weights", "run")
+
+
+def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_command):
+  shutil.copytree(weights, tmp_path / "cut")
+  path = tmp_path / "cut" / WEIGHTS_FILE
+  path.write_bytes(path.read_bytes()[:-10])
+  flags = f"--weights={tmp_path / 'cut'}", f"--input={volumes}", f"--output={tmp_path / 'masks'}"
+  assert str(path) in error_of(run_command("vamcei_jax.predict", *flags))
+  with pytest.raises(InputError, match=r"cut.*damaged"):
+    restore_predict(tmp_path / "cut")
+
+  shutil.copytree(weights, tmp_path / "other")
+  config = json.loads((tmp_path / "other" / "config.json").read_text())
+  config["model"]["widths"] = [2 * width for width in config["model"]["widths"]]
+  (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+  with pytest.raises(InputError, match=r"other.*not the weights"):
+    restore_predict(tmp_path / "other")
+
+
+def test_what_half_precision_does_not_hold_is_not_written(weights, tmp_path):
+  config, networks = restore_weights(weights)
+  with pytest.raises(InputError, match="float16"):
+    write_weights(tmp_path, config, jax.tree.map(lambda x: 1e6 * (1.0 + x), networks))
+  assert not list(tmp_path.iterdir())
