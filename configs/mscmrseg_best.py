@@ -16,10 +16,17 @@ def get_config() -> ConfigDict:
   config.augment.contrast = 0.2
   config.augment.noise = 0.05
   config.augment.gin = 1.0
-  config.augment.scar = 0.0
+  config.augment.scar = 0.7
 
   config.model.logvar_range = (-6.0, -4.0)
+  config.loss.weights.global_alignment = (3e-7, 3e-7, 3e-8)
   config.optimizer.rates.segmenter = 1e-3
-  config.train.steps = 1000
+  config.train.steps = 700
   config.train.eval_every = 200
+
+  config.stage.translate.data = ConfigDict({"crop": (80, 80)})
+
+  config.stage.distill.model.widths = (16, 32, 64, 128, 256)
+  config.stage.distill.distillation.views = True
+  config.stage.distill.train.steps = 700
   return config

@@ -137,7 +137,7 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
     centre = jax.random.categorical(place, likely.ravel())
     dy, dx = y - centre // image.shape[1], x - centre % image.shape[1]
     angle = jax.random.uniform(turn, maxval=jnp.pi)
-    axes = radius * jnp.exp(jax.random.uniform(size, (2,), minval=jnp.log(0.2), maxval=jnp.log(1.2)))
+    axes = radius * jnp.exp(jax.random.uniform(size, (2,), minval=jnp.log(0.25), maxval=jnp.log(1.6)))
     u, v = dy * jnp.cos(angle) + dx * jnp.sin(angle), dx * jnp.cos(angle) - dy * jnp.sin(angle)
     patch = jax.nn.sigmoid(4.0 * (1.0 - jnp.hypot(u / axes[0], v / axes[1])))
     alpha = jnp.maximum(alpha, jnp.where(jax.random.bernoulli(there, 1.0 if number == 0 else 0.5), patch, 0.0))
