@@ -190,6 +190,7 @@ def test_a_pipeline_needs_neither_tensorflow_nor_matplotlib_to_be_imported():
   assert printed.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_the_advice_on_a_changed_configuration_works(tiny_run, prepared, tmp_path, run_command):
   """It names every stage that differs; were it to name one at a time, each would lead to the other."""
   workdir = shutil.copytree(tiny_run, tmp_path / "run")
