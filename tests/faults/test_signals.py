@@ -36,7 +36,9 @@ def start(prepared, tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_asked_to_stop_saves_the_step_and_goes_on_from_there(start, tiny_run, tmp_path, number, code):
   process = start("vamcei     2/8")
   asked = time.monotonic()
