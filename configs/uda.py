@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
   augment.bias = 0.0
   augment.blur = 0.5
   augment.noise = 0.02
-  augment.gin = 0.0  # 1 as published: contrasts and textures of random shallow networks, for domains far apart
+  augment.gin = 0.0  # up to 1, as published: contrasts and textures of random networks, for domains far apart
   augment.scar = 0.0  # probability that a labelled image is given bright scar in its myocardium
 
   config.model = model = ConfigDict()

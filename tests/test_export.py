@@ -11,7 +11,7 @@ import pytest
 from tests.test_command_lines import error_of
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
-from vamcei_jax.restore import last_stage, restore_predict, restore_stage, restore_weights
+from vamcei_jax.restore import last_stage, restore_stage, restore_weights
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
 
@@ -36,13 +36,15 @@ def test_weights_are_those_of_the_run_in_half_precision(weights, tiny_run):
   assert list(networks) == ["segmenter"]
   half = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), trained)
   jax.tree.map(np.testing.assert_array_equal, networks, half)
-  assert config.inference.to_dict() == {"tta": True, "postprocess": True}
+  assert (config.inference.tta, config.inference.postprocess) == (True, True)
   assert config.model.to_dict() == trained_config.model.to_dict()
   assert (weights / WEIGHTS_FILE).stat().st_size < 2.1 * sum(x.size for x in jax.tree.leaves(networks)) + 10_000
 
 
 def test_weights_hold_no_path_of_the_machine_that_made_them(weights, prepared):
-  assert str(prepared) not in (weights / "config.json").read_text()
+  text = (weights / "config.json").read_text()
+  assert str(prepared) not in text
+  assert json.loads(text)["data"]["root"] is None
 
 
 def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
@@ -60,20 +62,69 @@ def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, 
 
 
 def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_command):
-  shutil.copytree(weights, tmp_path / "cut")
+  for name in ("cut", "flipped", "other"):
+    shutil.copytree(weights, tmp_path / name)
   path = tmp_path / "cut" / WEIGHTS_FILE
   path.write_bytes(path.read_bytes()[:-10])
   flags = f"--weights={tmp_path / 'cut'}", f"--input={volumes}", f"--output={tmp_path / 'masks'}"
   assert str(path) in error_of(run_command("vamcei_jax.predict", *flags))
-  with pytest.raises(InputError, match=r"cut.*damaged"):
-    restore_predict(tmp_path / "cut")
+  assert not (tmp_path / "masks").exists()
+  assert "--workdir" in error_of(run_command("vamcei_jax.predict", f"--workdir={weights}", *flags))
 
-  shutil.copytree(weights, tmp_path / "other")
-  config = json.loads((tmp_path / "other" / "config.json").read_text())
-  config["model"]["widths"] = [2 * width for width in config["model"]["widths"]]
-  (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+  path = tmp_path / "flipped" / WEIGHTS_FILE
+  content = bytearray(path.read_bytes())
+  content[-1000] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r"flipped.*damaged"):
+    restore_weights(tmp_path / "flipped")
+  change(tmp_path / "other", lambda config: config["model"].update(norm="group", widths=[8, 8, 8]))
   with pytest.raises(InputError, match=r"other.*not the weights"):
-    restore_predict(tmp_path / "other")
+    restore_weights(tmp_path / "other")
+
+
+def change(folder, edit):
+  """Rewrites config.json as edit(content) leaves it."""
+  content = json.loads((folder / "config.json").read_text())
+  edit(content)
+  (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+  "edit",
+  [
+    lambda config: config.update(stages=["nosuch"]),
+    lambda config: config.update(stages="vamcei"),
+    lambda config: config.update(stages=5),
+    lambda config: config.pop("model"),
+    lambda config: config.pop("optimizer"),
+    lambda config: config.pop("inference"),
+    lambda config: config.update(inference=[]),
+    lambda config: config["inference"].update(tta="no"),
+    lambda config: config["inference"].pop("sha256"),
+    lambda config: config["model"].update(widths="a"),
+    lambda config: config["data"].update(size=[63, 64]),
+    lambda config: config["data"].update(percentiles=[99, 1]),
+    lambda config: config.update({"a.b": 1}),
+  ],
+)
+def test_a_config_that_weights_cannot_have_is_named(weights, tmp_path, edit):
+  folder = shutil.copytree(weights, tmp_path / "weights")
+  change(folder, edit)
+  with pytest.raises(InputError, match=str(folder)):
+    restore_weights(folder)
+
+
+def test_what_cannot_be_exported_is_told(run_command, tiny_run, weights, tmp_path):
+  export = lambda folder, output: error_of(
+    run_command("vamcei_jax.export", f"--workdir={folder}", f"--output={output}")
+  )
+  before = (tiny_run / "config.json").read_text()
+  assert "choose another --output" in export(tiny_run, tiny_run)
+  assert (tiny_run / "config.json").read_text() == before
+  cut = shutil.copytree(tiny_run, tmp_path / "cut")
+  shutil.rmtree(cut / "vamcei" / "checkpoints" / "8")
+  assert "no whole checkpoint of its last step" in export(cut, tmp_path / "weights")
+  assert not (tmp_path / "weights").exists()
 
 
 def test_what_half_precision_does_not_hold_is_not_written(weights, tmp_path):

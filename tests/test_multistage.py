@@ -17,7 +17,7 @@ from vamcei_jax.data.loader import load_slices
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, vamcei
-from vamcei_jax.pipeline import load_stage, prepare_datasets, translate_datasets
+from vamcei_jax.pipeline import load_stage, prepare_datasets, teaching, translate_datasets
 from vamcei_jax.restore import restore_predict, restore_stage
 from vamcei_jax.stages import STAGES, TEACHERS
 
@@ -136,6 +136,22 @@ def test_a_student_has_no_latents_to_draw(finished):
     first, second = (predict(image, jax.random.key(number)) for number in (1, 2))
     assert np.abs(first - second).max() > 1e-3
     np.testing.assert_array_equal(predict(image, jax.random.key(1)), first)
+
+
+def test_teachers_say_the_mean_over_the_views_that_they_have_learned(finished):
+  """A network that says the same of every image is contradicted by its views, the more they are turned."""
+  configs = {stage: read_config(finished / stage) for stage in (*TEACHERS, "distill")}
+  configs["source_vamcei"].augment.rotation = 1.5
+  left = np.float32(np.mgrid[:64, :64][1] < 32)
+  says_left = lambda networks, images: jax.numpy.stack([1.0 - left, left], -1)[None] + 0.0 * images
+  predict = dict.fromkeys(TEACHERS, says_left)
+  teach = teaching(configs, predict)
+  image = np.ones((1, 64, 64, 1), np.float32)
+  gaps = [float(abs(np.asarray(teach[teacher]({}, image))[0, ..., 1] - left).mean()) for teacher in TEACHERS]
+  assert 0.01 < 2 * gaps[0] < gaps[1]
+
+  configs["distill"].distillation.views = False
+  assert teaching(configs, predict) == predict
 
 
 def test_stages_see_the_images_that_they_should(finished):

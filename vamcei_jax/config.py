@@ -13,9 +13,12 @@ from vamcei_jax.models.layers import GROUPS
 from vamcei_jax.ranges import ANY, FIELDS, OPTION, OPTIONAL, shown
 
 CONFIG_FILE = "config.json"
-# What earlier versions did without saying so.
-_EARLIER = {"data.located": False, "data.view": "short_axis", "augment.gin": 0.0, "augment.scar": 0.0}
-_EARLIER |= {"distillation.views": False, "distillation.itself": 0.0}
+# What earlier versions did without saying so: section -> field -> value.
+_EARLIER = {
+  "data": {"located": False, "view": "short_axis"},
+  "augment": {"gin": 0.0, "scar": 0.0},
+  "distillation": {"views": False, "itself": 0.0},
+}
 # Where and how, not what, is learned.
 _INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
 
@@ -66,6 +69,9 @@ def _relations(config: ConfigDict) -> Iterator[tuple[str, bool, str]]:
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
   for field in ("size", "crop"):
     yield f"data.{field}", all(n % divisor == 0 for n in config.data[field]), f"two multiples of {divisor}"
+  moved = config.augment.rotation or config.augment.scale or len(config.augment.flip)
+  views = "distillation" in config and config.distillation.get("views", False)
+  yield "distillation.views", moved or not views, "False without config.augment.rotation, scale or flip"
   yield "model.widths", all(map(grouped, widths)), grouping
   one_each = len(weights.global_alignment) == scales
   yield "loss.weights.global_alignment", not has_latents or one_each, "one weight a latent scale"
@@ -88,7 +94,6 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   if not (folder / CONFIG_FILE).exists():
     return None
   ours, theirs = flat_fields(plain(config)), flat_fields(plain(read_config(folder)))
-  theirs = {field: value for field, value in _EARLIER.items() if field in ours} | theirs
   # By folders of earlier versions, and by stages whose data follow from what the locator finds.
   untold = {"data.datasets"} - (set(theirs) & set(ours))
   fields = (set(ours) | set(theirs)) - _INDIFFERENT - untold
@@ -115,12 +120,27 @@ def read_config(workdir: Path) -> ConfigDict:
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
-    raise InputError(f"{path}: not found; --workdir must name the folder of a run") from None
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise InputError(f"{path}: not valid JSON ({error}); restore it or use another --workdir") from None
+    raise InputError(f"{path}: not found; --workdir must name the folder of a run, --weights one of weights") from None
+  except (RecursionError, ValueError) as error:
+    raise InputError(f"{path}: not valid JSON ({shown(str(error))}); restore it or use another folder") from None
   if not isinstance(content, dict) or not content.get("stages") or not isinstance(content.get("data"), dict):
-    raise InputError(f"{path}: not the configuration of a run; restore it or use another --workdir")
-  return ConfigDict(content)
+    raise InputError(f"{path}: not the configuration of a run; restore it or use another folder")
+  try:
+    config = ConfigDict(content)
+  except (KeyError, ValueError) as error:  # of names that cannot be fields
+    raise InputError(f"{path}: not a configuration ({shown(str(error))}); restore it or use another folder") from None
+  add_earlier(config)
+  return config
+
+
+def add_earlier(config: ConfigDict) -> None:
+  """Sets in the configuration of a run or a stage what earlier versions did without saying so."""
+  stages = config.get("stage")
+  own = [section for section in stages.values() if isinstance(section, ConfigDict)] if stages else []
+  for place, sections in ((config, _EARLIER), *((place, {"distillation": _EARLIER["distillation"]}) for place in own)):
+    for name, fields in sections.items():
+      if isinstance(section := place.get(name), ConfigDict):
+        section.update({field: value for field, value in fields.items() if field not in section})
 
 
 def preprocess_settings(config: ConfigDict) -> Preprocess:

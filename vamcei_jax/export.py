@@ -20,23 +20,28 @@ flags.mark_flags_as_required(["workdir", "output"])
 
 
 def main() -> None:
-  from vamcei_jax.checkpoints import is_finished
-  from vamcei_jax.restore import last_stage, restore_stage
+  from vamcei_jax.config import CONFIG_FILE, read_config
+  from vamcei_jax.evaluation.inference import trained_views
+  from vamcei_jax.restore import last_stage, restore_final
   from vamcei_jax.stages import STAGES
-  from vamcei_jax.weights import write_weights
+  from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
-  folder = last_stage(Path(_WORKDIR.value))
-  config, networks = restore_stage(folder)
-  if not is_finished(folder / "checkpoints", config):
-    raise InputError(f"{folder}: training did not end; give its command again first")
-  alone = STAGES[config.stages[-1]].target == "target" and "segmenter" in networks
-  if not alone or config.data.get("located", False):
+  folder, output = last_stage(Path(_WORKDIR.value)), Path(_OUTPUT.value)
+  if (output / CONFIG_FILE).exists() and not (output / WEIGHTS_FILE).exists():
+    raise InputError(f"{output}: holds a run; choose another --output")
+  config = read_config(folder)
+  if STAGES[config.stages[-1]].target != "target" or config.data.get("located", False):
     raise InputError(f"{folder}: needs networks of other stages to predict; name another stage of the run")
-  config = config.copy_and_resolve_references()
+  if config.stages[-1] == "translate":
+    raise InputError(f"{folder}: a stage that translates and segments nothing; name another stage of the run")
+  if _TTA.value and len(trained_views(config.augment)) == 1:
+    raise InputError(f"{folder}: trained without rotation, scale or flip; export it without --tta")
+  if (networks := restore_final(folder, config)) is None:
+    raise InputError(f"{folder}: no whole checkpoint of its last step; give the run's command again first")
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
   config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value}
-  write_weights(Path(_OUTPUT.value), config, networks)
-  print(f"{_OUTPUT.value}: weights of {folder}")
+  write_weights(output, config, networks)
+  print(f"{output}: weights of {folder}")
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
   """
   later = list(configs)[1:]
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(own)) for stage, own in configs.items()}
+  teach = teaching(configs, predict)
   networks, maps = {}, {}
   for stage, own in configs.items():
     folder, method, target = workdir / stage, STAGES[stage].method, STAGES[stage].target
@@ -132,7 +133,7 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
     else:
       _, watched = scored_patients(datasets[target], ("validation",))
       evaluate = segmentation_evaluator(predict[stage], watched, preprocess_settings(own), folder, stage)
-    load = partial(load_stage, stage, own, datasets, predict, networks)
+    load = partial(load_stage, stage, own, datasets, teach, networks)
     networks[stage] = train(own, stage, method, key, load, evaluate, workdir)
     if parallel.is_first_host():
       record_stage(workdir, stage, networks[stage])
@@ -149,8 +150,12 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
       _, patients = scored_patients(datasets[target])
       probs = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
       if method is distillation:
-        of_teachers = zip(*(maps[teacher] for teacher in TEACHERS), strict=True)
-        maps["teachers"] = [mean_probabilities(pair, own.distillation.teachers) for pair in of_teachers]
+        by_teacher = {teacher: scored_patients(datasets[STAGES[teacher].target])[1] for teacher in TEACHERS}
+        said = [
+          [predict_volume(teach[teacher], networks[teacher], patient.image) for patient in seen]
+          for teacher, seen in by_teacher.items()
+        ]
+        maps["teachers"] = [mean_probabilities(pair, own.distillation.teachers) for pair in zip(*said, strict=True)]
       maps[stage] = probs
 
   if not parallel.is_first_host():
@@ -290,34 +295,40 @@ def translate_datasets(translate: Callable, networks: Networks, datasets: Datase
   return translated
 
 
+def teaching(configs: Mapping[str, ConfigDict], predict: Mapping[str, Callable]) -> dict[str, Callable]:
+  """The predictions of a student's teachers; means over the views that each was trained on, if its config says so."""
+  teachers = [teacher for teacher in TEACHERS if teacher in configs]
+  if "distill" not in configs or not configs["distill"].distillation.views:
+    return {teacher: predict[teacher] for teacher in teachers}
+  views = {teacher: trained_views(configs[teacher].augment) for teacher in teachers}
+  return {teacher: jax.jit(average_views(predict[teacher], views[teacher])) for teacher in teachers}
+
+
 def load_stage(
-  stage: str, config: ConfigDict, datasets: Datasets, predict: Mapping, networks: Mapping
+  stage: str, config: ConfigDict, datasets: Datasets, teach: Mapping, networks: Mapping
 ) -> dict[str, StoredSlices]:
   """The slices that a stage learns from, by domain; for a student, with what its teachers say of the target's.
 
   Args:
     stage, config: name and configuration of the stage.
     datasets: name -> prepared dataset.
-    predict, networks: stage -> compiled prediction and networks, of the teachers at least.
+    teach, networks: stage -> prediction and networks, of the teachers at least.
   """
   beside = {}
   if STAGES[stage].method is distillation:
-    beside["teacher"] = teacher_probabilities(predict, networks, datasets, config)
+    beside["teacher"] = teacher_probabilities(teach, networks, datasets, config)
   return {
     "source": StoredSlices(datasets[STAGES[stage].source], "train", labels=True),
     "target": StoredSlices(datasets[STAGES[stage].target], "train", labels=False, beside=beside),
   }
 
 
-def teacher_probabilities(predict: Mapping, networks: Mapping, datasets: Datasets, config: ConfigDict) -> np.ndarray:
+def teacher_probabilities(teach: Mapping, networks: Mapping, datasets: Datasets, config: ConfigDict) -> np.ndarray:
   """The teachers' mean class probabilities of all the target's slices: (N, h, w, K) float16, to save memory."""
   probs = []
   for teacher in TEACHERS:
     images = load_slices(datasets[STAGES[teacher].target], "train", labels=False)["image"]
-    look = predict[teacher]
-    if config.distillation.views:
-      look = jax.jit(average_views(look, trained_views(config.augment)))
-    probs.append(predict_volume(look, networks[teacher], images))
+    probs.append(predict_volume(teach[teacher], networks[teacher], images))
   return mean_probabilities(probs, config.distillation.teachers).astype(np.float16)
 
 

@@ -35,18 +35,16 @@ UNCERTAINTY_FILE = "uncertainty.csv"
 def main() -> None:
   from tqdm import tqdm
 
-  from vamcei_jax.config import read_config
   from vamcei_jax.data.nifti import list_volumes
-  from vamcei_jax.restore import restore_locator, restore_predict
+  from vamcei_jax.restore import restore_locator, restore_predict, usual
 
-  folder, output = Path(_WORKDIR.value or _WEIGHTS.value), Path(_OUTPUT.value)
+  shipped = _WORKDIR.value is None
+  folder, output = Path(_WEIGHTS.value if shipped else _WORKDIR.value), Path(_OUTPUT.value)
   paths = list_volumes(Path(_INPUT.value))
   if any(path.parent.resolve() == output.resolve() for path in paths):
     raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
-  # Exported weights tell what they are to be used with.
-  usual = read_config(folder).get("inference", {})
-  views, clean = (usual.get(flag.name, False) if flag.value is None else flag.value for flag in (_TTA, _POSTPROCESS))
-  predict, config = restore_predict(folder, views=views, sampled=_SAMPLES.value > 0)
+  predict, config = restore_predict(folder, shipped=shipped, views=_TTA.value, sampled=_SAMPLES.value > 0)
+  clean = usual(config, "postprocess") if _POSTPROCESS.value is None else _POSTPROCESS.value
   locate = restore_locator(folder, config)
 
   options = {"samples": _SAMPLES.value, "clean": clean, "probabilities": _PROBABILITIES.value}
@@ -118,8 +116,8 @@ def predict_file(
 
   name = volume_name(path)
   named = lambda kind: output / f"{name}_{kind}{path.name.removeprefix(name)}"
-  for kind in MAPS:  # of an earlier prediction
-    named(kind).unlink(missing_ok=True)
+  for earlier in (output / path.name, *map(named, MAPS)):
+    earlier.unlink(missing_ok=True)
   if probabilities:
     write_map(named("probabilities"), probs, path, view)
   rows = []

@@ -157,6 +157,9 @@ OPTIONAL: dict[str, Rule] = {
   "distillation.teachers": each(STRENGTH, 2),
   "distillation.views": FLAG,
   "distillation.itself": number(0, 1),
+  "inference.tta": FLAG,
+  "inference.postprocess": FLAG,
+  "inference.sha256": TEXT,
   "grid.rows": each(ROW),
   "grid.seeds": differing(each(SEED)),
 }

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vamcei_jax import parallel
 from vamcei_jax.checkpoints import digest
+from vamcei_jax.config import add_earlier
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline import run
 from vamcei_jax.provenance import RUN_FILE, differences, read_record
@@ -43,6 +44,7 @@ def reproduce(origin: Path, workdir: Path, again: Collection[str] = ()) -> bool:
     raise InputError(f"{workdir}: the run that is to be made again; use another --workdir")
   try:
     config = ConfigDict(_with_tuples(then["config"]))
+    add_earlier(config)
     configs = stage_configs(config)
   except (AttributeError, InputError, KeyError, TypeError, ValueError) as error:
     raise InputError(f"{path}: a damaged config ({error}); restore the file") from None

@@ -17,19 +17,21 @@ from vamcei_jax.evaluation.inference import average_views, find_heart, predict_v
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params, State
 from vamcei_jax.stages import LOCATOR, STAGES, TRANSLATED
-from vamcei_jax.weights import WEIGHTS_FILE, read_weights
+from vamcei_jax.weights import read_weights, read_weights_config
 
 Networks = dict[str, Params]
 
 
 def restore_predict(
-  folder: Path, *, views: bool = False, sampled: bool = False
+  folder: Path, *, shipped: bool = False, views: bool | None = False, sampled: bool = False
 ) -> tuple[Callable[..., np.ndarray], ConfigDict]:
   """What the last stage of a run, or the stage whose folder it is, says of target images.
 
   Args:
-    folder: of the run, the stage, or weights that were exported.
-    views: whether the mean over the views that augmentation has trained is taken (test-time augmentation).
+    folder: of the run, or of the stage.
+    shipped: whether it is a folder of exported weights instead.
+    views: whether the mean over the views that augmentation has trained is taken (test-time augmentation); None for
+      what exported weights come with.
     sampled: whether predict is going to be given keys.
 
   Returns:
@@ -41,7 +43,6 @@ def restore_predict(
     InputError: no run or no checkpoint there, a stage that segments nothing, one without latents that is to be sampled,
       or one that was trained on no other views than the volumes' own.
   """
-  shipped = (folder / WEIGHTS_FILE).exists()
   last = folder if shipped else last_stage(folder)
   config, networks = restore_weights(folder) if shipped else restore_stage(last)
   stage = STAGES[config.stages[-1]]
@@ -50,7 +51,7 @@ def restore_predict(
   if sampled and stage.method is distillation:
     raise InputError(f"{folder}: a plain U-Net has no latents to draw; name another stage, as RUN/target_vamcei")
   network = stage.method.make_predict(config)
-  if views:
+  if usual(config, "tta") if views is None else views:
     matrices = trained_views(config.augment)
     if len(matrices) == 1:
       raise InputError(f"{folder}: trained without rotation, scale or flip, so there are no views to take the mean of")
@@ -115,9 +116,20 @@ def last_stage(folder: Path) -> Path:
 
 
 def restore_weights(folder: Path) -> tuple[ConfigDict, Networks]:
-  """Configuration and networks of weights that were exported."""
-  config = read_config(folder)
-  return config, read_weights(folder, _abstract_state(config).ema)
+  """Configuration and networks of weights that were exported.
+
+  Raises:
+    InputError: they are not there, or not whole.
+  """
+  config = read_weights_config(folder)
+  if len(config.stages) != 1 or config.stages[0] not in STAGES or "inference" not in config:
+    raise InputError(f"{folder}: not exported weights; make some with python -m vamcei_jax.export")
+  return config, read_weights(folder, config.inference.get("sha256", ""), _abstract_state(config).ema)
+
+
+def usual(config: ConfigDict, flag: str) -> bool:
+  """Whether exported weights, whose configuration this is, come with a flag of predict's; a run comes with none."""
+  return config.get("inference", {}).get(flag, False)
 
 
 def restore_stage(folder: Path) -> tuple[ConfigDict, Networks]:

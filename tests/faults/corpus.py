@@ -222,6 +222,8 @@ def broken_fields(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
       values += [*NOT_A_TEXT, "nosuch", good.upper() + "x", f" {good}", (good,)]
     elif isinstance(good, str):
       values += NOT_A_TEXT
+    elif isinstance(good, bool):
+      values += ["True", None, 0, 1, NAN, (True,)]
     elif isinstance(good, int):
       values += NOT_WHOLE if own in MAY_BE_ZERO else (*NOT_WHOLE, 0)
     elif numeric:

@@ -12,6 +12,7 @@ from tests.runs import assert_same, final_state
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import State, create_state
+from vamcei_jax.restore import restore_stage
 
 CONFIG = ConfigDict({
   "optimizer": {"rates": {"segmenter": 1e-3}, "b1": 0.9, "schedule": "polynomial", "clip": 1.0},
@@ -19,7 +20,7 @@ CONFIG = ConfigDict({
   "train": {"steps": 9},
 })
 DAMAGES = {
-  "truncated": lambda file, rng: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+  "truncated": lambda file, rng: file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)]),
   "removed": lambda file, rng: file.unlink(),
   "flipped": lambda file, rng: flip(file, rng),
 }
@@ -66,9 +67,9 @@ def test_what_is_restored_is_what_was_saved_whatever_is_damaged(checkpoints, dam
   assert fallen_back >= 3
 
 
-def test_every_flipped_bit_of_the_arrays_is_seen(checkpoints, tmp_path):
-  """Orbax decodes some of them without a word."""
-  rng, abstract = random.Random(1), jax.eval_shape(lambda: state_of(2))
+def test_every_flipped_bit_of_the_arrays_is_seen(checkpoints, tmp_path, capsys):
+  """Orbax decodes some of them without a word; the digest sees those."""
+  rng, abstract, seen = random.Random(1), jax.eval_shape(lambda: state_of(2)), 0
   files = [file for file in (checkpoints / "2").rglob("*") if file.is_file()]
   largest = max(files, key=lambda file: file.stat().st_size)
   for _ in range(20):
@@ -77,7 +78,10 @@ def test_every_flipped_bit_of_the_arrays_is_seen(checkpoints, tmp_path):
     with open_checkpoints(folder, 2) as manager:
       state, damaged = restore_newest(manager, abstract)
     assert_same(state, state_of(1 if damaged else 2))
+    seen += bool(damaged)
     shutil.rmtree(folder)
+  assert seen >= 15  # the others are in what nobody reads
+  assert "its arrays are not those that were saved" in capsys.readouterr().err
 
 
 def test_where_none_is_whole_nothing_is_begun_anew_and_nothing_removed(checkpoints, tmp_path):
@@ -120,6 +124,11 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(run_command, tiny_run, p
   workdir = shutil.copytree(tiny_run, tmp_path / "run")
   for file in (workdir / "vamcei" / "checkpoints" / "8").rglob("manifest.ocdbt"):
     file.write_bytes(b"")
+  _, predicts = restore_stage(workdir / "vamcei")
+  shutil.copytree(workdir / "vamcei", tmp_path / "older")
+  shutil.rmtree(tmp_path / "older" / "checkpoints" / "8")
+  _, older = restore_stage(tmp_path / "older")
+  assert_same(predicts, older)
   flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
   finished = run_command("vamcei_jax.main", *flags)
   assert finished.returncode == 0, finished.stderr

@@ -28,7 +28,8 @@ def prepared_folder(tmp_path_factory):
 def test_damaged_prepared_data_is_named_or_read_as_it_was(prepared_folder, damage, tmp_path):
   rng, named = random.Random(0), 0
   expected = load_slices(tfds.builder_from_directory(prepared_folder), "train", labels=True)
-  for _ in range(24):
+  tries = 1 if damage == "removed" else 24
+  for _ in range(tries):
     folder = shutil.copytree(prepared_folder, tmp_path / "phantom" / "lge" / "1.0.0")
     builder = tfds.builder_from_directory(folder)
     (file,) = folder.glob("*train*")
@@ -42,7 +43,7 @@ def test_damaged_prepared_data_is_named_or_read_as_it_was(prepared_folder, damag
       for name, values in expected.items():
         np.testing.assert_array_equal(slices[name], values)
     shutil.rmtree(folder)
-  assert named >= 3
+  assert named >= 3 if damage == "flipped" else named == tries
 
 
 def test_the_way_out_of_damaged_prepared_data_works(run_command, prepared, tmp_path):

@@ -45,6 +45,8 @@ def read(folder):
       assert text.endswith("\n")
     else:
       assert text.rstrip().endswith("</html>")
+  masks = [name.removesuffix("LGE.nii.gz") for name in contents if name.endswith("LGE.nii.gz")]
+  assert {f"{name}LGE_{kind}.nii.gz" for name in masks for kind in ("entropy", "probabilities")} <= set(contents)
   return contents
 
 
@@ -57,7 +59,7 @@ def finish(arguments):
 
 
 def kill_and_finish(arguments, folder, rng, tries, seconds, first):
-  """Kills the command at `tries` moments, some between its first file (a name) and its end; the same command ends."""
+  """Kills the command at `tries` moments, some of them after its first file, a pattern; the same command ends."""
   whole, written = read(folder), 0
   shutil.rmtree(folder)
   for number in range(tries):
@@ -65,7 +67,7 @@ def kill_and_finish(arguments, folder, rng, tries, seconds, first):
     started, early = time.monotonic(), number % 3 == 2  # before there is a file, most likely
     while not early and process.poll() is None and not list(folder.glob(first)):
       time.sleep(0.002)
-    time.sleep(rng.uniform(0.0, 0.9 * seconds if early else 0.4))
+    time.sleep(rng.uniform(0.0, 0.9 * seconds if early else 0.2))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert time.monotonic() - started < 600
@@ -92,7 +94,7 @@ def test_a_killed_prediction_leaves_whole_files_and_is_gone_on_with(tiny_run, vo
   arguments = predict_command(tiny_run, volumes, tmp_path / "masks")
   seconds = finish(arguments)
   assert len(read(tmp_path / "masks")) == 3 * VOLUMES + 1
-  assert kill_and_finish(arguments, tmp_path / "masks", random.Random(0), tries, seconds, ".*.nii.gz") > 0
+  assert kill_and_finish(arguments, tmp_path / "masks", random.Random(0), tries, seconds, "[!.]*.nii.gz") > 0
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ LOSSES = {
   "alignment, paper": (partial(losses.global_alignment, estimator="paper"), ("mu", "logvar") * 2),
   "alignment, pairwise": (partial(losses.global_alignment, estimator="pairwise"), ("mu", "logvar") * 2),
   "pairwise matrix": (losses.pairwise_gaussian_kl, ("mu", "logvar") * 2),
-  "prototypes": (prototypes, ("features", "map") * 2),
+  "prototypes": (prototypes, ("features", "weights") * 2),
   "reconstruction": (losses.reconstruction, ("logits", "image")),
   "segmentation": (losses.segmentation, ("logits", "label")),
   "distillation": (partial(losses.distillation, temperature=2.0), ("logits", "map")),
@@ -51,7 +51,9 @@ def draw(rng, kind, extent, shape):
   """An input of a kind: at its edge throughout ("edge"), of one value ("constant"), or anything between ("between")."""
   if kind == "label":
     return rng.integers(0, CLASSES if extent == "between" else 1, shape[:-1])
-  if kind == "map":  # a class map: one class or another, one alone, or none
+  if kind == "weights" and extent == "constant":  # pseudo-labels of which none is confident
+    return np.zeros(shape)
+  if kind in ("map", "weights"):  # a class map: one class or another, or one alone
     chosen = rng.integers(0, CLASSES if extent == "edge" else 1, shape[:-1])
     return rng.dirichlet(np.ones(CLASSES), shape[:-1]) if extent == "between" else np.eye(CLASSES)[chosen]
   low, high = {"logvar": (-20, 20), "logits": (-1e4, 1e4), "image": (0, 1), "mu": (-10, 10), "features": (-1, 1)}[kind]

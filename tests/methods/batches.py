@@ -33,7 +33,7 @@ def make_batch(rng, images, source="usual", target="usual", labels="usual", side
   draw = lambda kind: np.float32(IMAGES[kind](rng, shape)[..., None])
   return {
     "source": {"image": draw(source), "label": np.int32(label)},
-    "target": {"image": draw(target), "teacher": np.float32(teacher), "plain": draw("usual")},
+    "target": {"image": draw(target), "teacher": np.float32(teacher), "plain": draw(target)},
   }
 
 

@@ -17,6 +17,7 @@ from vamcei_jax.stages import stage_config
 def config():
   config = stage_config(tiny_multistage.get_config(), "distill")
   config.train.steps = 1000  # the learning rate stays up
+  config.distillation.itself = 0.0
   return config
 
 

@@ -23,13 +23,15 @@ from vamcei_jax.stages import STAGES, stage_config
 
 # A stage of each method. Those that compile long have a sample in the tests of their own.
 SLOW = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("target_vamcei", "translate")]
-METHODS = ["no_adaptation", "distill", *SLOW]
+METHODS = ["no_adaptation", "distill", "distill, by itself", *SLOW]
 
 
 @cache
 def program(stage, dtype="float32"):
   """The jitted step of a stage, and a state at which the ramp of the losses has ended."""
-  config, method = stage_config(tiny_multistage.get_config(), stage), STAGES[stage].method
+  run, (stage, *itself) = tiny_multistage.get_config(), stage.split(", ")
+  run.stage.distill.distillation.itself = 0.5 if itself else 0.0
+  config, method = stage_config(run, stage), STAGES[stage].method
   config.model.dtype = dtype
   state = jax.jit(lambda: method.init_state(config, jax.random.key(1)))()
   return jax.jit(guarded(method.make_step(config))), state.replace(step=jnp.int32(4))

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vamcei_jax.data.labels import CLASSES
 
-GIN_LAYERS, GIN_WIDTH = 4, 2  # as published
+GIN_LAYERS, GIN_WIDTH = 4, 2
 SCAR_BRIGHTNESS = (0.8, 1.5)  # relative to the LV cavity's blood
 
 
@@ -31,6 +31,7 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
   Returns:
     The maps of the example, seen so; beside a "teacher", "plain" is the image with its intensities as they were.
   """
+  # What is drawn for one transform does not depend on which others there are: their keys stay where they are.
   geometry, *keys, wound = jax.random.split(key, 8)
   where = random_coordinates(geometry, example["image"].shape, size, strengths)
   sample = lambda map, order: map_coordinates(map, where, order=order, mode="constant")
@@ -111,11 +112,12 @@ def noise(image: Array, key: Array, strength: float) -> Array:
 
 
 def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
-  """Paints scar as late gadolinium shows it into the myocardium: patches as bright as blood, or brighter.
+  """Paints scar as late gadolinium shows it into the myocardium: patches about as bright as blood.
 
   bSSFP has none, and a network that has seen none takes it for blood. One or two soft ellipses about pixels of the
-  myocardium, cut off at its edges, mostly at the endocardium; the intensity is the mean of the LV cavity's times a
-  factor uniform in SCAR_BRIGHTNESS. Without myocardium or cavity, the image stays as it is.
+  myocardium, likely ones within a few pixels of the endocardium, cut off at its edges. They raise the intensity by what
+  takes the myocardium's mean to that of the LV cavity, times a factor uniform in SCAR_BRIGHTNESS. Without myocardium or
+  cavity, the image stays as it is.
 
   Args:
     image: (H, W) in [0, 1].
@@ -127,7 +129,7 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
   myo, cavity = label == CLASSES.index("Myo"), label == CLASSES.index("LV")
   y, x = jnp.mgrid[: image.shape[0], : image.shape[1]].astype(jnp.float32)
   middle = lambda where: jnp.stack([(where * at).sum() for at in (y, x)]) / jnp.maximum(where.sum(), 1)
-  radius = jnp.sqrt(cavity.sum() / jnp.pi)
+  radius = jnp.maximum(jnp.sqrt(cavity.sum() / jnp.pi), 1.0)
   # Distance beyond a circle as large as the cavity: scars begin within.
   depth = jnp.hypot(y - middle(cavity)[0], x - middle(cavity)[1]) - radius
   likely = jnp.where(myo, -jnp.maximum(depth, 0.0) / 3.0, -jnp.inf)
@@ -157,9 +159,10 @@ def gin(image: Array, key: Array, strength: float) -> Array:
   Global intensity non-linear augmentation (Ouyang et al., IEEE TMI 2022, section III-B): the mapping of intensities
   and the local texture become random, shapes stay. Four convolutions of GIN_WIDTH channels, each 1×1 or 3×3, with
   weights and biases from N(0, 1) and leaky ReLUs between them; the share α of its output is uniform in [0, strength].
-  The published code restores the image's norm; here its range, which other transforms and eq. 3 need.
+  Unlike the published code: the image is standardised first, edges are continued rather than padded with 0, the ReLU's
+  slope is 0.2 rather than 0.01, and the result has the range [0, 1], which eq. 3 needs, rather than the image's norm.
   """
-  share, *keys = jax.random.split(key, 2 + GIN_LAYERS)
+  share, *keys = jax.random.split(key, 1 + GIN_LAYERS)
   share = strength * jax.random.uniform(share)
   centred = (image - image.mean()) / jnp.maximum(image.std(), 1e-3)
   x, widths = centred[None], (1, *[GIN_WIDTH] * (GIN_LAYERS - 1), 1)

@@ -12,7 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from vamcei_jax.losses import distillation, segmentation
-from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update, ramped
 from vamcei_jax.models.unet import UNet
 
 
@@ -47,9 +47,8 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
     cross_entropy, dice = segmentation(logits_s, source["label"], axis_name=axis_name)
     probs = target["teacher"]
     if config.distillation.itself:
-      ramp = jnp.clip((state.step - state.ramp[0]) / jnp.maximum(state.ramp[1], 1.0), 0.0, 1.0)
       own = jax.nn.softmax(student.apply({"params": state.ema["segmenter"]}, target["plain"]))
-      probs += config.distillation.itself * ramp * (own - probs)
+      probs = probs + config.distillation.itself * ramped(state) * (own - probs)
     taught = distillation(logits_t, probs, temperature=config.distillation.temperature).mean()
     terms = {"segmentation": cross_entropy + dice, "distillation": taught}
     total = sum(state.weights[name] * term for name, term in terms.items())

@@ -104,6 +104,11 @@ def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..
   return update
 
 
+def ramped(state: State) -> Array:
+  """What has set in of the unsupervised terms, 0 to 1."""
+  return jnp.clip((state.step - state.ramp[0]) / jnp.maximum(state.ramp[1], 1.0), 0.0, 1.0)
+
+
 def keep_finite(old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
   """The state after a step, unless something in it or in the metrics is not finite: then the step is skipped.
 

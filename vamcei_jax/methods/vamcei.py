@@ -21,7 +21,7 @@ from vamcei_jax.losses import (
   prototype_contrast,
   reconstruction,
 )
-from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update, ramped
 from vamcei_jax.methods.supervised import deep_segmentation, make_predict, make_segmenter
 from vamcei_jax.models.decoder import Decoder
 from vamcei_jax.models.discriminator import Discriminator
@@ -84,7 +84,7 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
       "prototypes": prototype_loss(config, source.latents[0].mu, labels, target.latents[0].mu, probs_t, axis_name),
       "generator": generator_loss(judged),
     }
-    ramp = jnp.clip((state.step - state.ramp[0]) / jnp.maximum(state.ramp[1], 1.0), 0.0, 1.0)
+    ramp = ramped(state)
     weighted = {name: jnp.sum(state.weights[name] * term) for name, term in unsupervised.items()}
     total = state.weights["segmentation"] * (cross_entropy + dice) + ramp * sum(weighted.values())
     metrics = {"loss": total, "segmentation": cross_entropy + dice, "cross_entropy": cross_entropy, "dice_loss": dice}
