@@ -69,7 +69,7 @@ def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_c
   flags = f"--weights={tmp_path / 'cut'}", f"--input={volumes}", f"--output={tmp_path / 'masks'}"
   assert str(path) in error_of(run_command("vamcei_jax.predict", *flags))
   assert not (tmp_path / "masks").exists()
-  assert "--workdir" in error_of(run_command("vamcei_jax.predict", f"--workdir={weights}", *flags))
+  assert "Exactly one of" in error_of(run_command("vamcei_jax.predict", f"--workdir={weights}", *flags))
 
   path = tmp_path / "flipped" / WEIGHTS_FILE
   content = bytearray(path.read_bytes())
