@@ -27,6 +27,6 @@ def get_config() -> ConfigDict:
   config.stage.translate.data = ConfigDict({"crop": (80, 80)})
 
   config.stage.distill.model.widths = (16, 32, 64, 128, 256)
-  config.stage.distill.distillation.views = True
+  config.stage.distill.distillation.update(teachers=(0.6, 0.4), views=True, itself=0.5)
   config.stage.distill.train.steps = 700
   return config
