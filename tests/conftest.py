@@ -5,6 +5,7 @@ import tempfile
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="vamcei-jax-compiled-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import fcntl  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -14,6 +15,12 @@ import pytest  # noqa: E402
 from tests.configs import tiny  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+# A worker takes whole files; these take longest, and one that is begun last is waited for by the others.
+LONG_FILES = ("test_multistage.py", "test_own_data.py", "test_ablation_grid.py", "test_training.py", "test_vamcei.py")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 def command(*arguments):
@@ -45,10 +52,15 @@ def run_command():
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, prepared, run_command):
-  """The workdir of a finished tiny run, made by the command line."""
-  workdir = tmp_path_factory.mktemp("runs") / "tiny"
-  flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
-  finished = run_command("vamcei_jax.main", *flags)
-  assert finished.returncode == 0, finished.stderr
+def tiny_run(tmp_path_factory, run_command):
+  """The workdir of a finished tiny run, made by the command line, once for all of pytest's workers."""
+  folder = tmp_path_factory.getbasetemp()
+  folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+  workdir = folder / "tiny"
+  with open(folder / "tiny.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (workdir / "report.html").exists():
+      where = [f"--config.data.prepared_dir={folder / 'tiny_data'}", f"--workdir={workdir}"]
+      finished = run_command("vamcei_jax.main", "--config=tests/configs/tiny.py", *where)
+      assert finished.returncode == 0, finished.stderr
   return workdir

@@ -146,6 +146,7 @@ def all_reduced_bytes(config, images):
   return sum(4 * int(np.prod([int(n) for n in shape.split(",") if n])) for shape in sizes)
 
 
+@pytest.mark.slow
 def test_many_steps_in_a_dispatch_are_as_many_calls():
   config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]
   results = []

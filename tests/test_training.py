@@ -19,7 +19,7 @@ from vamcei_jax.pipeline import run
 from vamcei_jax.stages import STAGES, stage_config
 from vamcei_jax.training import open_log, read_log
 
-SLOW_STAGES = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "translate")]
+SLOW_STAGES = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "vamcei", "translate")]
 
 
 def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prepared, tmp_path):
@@ -79,7 +79,7 @@ def test_checkpoints_keep_the_newest_and_the_best(tiny_run):
   assert steps == {6, 8} | {best}
 
 
-@pytest.mark.parametrize("stage", ["vamcei", "distill", *SLOW_STAGES])
+@pytest.mark.parametrize("stage", ["distill", *SLOW_STAGES])
 def test_one_compilation_serves_every_step(stage):
   config, method = stage_config(tiny_multistage.get_config(), stage), STAGES[stage].method
   image = jax.random.uniform(jax.random.key(0), (4, 32, 32))

@@ -15,7 +15,7 @@ from vamcei_jax.ranges import ANY, FIELDS, OPTION, OPTIONAL, shown
 CONFIG_FILE = "config.json"
 # What earlier versions did without saying so: section -> field -> value.
 _EARLIER = {
-  "data": {"located": False, "view": "short_axis"},
+  "data": {"view": "short_axis"},
   "augment": {"gin": 0.0, "scar": 0.0},
   "distillation": {"views": False, "itself": 0.0},
 }
@@ -93,7 +93,8 @@ def changed_field(folder: Path, config: ConfigDict) -> str | None:
   """
   if not (folder / CONFIG_FILE).exists():
     return None
-  ours, theirs = flat_fields(plain(config)), flat_fields(plain(read_config(folder)))
+  # Folders of earlier versions do not tell of the locator that they did not have.
+  ours, theirs = flat_fields(plain(config)), {"data.located": False} | flat_fields(plain(read_config(folder)))
   # By folders of earlier versions, and by stages whose data follow from what the locator finds.
   untold = {"data.datasets"} - (set(theirs) & set(ours))
   fields = (set(ours) | set(theirs)) - _INDIFFERENT - untold
