@@ -70,6 +70,7 @@ def test_the_final_table_has_every_row(finished):
     assert list((finished / stage / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_finished_stages_are_skipped_and_named_ones_trained_again(finished, flags, run_command):
   before = {stage: final_state(finished, stage) for stage in ORDER}
   changed = [*flags, f"--workdir={finished}", "--config.stage.distill.distillation.temperature=5.0"]

@@ -154,6 +154,7 @@ def test_prepare_refuses_what_it_cannot_use(run_command, flags, expected):
   assert expected in error_of(run_command("vamcei_jax.prepare", *flags))
 
 
+@pytest.mark.slow
 def test_a_target_without_any_mask_is_trained_on_and_pictured(root, train, tmp_path):
   own = shutil.copytree(root, tmp_path / "own")
   shutil.rmtree(own / "lge" / "labelsTr")

@@ -46,6 +46,7 @@ def test_damaged_prepared_data_is_named_or_read_as_it_was(prepared_folder, damag
   assert named >= 3 if damage == "flipped" else named == tries
 
 
+@pytest.mark.slow
 def test_the_way_out_of_damaged_prepared_data_works(run_command, prepared, tmp_path):
   data = tmp_path / "data"
   flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={data}", f"--workdir={tmp_path / 'run'}"]

@@ -94,6 +94,7 @@ def states(workdir):
   return kept, newest
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_in_the_middle_stops_and_keeps_what_it_had_learned(tiny_config, tmp_path, monkeypatch):
   """Images are NaN from step 4 on; there, and only there, the run stops."""
   original = supervised.make_step
