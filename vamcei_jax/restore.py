@@ -109,7 +109,10 @@ def last_stage(folder: Path) -> Path:
     InputError: no run, or one that has not reached this stage.
   """
   folder = folder.resolve()
-  stage = run_folder(folder) / read_config(folder).stages[-1]
+  config = read_config(folder)
+  if "inference" in config:
+    raise InputError(f"{folder}: exported weights, not a run; name them by --weights")
+  stage = run_folder(folder) / config.stages[-1]
   if not stage.is_dir():
     raise InputError(f"{stage}: not there yet; let the run reach this stage")
   return stage
