@@ -2,8 +2,8 @@
 
 python -m vamcei_jax.main --config=configs/mscmrseg_best.py --config.data.root=DIR --workdir=runs/best
 
-About 50 minutes on 2 cores. Dice on LGE 1-5 (Myo / LV / RV): target_vamcei 0.714 / 0.839 / 0.841, source_vamcei
-0.687 / 0.840 / 0.826, the student 0.735 / 0.853 / 0.853. These five patients chose it; see experiments/mscmrseg.md.
+About 65 minutes on 2 cores. Dice on LGE 1-5 (Myo / LV / RV): XXX
+These five patients chose it; see experiments/mscmrseg.md.
 """
 
 from ml_collections import ConfigDict
@@ -13,27 +13,34 @@ from configs import mscmrseg_multistage
 
 def get_config() -> ConfigDict:
   config = mscmrseg_multistage.get_config()
+  config.stages = ("translate", "target_vamcei", "source_vamcei", "distill")
   config.data.zoom = 0.75
   config.data.size = (128, 128)
   config.data.crop = (112, 112)
+  # Annotators of the bSSFP stopped short of the valves; those of the LGE did not.
+  config.data.empty_slices = False
 
+  config.augment.scale = 0.4  # LGE has more slices at the apex, where the heart is small
   config.augment.shift = 8.0
   config.augment.gamma = 0.3
   config.augment.contrast = 0.2
   config.augment.noise = 0.05
   config.augment.gin = 1.0
-  config.augment.scar = 0.7
+  config.augment.scar = 0.6
 
   # Noise as strong as the demo's costs accuracy; the weaker it is, the more each difference of means weighs in the KL.
   config.model.logvar_range = (-6.0, -4.0)
   config.loss.weights.global_alignment = (3e-7, 3e-7, 3e-8)
   config.optimizer.rates.segmenter = 1e-3
-  config.train.steps = 700
+  config.train.steps = 1000
   config.train.eval_every = 200
 
-  config.stage.translate.data = ConfigDict({"crop": (80, 80)})
+  # Contrast is learned without masks, and best from hearts of the size that they have.
+  config.stage.translate.data = ConfigDict({"crop": (80, 80), "empty_slices": True})
+  config.stage.translate.augment.scale = 0.2
+  config.stage.source_vamcei = ConfigDict({"train": {"steps": 700}})
 
   config.stage.distill.model.widths = (16, 32, 64, 128, 256)
   config.stage.distill.distillation.update(teachers=(0.6, 0.4), views=True, itself=0.5)
-  config.stage.distill.train.steps = 700
+  config.stage.distill.train.steps = 1000
   return config

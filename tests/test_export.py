@@ -15,10 +15,13 @@ from vamcei_jax.restore import last_stage, restore_stage, restore_weights
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
 
+FLAGS = ("--tta", "--postprocess", "--smooth=5")
+
+
 @pytest.fixture(scope="module")
 def weights(run_command, tiny_run, tmp_path_factory):
   folder = tmp_path_factory.mktemp("weights") / "student"
-  finished = run_command("vamcei_jax.export", f"--workdir={tiny_run}", f"--output={folder}", "--tta", "--postprocess")
+  finished = run_command("vamcei_jax.export", f"--workdir={tiny_run}", f"--output={folder}", *FLAGS)
   assert finished.returncode == 0, finished.stderr
   return folder
 
@@ -36,7 +39,7 @@ def test_weights_are_those_of_the_run_in_half_precision(weights, tiny_run):
   assert list(networks) == ["segmenter"]
   half = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), trained)
   jax.tree.map(np.testing.assert_array_equal, networks, half)
-  assert (config.inference.tta, config.inference.postprocess) == (True, True)
+  assert (config.inference.tta, config.inference.postprocess, config.inference.smooth) == (True, True, 5.0)
   assert config.model.to_dict() == trained_config.model.to_dict()
   assert (weights / WEIGHTS_FILE).stat().st_size < 2.1 * sum(x.size for x in jax.tree.leaves(networks)) + 10_000
 
@@ -50,8 +53,8 @@ def test_weights_hold_no_path_of_the_machine_that_made_them(weights, tiny_run):
 
 def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
   masks = {}
-  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", "--tta", "--postprocess")}
-  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess")
+  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS)}
+  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0")
   for name, flags in ways.items():
     finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
     assert finished.returncode == 0, finished.stderr

@@ -15,7 +15,7 @@ from vamcei_jax.ranges import ANY, FIELDS, OPTION, OPTIONAL, shown
 CONFIG_FILE = "config.json"
 # What earlier versions did without saying so: section -> field -> value.
 _EARLIER = {
-  "data": {"view": "short_axis"},
+  "data": {"view": "short_axis", "empty_slices": True},
   "augment": {"gin": 0.0, "scar": 0.0},
   "distillation": {"views": False, "itself": 0.0},
 }

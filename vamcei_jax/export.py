@@ -16,6 +16,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run (its last stage
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for weights.safetensors and config.json.")
 _TTA = flags.DEFINE_bool("tta", False, "Predict by the mean over views, unless told otherwise.")
 _POSTPROCESS = flags.DEFINE_bool("postprocess", False, "Predict with postprocessing, unless told otherwise.")
+_SMOOTH = flags.DEFINE_float("smooth", 0.0, "Predict with so much smoothing (mm), unless told otherwise.", 0.0)
 flags.mark_flags_as_required(["workdir", "output"])
 
 
@@ -39,7 +40,7 @@ def main() -> None:
   if (networks := restore_final(folder, config)) is None:
     raise InputError(f"{folder}: no whole checkpoint of its last step; give the run's command again first")
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
-  config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value}
+  config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value}
   write_weights(output, config, networks)
   print(f"{output}: weights of {folder}")
 

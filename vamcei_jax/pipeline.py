@@ -318,7 +318,7 @@ def load_stage(
   if STAGES[stage].method is distillation:
     beside["teacher"] = teacher_probabilities(teach, networks, datasets, config)
   return {
-    "source": StoredSlices(datasets[STAGES[stage].source], "train", labels=True),
+    "source": StoredSlices(datasets[STAGES[stage].source], "train", labels=True, empty=config.data.empty_slices),
     "target": StoredSlices(datasets[STAGES[stage].target], "train", labels=False, beside=beside),
   }
 

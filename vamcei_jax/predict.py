@@ -24,6 +24,7 @@ _INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
 _TTA = flags.DEFINE_bool("tta", None, "Take the mean over views: turned, scaled, flipped, within what was trained.")
 _POSTPROCESS = flags.DEFINE_bool("postprocess", None, "Keep each structure's largest component, and fill holes.")
+_SMOOTH = flags.DEFINE_float("smooth", None, "Smooth probabilities along the stack by a Gaussian of so many mm.", 0.0)
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
 flags.mark_flags_as_required(["input", "output"])
@@ -45,9 +46,10 @@ def main() -> None:
     raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
   predict, config = restore_predict(folder, shipped=shipped, views=_TTA.value, sampled=_SAMPLES.value > 0)
   clean = usual(config, "postprocess") if _POSTPROCESS.value is None else _POSTPROCESS.value
+  smooth = usual(config, "smooth") if _SMOOTH.value is None else _SMOOTH.value
   locate = restore_locator(folder, config)
 
-  options = {"samples": _SAMPLES.value, "clean": clean, "probabilities": _PROBABILITIES.value}
+  options = {"samples": _SAMPLES.value, "clean": clean, "smooth": smooth, "probabilities": _PROBABILITIES.value}
   failures = []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:
@@ -75,6 +77,7 @@ def predict_file(
   *,
   samples: int = 0,
   clean: bool = False,
+  smooth: float = 0.0,
   probabilities: bool = False,
 ) -> list[dict]:
   """Writes what is said of one volume.
@@ -85,6 +88,7 @@ def predict_file(
     predict, locate, config: see vamcei_jax/restore.py.
     samples: how often the latents are drawn; 0 for their means.
     clean: whether the classes are postprocessed.
+    smooth: sigma in mm of a Gaussian along the stack, under which probabilities are taken; 0 for none.
     probabilities: whether they are written too.
 
   Returns:
@@ -98,14 +102,18 @@ def predict_file(
   from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.nifti import MAPS, read_volume, volume_name, write_classes, write_map
   from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
-  from vamcei_jax.evaluation.postprocess import postprocess
+  from vamcei_jax.evaluation.postprocess import postprocess, smooth_slices
   from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
 
   view, settings = config.data.get("view", "short_axis"), preprocess_settings(config)
   volume = read_volume(path, view)
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
-  restore = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
+
+  def restore(probs):
+    probs = restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
+    return smooth_slices(probs, volume.spacing[0], smooth)
+
   if samples:
     # The same draws for every volume: what is said of one does not depend on which others lie beside it.
     keys = jax.random.split(jax.random.key(0), samples)

@@ -130,9 +130,9 @@ def restore_weights(folder: Path) -> tuple[ConfigDict, Networks]:
   return config, read_weights(folder, config.inference.get("sha256", ""), _abstract_state(config).ema)
 
 
-def usual(config: ConfigDict, flag: str) -> bool:
-  """Whether exported weights, whose configuration this is, come with a flag of predict's; a run comes with none."""
-  return config.get("inference", {}).get(flag, False)
+def usual(config: ConfigDict, flag: str) -> bool | float:
+  """The value of a flag of predict's that exported weights, whose configuration this is, come with; a run has none."""
+  return config.get("inference", {}).get(flag, 0)
 
 
 def restore_stage(folder: Path) -> tuple[ConfigDict, Networks]:

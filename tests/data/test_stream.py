@@ -32,6 +32,36 @@ def test_slices_on_disk_are_those_in_memory(builders):
     assert stored.load().keys() == stored[0].keys()
 
 
+def test_slices_without_structures_can_be_left_out(builders, monkeypatch):
+  """From memory and from disk alike."""
+  source, raw = builders["source"], type(builders["source"]).as_data_source
+
+  def emptied(self, *arguments, **options):
+    """The base of every heart cut off, and the first patient's whole."""
+    examples = list(raw(self, *arguments, **options))
+    if isinstance(examples[0]["mask"], np.ndarray):
+      for patient, example in enumerate(examples):
+        example["mask"] = example["mask"] * (np.arange(len(example["mask"])) < 3 * (patient > 0))[:, None, None]
+    return examples
+
+  monkeypatch.setattr(type(source), "as_data_source", emptied)
+  whole = load_slices(source, "train", labels=True)
+  kept = np.flatnonzero(whole["label"].any((1, 2)))
+  assert 0 < len(kept) < len(whole["label"]) / 2
+  stored = StoredSlices(source, "train", labels=True, empty=False)
+  assert len(stored) == len(kept)
+  loaded = stored.load()
+  assert stored.nbytes == sum(values.nbytes for values in loaded.values())
+  for number, of_all in enumerate(kept):
+    for name, values in whole.items():
+      np.testing.assert_array_equal(stored[number][name], values[of_all])
+      np.testing.assert_array_equal(loaded[name][number], values[of_all])
+
+  monkeypatch.setattr("vamcei_jax.data.stream.load_slices", lambda *_, **__: {"label": np.zeros((9, 4, 4))})
+  with pytest.raises(InputError, match="no slice with a structure"):
+    StoredSlices(source, "train", labels=True, empty=False)
+
+
 def test_a_source_without_masks_is_refused(builders, monkeypatch):
   raw = type(builders["source"]).as_data_source
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from vamcei_jax.evaluation.postprocess import postprocess
+from vamcei_jax.evaluation.postprocess import postprocess, smooth_slices
 
 BACKGROUND, MYO, LV, RV = range(4)
 
@@ -21,6 +21,25 @@ def ring(shape=(3, 16, 16)):
   classes[:, 6:10, 6:10] = LV
   classes[:, 5:11, 0:3] = RV
   return classes
+
+
+def test_neighbours_weigh_by_their_distance_in_mm():
+  probs = np.zeros((5, 1, 1, 2), np.float32)
+  probs[..., 0], probs[2, ..., 0], probs[2, ..., 1] = 1.0, 0.0, 1.0
+  got = smooth_slices(probs, 8.0, 5.0)
+  near, far = np.exp(-0.5 * (8.0 / 5.0) ** 2), np.exp(-0.5 * (16.0 / 5.0) ** 2)
+  np.testing.assert_allclose(got[2, 0, 0, 1], 1.0 / (1.0 + 2 * near + 2 * far), rtol=1e-5)
+  np.testing.assert_allclose(got[3, 0, 0, 1] / got[2, 0, 0, 1], near * (1 + 2 * near + 2 * far) / (1 + 2 * near + far), 1e-4)
+  np.testing.assert_allclose(got.sum(-1), 1.0, rtol=1e-6)
+  np.testing.assert_array_equal(smooth_slices(probs, 8.0, 0.0), probs)
+
+
+def test_a_slice_that_stands_alone_is_outvoted_and_a_heart_is_left_alone():
+  heart = ring((5, 16, 16))
+  torn = certain(heart)
+  torn[2] = certain(np.full((16, 16), RV))
+  np.testing.assert_array_equal(smooth_slices(torn, 5.0, 5.0).argmax(-1), heart)
+  np.testing.assert_allclose(smooth_slices(certain(heart), 5.0, 5.0), certain(heart), rtol=1e-5)
 
 
 def test_islands_are_removed_and_a_whole_heart_is_left_alone():

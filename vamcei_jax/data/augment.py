@@ -13,6 +13,7 @@ from vamcei_jax.data.labels import CLASSES
 
 GIN_LAYERS, GIN_WIDTH = 4, 2
 SCAR_BRIGHTNESS = (0.8, 1.5)  # relative to the LV cavity's blood
+SCAR_REACH = 4.0  # pixels, about half of a wall
 
 
 def augment(example: dict[str, Array], key: Array, size: tuple[int, int], strengths: ConfigDict) -> dict[str, Array]:
@@ -112,12 +113,12 @@ def noise(image: Array, key: Array, strength: float) -> Array:
 
 
 def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
-  """Paints scar as late gadolinium shows it into the myocardium: patches about as bright as blood.
+  """Paints infarct scar as late gadolinium shows it into the myocardium: about as bright as blood.
 
-  bSSFP has none, and a network that has seen none takes it for blood. One or two soft ellipses about pixels of the
-  myocardium, likely ones within a few pixels of the endocardium, cut off at its edges. They raise the intensity by what
-  takes the myocardium's mean to that of the LV cavity, times a factor uniform in SCAR_BRIGHTNESS. Without myocardium or
-  cavity, the image stays as it is.
+  bSSFP has none, and a network that has seen none takes it for blood. One or two sectors about the cavity, of any width
+  up to the whole ring, from the endocardium outwards (the wavefront of Reimer et al., Circulation 1977) to a depth
+  between a fifth of the wall and all of it, with ragged edges. Within them, local means become that of the LV cavity,
+  times a factor uniform in SCAR_BRIGHTNESS. Without myocardium or cavity, the image stays as it is.
 
   Args:
     image: (H, W) in [0, 1].
@@ -125,32 +126,41 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
     key: PRNG key.
     probability: of a scar in an image.
   """
-  keys = jax.random.split(key, 4)
+  keys = jax.random.split(key, 5)
   myo, cavity = label == CLASSES.index("Myo"), label == CLASSES.index("LV")
   y, x = jnp.mgrid[: image.shape[0], : image.shape[1]].astype(jnp.float32)
-  middle = lambda where: jnp.stack([(where * at).sum() for at in (y, x)]) / jnp.maximum(where.sum(), 1)
-  radius = jnp.maximum(jnp.sqrt(cavity.sum() / jnp.pi), 1.0)
-  # Distance beyond a circle as large as the cavity: scars begin within.
-  depth = jnp.hypot(y - middle(cavity)[0], x - middle(cavity)[1]) - radius
-  likely = jnp.where(myo, -jnp.maximum(depth, 0.0) / 3.0, -jnp.inf)
+  middle = [(cavity * at).sum() / jnp.maximum(cavity.sum(), 1) for at in (y, x)]
+  direction = jnp.arctan2(y - middle[0], x - middle[1])
+  # How near the cavity and what lies outside are: 0 at the endocardium, 1 at the epicardium.
+  within, beyond = _smooth(cavity, SCAR_REACH), _smooth(~(cavity | myo), SCAR_REACH)
+  depth = beyond / jnp.maximum(within + beyond, 1e-6)
+  ragged = _smooth(jax.random.normal(keys[4], image.shape), 2.0)
+  ragged /= jnp.maximum(ragged.std(), 1e-6)
   alpha = jnp.zeros_like(image)
   for number in range(2):
-    place, size, turn, there = jax.random.split(keys[number], 4)
-    centre = jax.random.categorical(place, likely.ravel())
-    dy, dx = y - centre // image.shape[1], x - centre % image.shape[1]
-    angle = jax.random.uniform(turn, maxval=jnp.pi)
-    axes = radius * jnp.exp(jax.random.uniform(size, (2,), minval=jnp.log(0.25), maxval=jnp.log(1.6)))
-    u, v = dy * jnp.cos(angle) + dx * jnp.sin(angle), dx * jnp.cos(angle) - dy * jnp.sin(angle)
-    patch = jax.nn.sigmoid(4.0 * (1.0 - jnp.hypot(u / axes[0], v / axes[1])))
+    turn, width, reach, there = jax.random.split(keys[number], 4)
+    away = (direction - jax.random.uniform(turn, maxval=2.0 * jnp.pi)) % (2.0 * jnp.pi)
+    away = jnp.minimum(away, 2.0 * jnp.pi - away)
+    half = jnp.exp(jax.random.uniform(width, minval=jnp.log(0.2), maxval=jnp.log(jnp.pi)))
+    outer = jax.random.uniform(reach, minval=0.2, maxval=1.1)
+    patch = jax.nn.sigmoid(10.0 * (outer + 0.1 * ragged - depth)) * jax.nn.sigmoid(10.0 * (half + 0.1 * ragged - away))
     alpha = jnp.maximum(alpha, jnp.where(jax.random.bernoulli(there, 1.0 if number == 0 else 0.5), patch, 0.0))
   low, high = SCAR_BRIGHTNESS
   blood = (cavity * image).sum() / jnp.maximum(cavity.sum(), 1)
   bright = blood * jax.random.uniform(keys[2], minval=low, maxval=high)
-  # The myocardium's own texture stays: what only scars had would give them away.
-  dark = (myo * image).sum() / jnp.maximum(myo.sum(), 1)
-  painted = jnp.clip(image + alpha * myo * (bright - dark), 0.0, 1.0)
+  # Fine texture stays: what only scars had would give them away. So would the rim of the cavity, which shares its pixels
+  # with dark myocardium: it is filled with blood.
+  coarse = _smooth(image, 1.5)
+  rim = cavity * jnp.minimum(2.0 * _smooth(myo, 1.5), 1.0) * jnp.maximum(blood - jnp.maximum(image, coarse), 0.0)
+  painted = jnp.clip(image + alpha * (myo * (bright - coarse) + rim), 0.0, 1.0)
   wanted = jax.random.bernoulli(keys[3], probability) & myo.any() & cavity.any()
   return jnp.where(wanted, painted, image)
+
+
+def _smooth(map: Array, sigma: float) -> Array:
+  """A map (H, W) under a Gaussian of any width, as two products of matrices."""
+  gaussian = lambda n: jax.nn.softmax(-0.5 * ((jnp.arange(n)[:, None] - jnp.arange(n)) / sigma) ** 2)
+  return gaussian(map.shape[0]) @ map.astype(jnp.float32) @ gaussian(map.shape[1]).T
 
 
 def gin(image: Array, key: Array, strength: float) -> Array:

@@ -28,15 +28,18 @@ class StoredSlices:
     nbytes: of all of them, decoded.
   """
 
-  def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, labels: bool, beside: Mapping = {}):
+  def __init__(
+    self, builder: tfds.core.DatasetBuilder, split: str, *, labels: bool, empty: bool = True, beside: Mapping = {}
+  ):
     """Opens a split.
 
     Args:
       builder, split, labels: as of load_slices.
+      empty: whether slices whose label is background alone are among them.
       beside: name -> array (N, …), further maps of all slices.
 
     Raises:
-      InputError: damaged data; `labels` are asked for and a patient has none.
+      InputError: damaged data; `labels` are asked for and a patient has none; all slices are empty.
     """
     self._builder, self._split, self._labels, self._beside = builder, split, labels, dict(beside)
     with naming_damage(builder.data_path):
@@ -47,25 +50,35 @@ class StoredSlices:
       raise InputError(f"{builder.info.full_name}: no mask of {', '.join(unlabelled[:5])}; a source needs all of them")
     self._ends = np.cumsum([shape[0] for shape, *_ in volumes])
     pixel = np.dtype(np.float32).itemsize + (np.dtype(np.uint8).itemsize if labels else 0)
-    self.nbytes = sum(pixel * int(np.prod(shape)) for shape, *_ in volumes)
+    self._numbers = np.arange(self._ends[-1])
+    if not empty:
+      self._numbers = np.flatnonzero(load_slices(builder, split, labels=True)["label"].any((1, 2)))
+      if not len(self._numbers):
+        raise InputError(f"{builder.info.full_name}: no slice with a structure; set config.data.empty_slices=True")
+    kept = len(self._numbers) / int(self._ends[-1])
+    self.nbytes = round(kept * sum(pixel * int(np.prod(shape)) for shape, *_ in volumes))
     self.nbytes += sum(values.nbytes for values in self._beside.values())
     skipped = ("truth",) if labels else ("truth", "mask")
     self._volumes = builder.as_data_source(split, decoders=dict.fromkeys(skipped, _SKIP))
 
   def __len__(self) -> int:
-    return int(self._ends[-1])
+    return len(self._numbers)
 
   def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-    volume = int(np.searchsorted(self._ends, number, side="right"))
+    index = int(self._numbers[number])
+    volume = int(np.searchsorted(self._ends, index, side="right"))
     with naming_damage(self._builder.data_path):
       example = self._volumes[volume]
-    depth = number - int(self._ends[volume])  # from the volume's end
+    depth = index - int(self._ends[volume])  # from the volume's end
     maps = {"image": example["image"][depth]} | ({"label": example["mask"][depth]} if self._labels else {})
     return maps | {name: values[number] for name, values in self._beside.items()}
 
   def load(self) -> dict[str, np.ndarray]:
     """All of them: name -> (N, …)."""
-    return load_slices(self._builder, self._split, labels=self._labels) | self._beside
+    slices = load_slices(self._builder, self._split, labels=self._labels)
+    if len(self) < self._ends[-1]:
+      slices = {name: values[self._numbers] for name, values in slices.items()}
+    return slices | self._beside
 
 
 def stream_batches(
