@@ -90,6 +90,7 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
   from vamcei_jax.errors import InputError
   from vamcei_jax.interruption import end, noted_signals
   from vamcei_jax.methods import vamcei
+  from vamcei_jax.methods.state import loss_weights
   from vamcei_jax.stages import stage_key
   from vamcei_jax.training import open_log
 
@@ -101,9 +102,10 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
   data = parallel.replicate(dict(slices), devices)
   step, draw = vamcei.make_step(config), partial(draw_batch, config=config)
   keys = {run: jax.random.split(stage_key(run[1], STAGE)) for run in runs}  # of its batches, of its own
-  init = lambda run: vamcei.init_state(configs[run], keys[run][1])
+  begin = jax.jit(partial(vamcei.init_state, config))
+  init = lambda run: begin(keys[run][1]).replace(weights=loss_weights(configs[run]))
 
-  one = jax.jit(lambda: init(runs[0]))()
+  one = init(runs[0])
   at_once = min(len(runs), parallel.runs_at_once(step, draw, one, data, keys[runs[0]][0], devices))
   advance = parallel.compile_grid(step, draw, devices, mapped=mapped)
   for number, first in enumerate(range(0, len(runs), at_once)):
@@ -114,7 +116,7 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
       start = lambda padded=padded: [init(run) for run in padded]
       states, damaged = restore_newest(checkpoints, jax.eval_shape(start))
       set_aside(checkpoints, damaged)
-      grid = parallel.make_grid(jax.jit(start)() if states is None else states, devices, mapped=mapped)
+      grid = parallel.make_grid(start() if states is None else states, devices, mapped=mapped)
       done, bad = int(parallel.members(grid)[0].step), [0] * len(padded)
       print(f"{name}: {len(part)} of {len(runs)} runs, step {done} of {steps}", flush=True)
       with open_log(workdir, name, done) as log, noted_signals() as signals:

@@ -14,7 +14,6 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.restore import last_stage, restore_stage, restore_weights
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
-
 FLAGS = ("--tta", "--postprocess", "--smooth=5")
 
 

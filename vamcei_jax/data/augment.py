@@ -143,13 +143,14 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
     away = jnp.minimum(away, 2.0 * jnp.pi - away)
     half = jnp.exp(jax.random.uniform(width, minval=jnp.log(0.2), maxval=jnp.log(jnp.pi)))
     outer = jax.random.uniform(reach, minval=0.2, maxval=1.1)
-    patch = jax.nn.sigmoid(10.0 * (outer + 0.1 * ragged - depth)) * jax.nn.sigmoid(10.0 * (half + 0.1 * ragged - away))
+    edge = lambda inside: jax.nn.sigmoid(10.0 * inside + ragged)
+    patch = edge(outer - depth) * edge(half - away)
     alpha = jnp.maximum(alpha, jnp.where(jax.random.bernoulli(there, 1.0 if number == 0 else 0.5), patch, 0.0))
   low, high = SCAR_BRIGHTNESS
   blood = (cavity * image).sum() / jnp.maximum(cavity.sum(), 1)
   bright = blood * jax.random.uniform(keys[2], minval=low, maxval=high)
-  # Fine texture stays: what only scars had would give them away. So would the rim of the cavity, which shares its pixels
-  # with dark myocardium: it is filled with blood.
+  # Fine texture stays: what only scars had would give them away. So would the rim of the cavity, whose pixels are part
+  # dark myocardium: it is filled with blood.
   coarse = _smooth(image, 1.5)
   rim = cavity * jnp.minimum(2.0 * _smooth(myo, 1.5), 1.0) * jnp.maximum(blood - jnp.maximum(image, coarse), 0.0)
   painted = jnp.clip(image + alpha * (myo * (bright - coarse) + rim), 0.0, 1.0)

@@ -10,7 +10,7 @@ _VENTRICLES = (("Myo", "LV"), ("RV",))
 
 
 def smooth_slices(probs: np.ndarray, thickness: float, sigma: float) -> np.ndarray:
-  """Class probabilities under a Gaussian along the stack, which ends at its first and last slice; none for a sigma of 0.
+  """Class probabilities under a Gaussian along the stack, cut off at its ends; as they are for a sigma of 0.
 
   Args:
     probs: (D, H, W, K) class probabilities.

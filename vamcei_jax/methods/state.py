@@ -52,9 +52,14 @@ def create_state(params: dict[str, Params], key: Array, config: ConfigDict, aver
     # A copy: the state is donated, and a buffer can be donated once.
     ema={averaged: jax.tree.map(jnp.copy, params[averaged])},
     rates={name: jnp.float32(config.optimizer.rates[name]) for name in params},
-    weights={name: jnp.asarray(weight, jnp.float32) for name, weight in config.loss.weights.items()},
+    weights=loss_weights(config),
     ramp=jnp.asarray(config.loss.ramp, jnp.float32),
   )
+
+
+def loss_weights(config: ConfigDict) -> dict[str, Array]:
+  """Loss term -> () or (scales,) weight."""
+  return {name: jnp.asarray(weight, jnp.float32) for name, weight in config.loss.weights.items()}
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
