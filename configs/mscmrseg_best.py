@@ -41,6 +41,6 @@ def get_config() -> ConfigDict:
   config.stage.source_vamcei = ConfigDict({"train": {"steps": 700}})
 
   config.stage.distill.model.widths = (16, 32, 64, 128, 256)
-  config.stage.distill.distillation.update(teachers=(0.6, 0.4), views=True, itself=0.5)
+  config.stage.distill.distillation.update(teachers=(0.8, 0.2), itself=0.5)
   config.stage.distill.train.steps = 1000
   return config

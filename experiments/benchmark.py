@@ -367,12 +367,14 @@ def measure_grid(rounds: int) -> Iterator[Row]:
   from vamcei_jax import parallel
   from vamcei_jax.data.loader import draw_batch
   from vamcei_jax.methods import vamcei
+  from vamcei_jax.methods.state import loss_weights
   from vamcei_jax.stages import stage_configs
 
   config, steps, devices = ablation.get_config(), 5, jax.devices()[:1]
   own = stage_configs(config)[STAGE]
   runs = [run_config(own, row, seed) for row, _ in config.grid.rows for seed in config.grid.seeds]
-  init = lambda: [jax.jit(partial(vamcei.init_state, run))(jax.random.key(run.seed)) for run in runs]
+  begin = jax.jit(partial(vamcei.init_state, own))
+  init = lambda: [begin(jax.random.key(run.seed)).replace(weights=loss_weights(run)) for run in runs]
   keys = jnp.stack([jax.random.key(run.seed) for run in runs])
   data, mapped = parallel.replicate(random_slices(own), devices), parallel.maps_grids(devices)
   step, draw = vamcei.make_step(own), partial(draw_batch, config=own)

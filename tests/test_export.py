@@ -11,7 +11,7 @@ import pytest
 from tests.test_command_lines import error_of
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
-from vamcei_jax.restore import last_stage, restore_stage, restore_weights
+from vamcei_jax.restore import last_stage, restore_stage, restore_weights, usual
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
 FLAGS = ("--tta", "--postprocess", "--smooth=5")
@@ -62,6 +62,19 @@ def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, 
   assert len(masks["run"]) == 2
   assert differ("weights", "run") < 0.002  # half precision
   assert differ("weights", "plain") > 2 * differ("weights", "run")
+
+
+def test_weights_of_an_earlier_version_do_not_smooth(weights, tmp_path):
+  shutil.copytree(weights, tmp_path / "earlier")
+  change(tmp_path / "earlier", lambda config: config["inference"].pop("smooth"))
+  config, _ = restore_weights(tmp_path / "earlier")
+  assert [usual(config, flag) for flag in ("tta", "postprocess", "smooth")] == [True, True, 0]
+
+
+@pytest.mark.parametrize("mm", ["nan", "-1"])
+def test_smoothing_by_no_length_is_refused(run_command, weights, volumes, tmp_path, mm):
+  flags = f"--weights={weights}", f"--input={volumes}", f"--output={tmp_path}", f"--smooth={mm}"
+  assert "--smooth" in error_of(run_command("vamcei_jax.predict", *flags))
 
 
 def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_command):

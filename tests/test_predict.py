@@ -17,6 +17,7 @@ from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.nifti import list_volumes, write_volume
 from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation.postprocess import smooth_slices
 from vamcei_jax.predict import predict_file
 from vamcei_jax.restore import restore_locator, restore_predict
 
@@ -70,6 +71,24 @@ def test_a_reoriented_volume_has_the_reoriented_mask_on_its_own_grid(predictor, 
       result = nib.load(tmp_path / "turned" / turned.name)
       np.testing.assert_array_equal(result.dataobj, apply_orientation(straight, orientation))
       np.testing.assert_array_equal(result.affine, nib.load(turned).affine)
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_probabilities_are_smoothed_along_the_stack_by_mm(predictor, volumes, tmp_path, samples):
+  """Whichever axis of the file that is."""
+  turned = tmp_path / "turned.nii.gz"
+  reorient(volumes / "volume0.nii.gz", ORIENTATIONS[5], turned)  # slices first
+  image = nib.load(turned)
+  (axis,) = np.flatnonzero(np.isclose(image.header.get_zooms(), GRIDS[0].thickness))
+  assert axis != np.flatnonzero(np.isclose(nib.load(volumes / "volume0.nii.gz").header.get_zooms(), GRIDS[0].thickness))
+  probs = {}
+  for smooth in (0.0, 5.0):
+    folder = tmp_path / str(smooth)
+    predictor(turned, folder, probabilities=True, samples=samples, smooth=smooth)
+    said = np.asarray(nib.load(folder / "turned_probabilities.nii.gz").dataobj)
+    probs[smooth] = np.moveaxis(said, axis, 0)
+  assert np.abs(probs[5.0] - probs[0.0]).max() > 0.05
+  np.testing.assert_allclose(probs[5.0], smooth_slices(probs[0.0], GRIDS[0].thickness, 5.0), atol=2e-3)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "SRA", "IPL"])

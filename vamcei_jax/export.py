@@ -5,6 +5,7 @@ python -m vamcei_jax.export --workdir=runs/best --output=weights/student --tta -
 python -m vamcei_jax.predict --weights=weights/student … uses it, by default with the flags that are given here.
 """
 
+import math
 from pathlib import Path
 
 from absl import flags
@@ -16,7 +17,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run (its last stage
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for weights.safetensors and config.json.")
 _TTA = flags.DEFINE_bool("tta", False, "Predict by the mean over views, unless told otherwise.")
 _POSTPROCESS = flags.DEFINE_bool("postprocess", False, "Predict with postprocessing, unless told otherwise.")
-_SMOOTH = flags.DEFINE_float("smooth", 0.0, "Predict with so much smoothing (mm), unless told otherwise.", 0.0)
+_SMOOTH = flags.DEFINE_float("smooth", 0.0, "Predict with this --smooth, in mm, unless told otherwise.", 0.0)
+flags.register_validator("smooth", math.isfinite, "must be finite")
 flags.mark_flags_as_required(["workdir", "output"])
 
 

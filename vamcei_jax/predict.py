@@ -9,6 +9,7 @@ With --samples=N, also an entropy map beside each mask (NAME_entropy.nii.gz, in 
 
 import csv
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +25,10 @@ _INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
 _TTA = flags.DEFINE_bool("tta", None, "Take the mean over views: turned, scaled, flipped, within what was trained.")
 _POSTPROCESS = flags.DEFINE_bool("postprocess", None, "Keep each structure's largest component, and fill holes.")
-_SMOOTH = flags.DEFINE_float("smooth", None, "Smooth probabilities along the stack by a Gaussian of so many mm.", 0.0)
+_SMOOTH = flags.DEFINE_float("smooth", None, "Smooth along the stack, by a Gaussian of this deviation in mm.", 0.0)
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
+flags.register_validator("smooth", lambda mm: mm is None or math.isfinite(mm), "must be finite")
 flags.mark_flags_as_required(["input", "output"])
 flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
 
@@ -88,7 +90,7 @@ def predict_file(
     predict, locate, config: see vamcei_jax/restore.py.
     samples: how often the latents are drawn; 0 for their means.
     clean: whether the classes are postprocessed.
-    smooth: sigma in mm of a Gaussian along the stack, under which probabilities are taken; 0 for none.
+    smooth: standard deviation in mm of a Gaussian along the stack, by which probabilities are smoothed; 0 for none.
     probabilities: whether they are written too.
 
   Returns:
@@ -109,11 +111,10 @@ def predict_file(
   volume = read_volume(path, view)
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
-
-  def restore(probs):
-    probs = restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
-    return smooth_slices(probs, volume.spacing[0], smooth)
-
+  smoothed = lambda probs: smooth_slices(probs, volume.spacing[0], smooth)
+  restore = lambda probs: restore_probabilities(
+    smoothed(probs), volume.voxels.shape, volume.spacing, settings, centre
+  )
   if samples:
     # The same draws for every volume: what is said of one does not depend on which others lie beside it.
     keys = jax.random.split(jax.random.key(0), samples)

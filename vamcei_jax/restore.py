@@ -131,7 +131,7 @@ def restore_weights(folder: Path) -> tuple[ConfigDict, Networks]:
 
 
 def usual(config: ConfigDict, flag: str) -> bool | float:
-  """The value of a flag of predict's that exported weights, whose configuration this is, come with; a run has none."""
+  """The value of a flag of predict's that exported weights, whose configuration this is, come with; 0 for a run."""
   return config.get("inference", {}).get(flag, 0)
 
 

@@ -51,7 +51,7 @@ STAGES = {
 # What `translate` makes: dataset -> the dataset that it is made of, and by which translator.
 TRANSLATED = {"source_as_target": ("source", "to_target"), "target_as_source": ("target", "to_source")}
 
-_TRAINING = {"data.crop", "data.empty_slices"}  # what a stage may take of the prepared data
+_TAKEN = {"data.crop", "data.empty_slices"}  # what a stage takes of the prepared data, as it likes
 _COARSE = ("data.size", "data.spacing", "data.zoom")  # what the locator's grid differs in
 
 # Fields that a method needs and that configs/uda.py, which has those of the others, has not.
@@ -102,10 +102,10 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
       raise InputError(f"config.stage.{stage}.{min(unknown)}: no such field")
     if run := {"stages", "seed"} & set(section):
       raise InputError(f"config.stage.{stage}.{min(run)}: set it for the run, config.{min(run)}")
-    own = {*_TRAINING, *_COARSE} if stage == LOCATOR else _TRAINING
-    if fixed := {field for field in section if field.startswith("data.")} - own:
-      own = " and ".join(sorted(own))
-      raise InputError(f"config.stage.{stage}.{min(fixed)}: stages share their data; only {own} may differ")
+    free = {*_TAKEN, *_COARSE} if stage == LOCATOR else _TAKEN
+    if fixed := {field for field in section if field.startswith("data.")} - free:
+      rest = ", ".join(sorted(free))
+      raise InputError(f"config.stage.{stage}.{min(fixed)}: stages share their data; only {rest} may differ")
     if stage == LOCATOR and not set(_COARSE) & set(section):
       raise InputError(f"config.stage.{stage}: set its {' or '.join(_COARSE)}, so that it sees whole images")
     name_of = partial(_name, stage=stage, section=section)

@@ -8,7 +8,7 @@ from tests.runs import final_state
 from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices
 from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
-from vamcei_jax.pipeline import prepare_domain, run
+from vamcei_jax.pipeline import load_stage, prepare_domain, run
 from vamcei_jax.training import fits, read_log
 
 
@@ -32,7 +32,7 @@ def test_slices_on_disk_are_those_in_memory(builders):
     assert stored.load().keys() == stored[0].keys()
 
 
-def test_slices_without_structures_can_be_left_out(builders, monkeypatch):
+def test_slices_without_structures_can_be_left_out(builders, tiny_config, monkeypatch):
   """From memory and from disk alike."""
   source, raw = builders["source"], type(builders["source"]).as_data_source
 
@@ -57,7 +57,14 @@ def test_slices_without_structures_can_be_left_out(builders, monkeypatch):
       np.testing.assert_array_equal(stored[number][name], values[of_all])
       np.testing.assert_array_equal(loaded[name][number], values[of_all])
 
-  monkeypatch.setattr("vamcei_jax.data.stream.load_slices", lambda *_, **__: {"label": np.zeros((9, 4, 4))})
+  tiny_config.data.empty_slices = False
+  learned = load_stage("no_adaptation", tiny_config, builders, {}, {})
+  assert len(learned["source"]) == len(kept)
+  assert len(learned["target"]) == len(load_slices(builders["target"], "train", labels=False)["image"])
+
+  blank = lambda example: example | {"mask": np.zeros_like(example["mask"])}
+  empty = lambda self, *arguments, **options: [blank(example) for example in emptied(self, *arguments, **options)]
+  monkeypatch.setattr(type(source), "as_data_source", empty)
   with pytest.raises(InputError, match="no slice with a structure"):
     StoredSlices(source, "train", labels=True, empty=False)
 

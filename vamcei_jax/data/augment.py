@@ -13,7 +13,7 @@ from vamcei_jax.data.labels import CLASSES
 
 GIN_LAYERS, GIN_WIDTH = 4, 2
 SCAR_BRIGHTNESS = (0.8, 1.5)  # relative to the LV cavity's blood
-SCAR_REACH = 4.0  # pixels, about half of a wall
+SCAR_REACH = 4.0  # pixels over which the depth in the wall is told: about half of a usual wall
 
 
 def augment(example: dict[str, Array], key: Array, size: tuple[int, int], strengths: ConfigDict) -> dict[str, Array]:
@@ -116,9 +116,11 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
   """Paints infarct scar as late gadolinium shows it into the myocardium: about as bright as blood.
 
   bSSFP has none, and a network that has seen none takes it for blood. One or two sectors about the cavity, of any width
-  up to the whole ring, from the endocardium outwards (the wavefront of Reimer et al., Circulation 1977) to a depth
-  between a fifth of the wall and all of it, with ragged edges. Within them, local means become that of the LV cavity,
-  times a factor uniform in SCAR_BRIGHTNESS. Without myocardium or cavity, the image stays as it is.
+  up to almost the whole ring, from the endocardium outwards (the wavefront of Reimer et al., Circulation 1977) to a
+  depth between a fifth of the wall and all of it, with ragged edges. Within them, local means become about that of the
+  LV cavity, times a factor uniform in SCAR_BRIGHTNESS. In walls that are thinner than SCAR_REACH, and about the small
+  cavities of the apex, depth is told badly, and scars are fainter or missing. Without myocardium or cavity, the image
+  stays as it is.
 
   Args:
     image: (H, W) in [0, 1].
@@ -131,7 +133,7 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
   y, x = jnp.mgrid[: image.shape[0], : image.shape[1]].astype(jnp.float32)
   middle = [(cavity * at).sum() / jnp.maximum(cavity.sum(), 1) for at in (y, x)]
   direction = jnp.arctan2(y - middle[0], x - middle[1])
-  # How near the cavity and what lies outside are: 0 at the endocardium, 1 at the epicardium.
+  # How near the cavity and what lies outside are: from about 0 at the endocardium to about 1 at the epicardium.
   within, beyond = _smooth(cavity, SCAR_REACH), _smooth(~(cavity | myo), SCAR_REACH)
   depth = beyond / jnp.maximum(within + beyond, 1e-6)
   ragged = _smooth(jax.random.normal(keys[4], image.shape), 2.0)

@@ -35,8 +35,8 @@ class StoredSlices:
 
     Args:
       builder, split, labels: as of load_slices.
-      empty: whether slices whose label is background alone are among them.
-      beside: name -> array (N, …), further maps of all slices.
+      empty: whether slices whose label is background alone are among them; False needs `labels`.
+      beside: name -> array (N, …), further maps of the slices, in their order.
 
     Raises:
       InputError: damaged data; `labels` are asked for and a patient has none; all slices are empty.
@@ -49,17 +49,23 @@ class StoredSlices:
     if labels and (unlabelled := [patient.decode() for _, patient, labelled in volumes if not labelled]):
       raise InputError(f"{builder.info.full_name}: no mask of {', '.join(unlabelled[:5])}; a source needs all of them")
     self._ends = np.cumsum([shape[0] for shape, *_ in volumes])
-    pixel = np.dtype(np.float32).itemsize + (np.dtype(np.uint8).itemsize if labels else 0)
     self._numbers = np.arange(self._ends[-1])
-    if not empty:
-      self._numbers = np.flatnonzero(load_slices(builder, split, labels=True)["label"].any((1, 2)))
-      if not len(self._numbers):
-        raise InputError(f"{builder.info.full_name}: no slice with a structure; set config.data.empty_slices=True")
-    kept = len(self._numbers) / int(self._ends[-1])
-    self.nbytes = round(kept * sum(pixel * int(np.prod(shape)) for shape, *_ in volumes))
+    if labels and not empty:
+      self._numbers = self._find_structures()
+    pixel = np.dtype(np.float32).itemsize + (np.dtype(np.uint8).itemsize if labels else 0)
+    self.nbytes = len(self) * pixel * int(np.prod(volumes[0][0][1:]))
     self.nbytes += sum(values.nbytes for values in self._beside.values())
     skipped = ("truth",) if labels else ("truth", "mask")
     self._volumes = builder.as_data_source(split, decoders=dict.fromkeys(skipped, _SKIP))
+
+  def _find_structures(self) -> np.ndarray:
+    """The numbers of the slices in which something is labelled, a volume's mask in memory at a time."""
+    with naming_damage(self._builder.data_path):
+      examples = self._builder.as_data_source(self._split, decoders=dict.fromkeys(("image", "truth"), _SKIP))
+      labelled = np.concatenate([example["mask"].any((1, 2)) for example in examples])
+    if not labelled.any():
+      raise InputError(f"{self._builder.info.full_name}: no slice with a structure; set data.empty_slices=True")
+    return np.flatnonzero(labelled)
 
   def __len__(self) -> int:
     return len(self._numbers)

@@ -9,19 +9,19 @@ from vamcei_jax.data.labels import CLASSES
 _VENTRICLES = (("Myo", "LV"), ("RV",))
 
 
-def smooth_slices(probs: np.ndarray, thickness: float, sigma: float) -> np.ndarray:
+def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarray:
   """Class probabilities under a Gaussian along the stack, cut off at its ends; as they are for a sigma of 0.
 
   Args:
     probs: (D, H, W, K) class probabilities.
-    thickness: mm from one slice to the next.
-    sigma: mm; slices that lie farther apart mix less.
+    distance: mm from one slice to the next.
+    sigma: standard deviation, mm; slices that lie farther apart mix less.
   """
   if not sigma:
     return probs
-  position = thickness * np.arange(len(probs), dtype=np.float32)
+  position = distance * np.arange(len(probs))
   weights = np.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
-  return np.tensordot(weights / weights.sum(1, keepdims=True), probs, axes=1)
+  return np.tensordot((weights / weights.sum(1, keepdims=True)).astype(np.float32), probs, axes=1)
 
 
 def postprocess(probs: np.ndarray) -> np.ndarray:
