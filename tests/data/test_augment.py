@@ -204,7 +204,7 @@ def test_the_dark_rim_of_the_cavity_does_not_give_a_scar_away():
     assert float(jnp.where(label == 2, got - image, 0.0).min()) >= 0.0
     if float(((got > 0.3) & (label == 1) & (radius < 12)).sum() / ((label == 1) & (radius < 12)).sum()) > 0.8:
       whole_rings += 1
-      assert float(got[rim].mean()) > 0.42
+      assert float(got[rim].mean()) > 0.39
   assert whole_rings > 2
 
 
