@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
   config.train.steps = 1000
   config.train.eval_every = 200
 
-  # Contrast is learned without masks, and best from hearts of the size that they have.
+  # Contrast is learned without masks, from all slices and from hearts of the size that they have.
   config.stage.translate.data = ConfigDict({"crop": (80, 80), "empty_slices": True})
   config.stage.translate.augment.scale = 0.2
   config.stage.source_vamcei = ConfigDict({"train": {"steps": 700}})

@@ -111,9 +111,8 @@ def predict_file(
   volume = read_volume(path, view)
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
-  smoothed = lambda probs: smooth_slices(probs, volume.spacing[0], smooth)
   restore = lambda probs: restore_probabilities(
-    smoothed(probs), volume.voxels.shape, volume.spacing, settings, centre
+    smooth_slices(probs, volume.spacing[0], smooth), volume.voxels.shape, volume.spacing, settings, centre
   )
   if samples:
     # The same draws for every volume: what is said of one does not depend on which others lie beside it.
