@@ -183,10 +183,10 @@ def compile_steps(
 
   Returns:
     run(state, data, key, count) -> (state, metrics) after `count` steps: a list of metrics, of a step () or of many
-    (count,). Steps that are not finite are skipped, see keep_finite. The state is donated: its buffers are reused for
-    the new one. The key of the batches is an argument, so that runs of different seeds share a program. `data` are
-    slices on all devices or, if streamed, the list of this host's share of the slices of each step. A program is
-    compiled for each `count` that is used, on the CPU for one.
+    (count,). Steps that are not finite are skipped, see keep_finite. The state is not to be used again: where steps
+    are scanned it is donated, and its buffers are reused for the new one. The key of the batches is an argument, so
+    that runs of different seeds share a program. `data` are slices on all devices or, if streamed, the list of this
+    host's share of the slices of each step. A program is compiled for each `count` that is used, on the CPU for one.
   """
   if scanned is None:
     scanned = devices[0].platform != "cpu"
@@ -206,9 +206,8 @@ def compile_steps(
   def program(count: int) -> Callable:
     function = (lambda *arguments: many(*arguments, count)) if scanned else one
     axis = (1 if scanned else 0) if streamed else None
-    return _over_devices(function, devices, axis)
-
-  copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+    # Where the host looks at what came of a step, the state before it stays: a copy would cost a dispatch of its own.
+    return _over_devices(function, devices, axis, donated=scanned)
 
   def shares(slices: dict) -> dict:
     """Slices (B, …) of a step as those of each device: (devices, B / devices, …)."""
@@ -222,10 +221,9 @@ def compile_steps(
       return state, [metrics]
     metrics = []
     for number in range(count):
-      before = copy(state)
-      state, measured = program(1)(state, data[number] if streamed else data, key)
-      good = all(np.isfinite(x).all() for x in floats_of(state, measured))
-      state = state if good else before.replace(step=state.step)
+      after, measured = program(1)(state, data[number] if streamed else data, key)
+      good = all(np.isfinite(x).all() for x in floats_of(after, measured))
+      state = after if good else state.replace(step=after.step)
       metrics.append(measured | {"skipped": np.float32(not good)})
     return state, metrics
 
@@ -313,14 +311,15 @@ def runs_at_once(step: Callable, draw: Callable, state: State, data: Any, key: A
   return len(devices) * max(1, int((_USABLE * memory_of(devices[0]) - shared) // own))
 
 
-def _over_devices(function: Callable, devices: Devices, data_axis: int | None) -> Callable:
+def _over_devices(function: Callable, devices: Devices, data_axis: int | None, *, donated: bool) -> Callable:
   """function(state, data, key) on all devices; `data_axis` is that of the devices in `data`, None for replicas."""
   if len(devices) == 1:
-    return jax.jit(function, donate_argnums=0)
+    return jax.jit(function, donate_argnums=0 if donated else ())
   numbers = np.arange(len(_own(devices)))
   mapped = jax.pmap(
     lambda number, *arguments: function(*arguments),
-    axis_name=AXIS, in_axes=(0, None, data_axis, None), out_axes=None, devices=devices, donate_argnums=1,
+    axis_name=AXIS, in_axes=(0, None, data_axis, None), out_axes=None, devices=devices,
+    donate_argnums=1 if donated else (),
   )
   return lambda *arguments: mapped(numbers, *arguments)
 
