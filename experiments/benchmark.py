@@ -155,7 +155,8 @@ def jax_step(config: ConfigDict) -> tuple[Callable, Row]:
   from vamcei_jax.methods import vamcei
 
   held, batch = [jax.jit(lambda: vamcei.init_state(config, jax.random.key(0)))()], random_batch(config)
-  compiled, facts = compile_timed(jax.jit(vamcei.make_step(config), donate_argnums=0).lower(held[0], batch))
+  donated = () if jax.default_backend() == "cpu" else 0  # as parallel.py has it
+  compiled, facts = compile_timed(jax.jit(vamcei.make_step(config), donate_argnums=donated).lower(held[0], batch))
 
   def run() -> None:
     held[0], _ = compiled(held[0], batch)
