@@ -32,8 +32,9 @@ def get_config() -> ConfigDict:
   config.stage.distill = distill = ConfigDict()
   distill.distillation = ConfigDict({
     "temperature": 2.0,  # of eq. 16
-    "teachers": (0.5, 0.5),  # weights of target_vamcei and source_vamcei in the teachers' mean
+    "teachers": (0.5, 0.5),  # weights of target_vamcei, source_vamcei and, given a third, no_adaptation
     "views": False,  # whether what they say is the mean over rotated and scaled views of the images
+    "smooth": 0.0,  # mm, of a Gaussian along the stack that what they say is put under
     "itself": 0.0,  # share of what is taught that comes, after loss.ramp, from the student's own moving average
   })
   distill.model = ConfigDict({"widths": (8, 16, 32, 64)})

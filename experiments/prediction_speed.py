@@ -27,15 +27,15 @@ def main() -> None:
   from vamcei_jax.methods.distillation import mean_probabilities
   from vamcei_jax.pipeline import prepare_datasets
   from vamcei_jax.restore import restore_predict
-  from vamcei_jax.stages import TEACHERS
+  from vamcei_jax.stages import teacher_weights
 
   workdir = Path(_WORKDIR.value)
   student, own = restore_predict(workdir / "distill")
-  teachers = [restore_predict(workdir / teacher)[0] for teacher in TEACHERS]
-  weights = own.distillation.teachers
+  weights = teacher_weights(own)
+  teachers = [restore_predict(workdir / teacher)[0] for teacher in weights]
   contenders = {
     "student": student,
-    "teachers": lambda image: mean_probabilities([teacher(image) for teacher in teachers], weights),
+    "teachers": lambda image: mean_probabilities([teacher(image) for teacher in teachers], tuple(weights.values())),
   }
 
   target = prepare_datasets(own, workdir)["target"]

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.test_command_lines import error_of
+from vamcei_jax.command_line import parse_odds
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
 from vamcei_jax.restore import last_stage, restore_stage, restore_weights, usual
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
-FLAGS = ("--tta", "--postprocess", "--smooth=5")
+FLAGS = ("--tta", "--postprocess", "--smooth=5", "--odds=1,0.2,1")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,7 @@ def test_weights_are_those_of_the_run_in_half_precision(weights, tiny_run):
   half = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), trained)
   jax.tree.map(np.testing.assert_array_equal, networks, half)
   assert (config.inference.tta, config.inference.postprocess, config.inference.smooth) == (True, True, 5.0)
+  assert tuple(config.inference.odds) == (1.0, 0.2, 1.0)
   assert config.model.to_dict() == trained_config.model.to_dict()
   assert (weights / WEIGHTS_FILE).stat().st_size < 2.1 * sum(x.size for x in jax.tree.leaves(networks)) + 10_000
 
@@ -53,7 +55,7 @@ def test_weights_hold_no_path_of_the_machine_that_made_them(weights, tiny_run):
 def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
   masks = {}
   ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS)}
-  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0")
+  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0", "--odds=1,1,1")
   for name, flags in ways.items():
     finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
     assert finished.returncode == 0, finished.stderr
@@ -64,17 +66,23 @@ def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, 
   assert differ("weights", "plain") > 2 * differ("weights", "run")
 
 
-def test_weights_of_an_earlier_version_do_not_smooth(weights, tmp_path):
+def test_weights_of_an_earlier_version_neither_smooth_nor_shift(weights, tmp_path):
   shutil.copytree(weights, tmp_path / "earlier")
-  change(tmp_path / "earlier", lambda config: config["inference"].pop("smooth"))
+  change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in ("smooth", "odds")])
   config, _ = restore_weights(tmp_path / "earlier")
-  assert [usual(config, flag) for flag in ("tta", "postprocess", "smooth")] == [True, True, 0]
+  assert [usual(config, flag) for flag in ("tta", "postprocess", "smooth", "odds")] == [True, True, 0, 0]
 
 
 @pytest.mark.parametrize("mm", ["nan", "-1"])
 def test_smoothing_by_no_length_is_refused(run_command, weights, volumes, tmp_path, mm):
   flags = f"--weights={weights}", f"--input={volumes}", f"--output={tmp_path}", f"--smooth={mm}"
   assert "--smooth" in error_of(run_command("vamcei_jax.predict", *flags))
+
+
+@pytest.mark.parametrize("odds", ["nan,1,1", "1,0,1", "1,1", "1,-1,1", "some"])
+def test_odds_that_are_no_factors_are_refused(odds):
+  with pytest.raises(InputError, match=f"--odds={odds}: must be three factors"):
+    parse_odds(odds.split(","))
 
 
 def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_command):

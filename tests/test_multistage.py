@@ -13,10 +13,11 @@ import pytest
 from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
 from vamcei_jax.config import read_config, write_config
-from vamcei_jax.data.loader import load_slices
+from vamcei_jax.data.loader import load_patients, load_slices
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
-from vamcei_jax.methods import cyclegan, vamcei
+from vamcei_jax.evaluation.postprocess import smooth_slices
+from vamcei_jax.methods import cyclegan
 from vamcei_jax.pipeline import load_stage, prepare_datasets, teaching, translate_datasets
 from vamcei_jax.restore import restore_predict, restore_stage
 from vamcei_jax.stages import STAGES, TEACHERS
@@ -173,16 +174,21 @@ def test_stages_see_the_images_that_they_should(finished):
   np.testing.assert_allclose(images["source_as_target"], translate("to_target", images["source"]), atol=1e-5)
   np.testing.assert_allclose(images["target_as_source"], translate("to_source", images["target"]), atol=1e-5)
 
-  predict = {stage: vamcei.make_predict(own) for stage, (own, _) in stages.items()}
+  predict = {stage: STAGES[stage].method.make_predict(own) for stage, (own, _) in stages.items()}
   said = {stage: predict[stage](stages[stage][1], images[STAGES[stage].target][..., None]) for stage in TEACHERS}
   networks = {stage: networks for stage, (_, networks) in stages.items()}
   own, _ = restore_stage(finished / "distill")
   stored = load_stage("distill", own, datasets | kept, predict, networks)
   taught = {domain: slices.load() for domain, slices in stored.items()}
   assert set(taught["target"]) == {"image", "teacher"}  # and no label
-  first, second = (np.asarray(said[teacher]) for teacher in TEACHERS)
-  assert np.abs(first - second).max() > 0.02
-  np.testing.assert_allclose(taught["target"]["teacher"], 0.75 * first + 0.25 * second, atol=2e-3)
+  first, second, third = (np.asarray(said[teacher]) for teacher in TEACHERS)
+  assert min(np.abs(first - second).max(), np.abs(second - third).max()) > 0.02
+  patients = list(load_patients(datasets["target"], "train", labelled=False))
+  each = np.cumsum([len(patient.image) for patient in patients])[:-1]
+  means = zip(np.split(0.6 * first + 0.2 * second + 0.2 * third, each), patients, strict=True)
+  smoothed = np.concatenate([smooth_slices(mean, patient.spacing[0], 6.0) for mean, patient in means])
+  assert np.abs(smoothed - (0.6 * first + 0.2 * second + 0.2 * third)).max() > 0.01
+  np.testing.assert_allclose(taught["target"]["teacher"], smoothed, atol=2e-3)
   for teacher in TEACHERS:
     assert set(load_stage(teacher, stages[teacher][0], datasets | kept, predict, networks)["target"][0]) == {"image"}
   np.testing.assert_array_equal(taught["target"]["image"], images["target"])

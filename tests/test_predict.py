@@ -17,7 +17,7 @@ from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.nifti import list_volumes, write_volume
 from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.postprocess import smooth_slices
+from vamcei_jax.evaluation.postprocess import shift_prior, smooth_slices
 from vamcei_jax.predict import predict_file
 from vamcei_jax.restore import restore_locator, restore_predict
 
@@ -89,6 +89,16 @@ def test_probabilities_are_smoothed_along_the_stack_by_mm(predictor, volumes, tm
     probs[smooth] = np.moveaxis(said, axis, 0)
   assert np.abs(probs[5.0] - probs[0.0]).max() > 0.05
   np.testing.assert_allclose(probs[5.0], smooth_slices(probs[0.0], GRIDS[0].thickness, 5.0), atol=2e-3)
+
+
+def test_odds_make_a_structure_smaller_or_larger(predictor, volumes, tmp_path):
+  path, said, voxels = volumes / "volume0.nii.gz", {}, {}
+  for factor in (1.0, 0.1, 10.0):
+    predictor(path, tmp_path, probabilities=True, odds=(1.0, factor, 1.0))
+    said[factor] = np.asarray(nib.load(tmp_path / "volume0_probabilities.nii.gz").dataobj)
+    voxels[factor] = int((np.asarray(nib.load(tmp_path / path.name).dataobj) == VALUES[2]).sum())
+  np.testing.assert_allclose(said[0.1], shift_prior(said[1.0], (1.0, 0.1, 1.0)), atol=2e-3)
+  assert voxels[0.1] < voxels[1.0] < voxels[10.0]
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "SRA", "IPL"])

@@ -1,6 +1,7 @@
 """Stages: what each is given to learn from, and what a run says of settings that do not fit together."""
 
 import importlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,15 +98,29 @@ def test_what_does_not_fit_is_named(config, what):
     stage_configs(config)
 
 
-def test_what_was_built_upon_a_stage_goes_with_it():
+def test_what_was_built_upon_a_stage_goes_with_it(config):
+  config.stage.distill.distillation.teachers = (0.5, 0.5)
+  stale = partial(stale_stages, stage_configs(config))
   upon_translate = {"target_vamcei", "source_vamcei", "distill"}
-  assert stale_stages([], []) == set()
-  assert stale_stages(["distill"], []) == {"distill"}
-  assert stale_stages(["source_vamcei"], []) == {"source_vamcei", "distill"}
-  assert stale_stages(["translate"], []) == {"translate", *upon_translate}
+  assert stale([], []) == set()
+  assert stale(["distill"], []) == {"distill"}
+  assert stale(["source_vamcei"], []) == {"source_vamcei", "distill"}
+  assert stale(["translate"], []) == {"translate", *upon_translate}
   # A stage that is to be resumed stays; what is there of later ones was built upon another.
-  assert stale_stages([], ["translate"]) == upon_translate
-  assert stale_stages(["no_adaptation"], ["source_vamcei"]) == {"no_adaptation", "distill"}
+  assert stale([], ["translate"]) == upon_translate
+  assert stale(["no_adaptation"], []) == {"no_adaptation"}
+
+  config.stage.distill.distillation.teachers = (0.5, 0.3, 0.2)
+  assert stale_stages(stage_configs(config), ["no_adaptation"], []) == {"no_adaptation", "distill"}
+
+
+def test_a_third_teacher_comes_before_its_student(config):
+  config.stages = [stage for stage in config.stages if stage != "no_adaptation"]
+  config.stage.distill.distillation.teachers = (0.5, 0.5)
+  assert "distill" in stage_configs(config)
+  config.stage.distill.distillation.teachers = (0.5, 0.3, 0.2)
+  with pytest.raises(InputError, match="no_adaptation must come before distill"):
+    stage_configs(config)
 
 
 def test_removed_stages_are_gone_and_others_stay(tmp_path):

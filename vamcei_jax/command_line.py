@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -103,6 +103,21 @@ def parse(argv: list[str]) -> list[str]:
   if rest[1:]:
     fail(f"unexpected argument {rest[1]}; flags are written --name=value")
   return rest
+
+
+def parse_odds(values: Sequence[str]) -> tuple[float, ...]:
+  """What --odds is given: a positive factor for Myo, LV and RV.
+
+  Raises:
+    InputError: it is something else.
+  """
+  try:
+    odds = tuple(map(float, values))
+  except ValueError:
+    odds = ()
+  if len(odds) != 3 or not all(1e-6 <= factor <= 1e6 for factor in odds):
+    raise InputError(f"--odds={','.join(values)}: must be three factors from 1e-6 to 1e6, of Myo, LV and RV")
+  return odds
 
 
 def fail(message: str) -> None:

@@ -17,7 +17,7 @@ CONFIG_FILE = "config.json"
 _EARLIER = {
   "data": {"view": "short_axis", "empty_slices": True},
   "augment": {"gin": 0.0, "scar": 0.0},
-  "distillation": {"views": False, "itself": 0.0},
+  "distillation": {"views": False, "smooth": 0.0, "itself": 0.0},
 }
 # Where and how, not what, is learned.
 _INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
@@ -78,8 +78,10 @@ def _relations(config: ConfigDict) -> Iterator[tuple[str, bool, str]]:
   for field in ("width", "discriminator_width") if "translation" in config else ():
     yield f"translation.{field}", grouped(config.translation[field]), grouping
   if "distillation" in config:
-    some = sum(config.distillation.teachers) > 0
-    yield "distillation.teachers", some, "two weights, of target_vamcei and source_vamcei, one of them positive"
+    given = config.distillation.teachers
+    told = len(given) in (2, 3) and sum(given) > 0
+    told_as = "weights of target_vamcei, source_vamcei and, if it is one, no_adaptation, some of them positive"
+    yield "distillation.teachers", told, told_as
   if "grid" in config:
     names, kept = zip(*config.grid.rows, strict=True)
     known = all(set(terms) <= set(weights) for terms in kept) and len(set(names)) == len(names)

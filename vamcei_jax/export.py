@@ -18,6 +18,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for weights.safetensors an
 _TTA = flags.DEFINE_bool("tta", False, "Predict by the mean over views, unless told otherwise.")
 _POSTPROCESS = flags.DEFINE_bool("postprocess", False, "Predict with postprocessing, unless told otherwise.")
 _SMOOTH = flags.DEFINE_float("smooth", 0.0, "Predict with this --smooth, in mm, unless told otherwise.", 0.0)
+_ODDS = flags.DEFINE_list("odds", ["1", "1", "1"], "Predict with these --odds, unless told otherwise.")
 flags.register_validator("smooth", math.isfinite, "must be finite")
 flags.mark_flags_as_required(["workdir", "output"])
 
@@ -29,6 +30,7 @@ def main() -> None:
   from vamcei_jax.stages import STAGES
   from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
+  odds = command_line.parse_odds(_ODDS.value)
   folder, output = last_stage(Path(_WORKDIR.value)), Path(_OUTPUT.value)
   if (output / CONFIG_FILE).exists() and not (output / WEIGHTS_FILE).exists():
     raise InputError(f"{output}: holds a run; choose another --output")
@@ -42,7 +44,7 @@ def main() -> None:
   if (networks := restore_final(folder, config)) is None:
     raise InputError(f"{folder}: no whole checkpoint of its last step; give the run's command again first")
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
-  config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value}
+  config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value, "odds": odds}
   write_weights(output, config, networks)
   print(f"{output}: weights of {folder}")
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vamcei_jax import parallel
 from vamcei_jax.checkpoints import is_finished
 from vamcei_jax.config import CONFIG_FILE, changed_field, preprocess_settings, write_config
-from vamcei_jax.data.loader import Patient, load_patients, load_slices
+from vamcei_jax.data.loader import Patient, load_patients, load_stacks
 from vamcei_jax.data.preprocess import covers
 from vamcei_jax.data.stream import StoredSlices
 from vamcei_jax.datasets import left_out, prepare, refuse_shared
@@ -24,6 +24,7 @@ from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import average_views, predict_volume, trained_views
 from vamcei_jax.evaluation.pictures import save_curves, save_panels
+from vamcei_jax.evaluation.postprocess import smooth_slices
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics
 from vamcei_jax.evaluation.watch import (
@@ -42,12 +43,12 @@ from vamcei_jax.restore import Networks, find_centre, translate_volume
 from vamcei_jax.stages import (
   LOCATOR,
   STAGES,
-  TEACHERS,
   TRANSLATED,
   remove_stages,
   stage_configs,
   stage_key,
   stale_stages,
+  teacher_weights,
 )
 from vamcei_jax.training import METRICS_FILE, read_log, train
 
@@ -88,7 +89,7 @@ def run(
   with contextlib.ExitStack() as stack:
     parallel.first_host_first(lambda: parallel.is_first_host() and stack.enter_context(locked(workdir)))
     unfinished = [stage for stage, own in configs.items() if not is_finished(workdir / stage / "checkpoints", own)]
-    anew, stale = stale_stages(again, ()), stale_stages(again, unfinished)
+    anew, stale = stale_stages(configs, again, ()), stale_stages(configs, again, unfinished)
     # What all others learn from follows from what the locator finds.
     anew |= set(configs) if LOCATOR in again else set()
     stale |= anew | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
@@ -150,12 +151,9 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
       _, patients = scored_patients(datasets[target])
       probs = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
       if method is distillation:
-        by_teacher = {teacher: scored_patients(datasets[STAGES[teacher].target])[1] for teacher in TEACHERS}
-        said = [
-          [predict_volume(teach[teacher], networks[teacher], patient.image) for patient in seen]
-          for teacher, seen in by_teacher.items()
-        ]
-        maps["teachers"] = [mean_probabilities(pair, own.distillation.teachers) for pair in zip(*said, strict=True)]
+        seen = {teacher: scored_patients(datasets[STAGES[teacher].target])[1] for teacher in teacher_weights(own)}
+        stacks = {teacher: [(patient.image, patient.spacing[0]) for patient in own] for teacher, own in seen.items()}
+        maps["teachers"] = teacher_probabilities(teach, networks, stacks, own)
       maps[stage] = probs
 
   if not parallel.is_first_host():
@@ -297,8 +295,8 @@ def translate_datasets(translate: Callable, networks: Networks, datasets: Datase
 
 def teaching(configs: Mapping[str, ConfigDict], predict: Mapping[str, Callable]) -> dict[str, Callable]:
   """The predictions of a student's teachers; means over the views that each was trained on, if its config says so."""
-  teachers = [teacher for teacher in TEACHERS if teacher in configs]
-  if "distill" not in configs or not configs["distill"].distillation.views:
+  teachers = teacher_weights(configs["distill"]) if "distill" in configs else ()
+  if not teachers or not configs["distill"].distillation.views:
     return {teacher: predict[teacher] for teacher in teachers}
   views = {teacher: trained_views(configs[teacher].augment) for teacher in teachers}
   return {teacher: jax.jit(average_views(predict[teacher], views[teacher])) for teacher in teachers}
@@ -316,19 +314,31 @@ def load_stage(
   """
   beside = {}
   if STAGES[stage].method is distillation:
-    beside["teacher"] = teacher_probabilities(teach, networks, datasets, config)
+    stacks = {teacher: load_stacks(datasets[STAGES[teacher].target], "train") for teacher in teacher_weights(config)}
+    # float16 saves memory.
+    beside["teacher"] = np.concatenate(teacher_probabilities(teach, networks, stacks, config)).astype(np.float16)
   return {
     "source": StoredSlices(datasets[STAGES[stage].source], "train", labels=True, empty=config.data.empty_slices),
     "target": StoredSlices(datasets[STAGES[stage].target], "train", labels=False, beside=beside),
   }
 
 
-def teacher_probabilities(teach: Mapping, networks: Mapping, datasets: Datasets, config: ConfigDict) -> np.ndarray:
-  """The teachers' mean class probabilities of all the target's slices: (N, h, w, K) float16, to save memory."""
-  probs = []
-  for teacher in TEACHERS:
-    images = load_slices(datasets[STAGES[teacher].target], "train", labels=False)["image"]
-    probs.append(predict_volume(teach[teacher], networks[teacher], images))
-  return mean_probabilities(probs, config.distillation.teachers).astype(np.float16)
+def teacher_probabilities(
+  teach: Mapping, networks: Mapping, stacks: Mapping[str, Sequence[tuple[np.ndarray, float]]], config: ConfigDict
+) -> list[np.ndarray]:
+  """The teachers' mean class probabilities (D, h, w, K) of each patient, smoothed along the stack if config says so.
+
+  Args:
+    teach, networks: stage -> prediction and networks.
+    stacks: teacher -> image (D, h, w) of each patient, as that teacher is shown it, and mm between its slices.
+    config: of the student.
+  """
+  weights, sigma = teacher_weights(config), config.distillation.smooth
+  say = lambda teacher, image: predict_volume(teach[teacher], networks[teacher], image)
+  means = []
+  for seen in zip(*(stacks[teacher] for teacher in weights), strict=True):
+    said = [say(teacher, image) for teacher, (image, _) in zip(weights, seen, strict=True)]
+    means.append(smooth_slices(mean_probabilities(said, tuple(weights.values())), seen[0][1], sigma))
+  return means
 
 

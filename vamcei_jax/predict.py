@@ -10,7 +10,7 @@ With --samples=N, also an entropy map beside each mask (NAME_entropy.nii.gz, in 
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -28,6 +28,7 @@ _POSTPROCESS = flags.DEFINE_bool("postprocess", None, "Keep each structure's lar
 _SMOOTH = flags.DEFINE_float("smooth", None, "Smooth along the stack, by a Gaussian of this deviation in mm.", 0.0)
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
+_ODDS = flags.DEFINE_list("odds", None, "Multiply the probabilities of Myo, LV and RV, as 1,0.5,1 for less LV.")
 flags.register_validator("smooth", lambda mm: mm is None or math.isfinite(mm), "must be finite")
 flags.mark_flags_as_required(["input", "output"])
 flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
@@ -43,15 +44,18 @@ def main() -> None:
 
   shipped = _WORKDIR.value is None
   folder, output = Path(_WEIGHTS.value if shipped else _WORKDIR.value), Path(_OUTPUT.value)
+  odds = None if _ODDS.value is None else command_line.parse_odds(_ODDS.value)
   paths = list_volumes(Path(_INPUT.value))
   if any(path.parent.resolve() == output.resolve() for path in paths):
     raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
   predict, config = restore_predict(folder, shipped=shipped, views=_TTA.value, sampled=_SAMPLES.value > 0)
   clean = usual(config, "postprocess") if _POSTPROCESS.value is None else _POSTPROCESS.value
   smooth = usual(config, "smooth") if _SMOOTH.value is None else _SMOOTH.value
+  odds = usual(config, "odds") or (1.0, 1.0, 1.0) if odds is None else odds
   locate = restore_locator(folder, config)
 
-  options = {"samples": _SAMPLES.value, "clean": clean, "smooth": smooth, "probabilities": _PROBABILITIES.value}
+  options = {"samples": _SAMPLES.value, "clean": clean, "smooth": smooth, "odds": odds}
+  options["probabilities"] = _PROBABILITIES.value
   failures = []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:
@@ -80,6 +84,7 @@ def predict_file(
   samples: int = 0,
   clean: bool = False,
   smooth: float = 0.0,
+  odds: Sequence[float] = (1.0, 1.0, 1.0),
   probabilities: bool = False,
 ) -> list[dict]:
   """Writes what is said of one volume.
@@ -91,6 +96,7 @@ def predict_file(
     samples: how often the latents are drawn; 0 for their means.
     clean: whether the classes are postprocessed.
     smooth: standard deviation in mm of a Gaussian along the stack, by which probabilities are smoothed; 0 for none.
+    odds: by which the probabilities of Myo, LV and RV are multiplied, before they are made to sum to 1.
     probabilities: whether they are written too.
 
   Returns:
@@ -104,16 +110,16 @@ def predict_file(
   from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.nifti import MAPS, read_volume, volume_name, write_classes, write_map
   from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
-  from vamcei_jax.evaluation.postprocess import postprocess, smooth_slices
+  from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices
   from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
 
   view, settings = config.data.get("view", "short_axis"), preprocess_settings(config)
   volume = read_volume(path, view)
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
-  restore = lambda probs: restore_probabilities(
-    smooth_slices(probs, volume.spacing[0], smooth), volume.voxels.shape, volume.spacing, settings, centre
-  )
+  smoothed = lambda probs: smooth_slices(probs, volume.spacing[0], smooth)
+  restored = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
+  restore = lambda probs: shift_prior(restored(smoothed(probs)), odds)
   if samples:
     # The same draws for every volume: what is said of one does not depend on which others lie beside it.
     keys = jax.random.split(jax.random.key(0), samples)

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,7 @@ class Stage:
   method: a module of vamcei_jax/methods.
   source, target: the datasets it learns from: the "source" and the "target" of the run, or what `translate` has made
     of them, "source_as_target" and "target_as_source". A segmenter is evaluated on images like those of its target.
-  needs: stages that come before it.
+  needs: stages that come before it; for a student, its teachers do, too.
   """
 
   method: ModuleType
@@ -34,7 +34,7 @@ class Stage:
   needs: tuple[str, ...] = ()
 
 
-TEACHERS = ("target_vamcei", "source_vamcei")
+TEACHERS = ("target_vamcei", "source_vamcei", "no_adaptation")  # in the order of `distillation.teachers`
 LOCATOR = "locate"
 STAGES = {
   # Finds the heart in whole images, of coarse pixels: the other stages see a field about it. Trained on the source
@@ -46,7 +46,7 @@ STAGES = {
   "translate": Stage(cyclegan),
   "target_vamcei": Stage(vamcei, source="source_as_target", needs=("translate",)),
   "source_vamcei": Stage(vamcei, target="target_as_source", needs=("translate",)),
-  "distill": Stage(distillation, source="source_as_target", needs=("translate", *TEACHERS)),
+  "distill": Stage(distillation, source="source_as_target", needs=("translate",)),
 }
 # What `translate` makes: dataset -> the dataset that it is made of, and by which translator.
 TRANSLATED = {"source_as_target": ("source", "to_target"), "target_as_source": ("target", "to_source")}
@@ -62,7 +62,7 @@ _SETTINGS = {
     *(f"optimizer.rates.{name}" for name in ("translators", "discriminators")),
   ),
   distillation: (
-    *(f"distillation.{name}" for name in ("temperature", "teachers", "views", "itself")),
+    *(f"distillation.{name}" for name in ("temperature", "teachers", "views", "smooth", "itself")),
     "loss.weights.distillation",
   ),
 }
@@ -94,8 +94,7 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
   if LOCATOR in stages[1:] or stages == (LOCATOR,):
     raise InputError(f"config.stages={stages}: {LOCATOR} must come first, with others after it")
   for number, stage in enumerate(stages):
-    if missing := [need for need in STAGES[stage].needs if need not in stages[:number]]:
-      raise InputError(f"config.stages={stages}: {missing[0]} must come before {stage}")
+    _check_order(stages, number, STAGES[stage].needs)
     settings = _SETTINGS.get(STAGES[stage].method, ())
     section = flat_fields(sections.get(stage, {}))
     if unknown := set(section) - set(flat_fields(config)) - set(settings):
@@ -114,6 +113,7 @@ def stage_configs(config: ConfigDict) -> dict[str, ConfigDict]:
     if missing := set(settings) - set(flat_fields(configs[stage])):
       raise InputError(f"config.stage.{stage}.{min(missing)}: not set; see configs/multistage.py")
     check_config(configs[stage], name_of)
+    _check_order(stages, number, needed(stage, configs[stage]))
   return configs
 
 
@@ -141,12 +141,23 @@ def stage_key(seed: int, stage: str) -> Array:
   return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
 
 
-def stale_stages(again: Collection[str], unfinished: Collection[str]) -> set[str]:
+def teacher_weights(config: ConfigDict) -> dict[str, float]:
+  """The weight of each teacher of a student; the last of TEACHERS is none of them where only two weights are given."""
+  return dict(zip(TEACHERS, config.distillation.teachers, strict=False))
+
+
+def needed(stage: str, config: ConfigDict) -> tuple[str, ...]:
+  """The stages that come before a stage of this configuration."""
+  teachers = teacher_weights(config) if STAGES[stage].method is distillation else ()
+  return (*STAGES[stage].needs, *teachers)
+
+
+def stale_stages(configs: Mapping[str, ConfigDict], again: Collection[str], unfinished: Collection[str]) -> set[str]:
   """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones."""
   stale = set(again)
-  for name, stage in STAGES.items():
-    if (stale | set(unfinished)) & set(stage.needs):
-      stale.add(name)
+  for stage, config in configs.items():
+    if (stale | set(unfinished)) & set(needed(stage, config)):
+      stale.add(stage)
   return stale
 
 
@@ -157,6 +168,11 @@ def remove_stages(workdir: Path, stages: Collection[str]) -> None:
     shutil.rmtree(removed, ignore_errors=True)
     if (workdir / stage).exists():
       shutil.rmtree((workdir / stage).rename(removed))
+
+
+def _check_order(stages: tuple[str, ...], number: int, needs: Collection[str]) -> None:
+  if missing := [need for need in needs if need not in stages[:number]]:
+    raise InputError(f"config.stages={stages}: {missing[0]} must come before {stages[number]}")
 
 
 def _name(field: str, stage: str, section: Collection[str]) -> str:

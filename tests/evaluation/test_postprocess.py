@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from vamcei_jax.evaluation.postprocess import postprocess, smooth_slices
+from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices
 
 BACKGROUND, MYO, LV, RV = range(4)
 
@@ -32,6 +32,16 @@ def test_neighbours_weigh_by_their_distance_in_mm():
   np.testing.assert_allclose(got[3, 0, 0, 1], near / (1.0 + 2 * near + far), rtol=1e-3)
   np.testing.assert_allclose(got.sum(-1), 1.0, rtol=1e-6)
   np.testing.assert_array_equal(smooth_slices(probs, 8.0, 0.0), probs)
+
+
+def test_a_prior_shift_is_bayes_rule():
+  """Two Gaussians of one width: their posteriors under one prior become those under another."""
+  x, densities = np.linspace(-2.0, 2.0, 9), lambda x: np.exp(-0.5 * (x[..., None] - np.array([-1.0, 1.0])) ** 2)
+  posterior = lambda prior: densities(x) * prior / (densities(x) * prior).sum(-1, keepdims=True)
+  learned, wanted = np.array([0.6, 0.4]), np.array([0.75, 0.25])
+  odds = (wanted[1] / wanted[0]) / (learned[1] / learned[0])
+  np.testing.assert_allclose(shift_prior(posterior(learned), (odds,)), posterior(wanted), rtol=1e-6)
+  np.testing.assert_array_equal(shift_prior(posterior(learned), (1.0,)), posterior(learned))
 
 
 def test_a_slice_that_stands_alone_is_outvoted_and_a_heart_is_left_alone():

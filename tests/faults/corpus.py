@@ -177,7 +177,7 @@ NOT_A_TEXT = ("", None, 3, 0.5, True, ("lge",), b"lge", "a\0b")
 NOT_A_TUPLE = ((), [], None, 3, "ab", {"a": 1}, NAN)
 NO_ELEMENT = ("x", None, NAN, True, (), -1e39, 1 + 0j)
 CHOICES = {"data.view", "model.norm", "model.dtype", "loss.global_kl.estimator", "optimizer.schedule"}
-ANY_LENGTH = {"augment.flip", "model.widths", "grid.rows", "grid.seeds", "stages"}
+ANY_LENGTH = {"augment.flip", "distillation.teachers", "model.widths", "grid.rows", "grid.seeds", "stages"}
 MAY_BE_NONE = {"data.root", "data.spacing"}
 MAY_BE_ZERO = {"seed", "translation.blocks"}
 OUT_OF_RANGE = {
@@ -201,7 +201,7 @@ OUT_OF_RANGE = {
   "optimizer.clip": (0, 0.0, 1e-30),
   "train.ema_decay": (1, 1.0, 0.9999999999),
   "distillation.temperature": (0, 1e-30),
-  "distillation.teachers": ((0, 0), (0.0, 0.0), (-0.5, 1.0)),
+  "distillation.teachers": ((0, 0), (0.0, 0.0), (-0.5, 1.0), (1.0,), (1.0, 1.0, 1.0, 1.0)),
   "grid.rows": ((("a",),), (("a", ("nosuch",)),), (("a", ()), ("a", ())), (("", ()),), (("a", "cycle"),)),
   "grid.seeds": ((0, 0), (0, 2**32)),
   "stages": (("nosuch",), ("vamcei", "vamcei"), ("distill",), ("no_adaptation", ("vamcei",))),

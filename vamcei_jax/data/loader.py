@@ -62,6 +62,14 @@ def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) 
   return slices
 
 
+def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.ndarray, float]]:
+  """The image (D, h, w) of each patient of a split, in order, and mm between its slices. No mask is decoded."""
+  decoders = {name: tfds.decode.SkipDecoding() for name in ("truth", "mask")}
+  with naming_damage(builder.data_path):
+    examples = list(builder.as_data_source(split, decoders=decoders))
+  return [(example["image"], float(np.linalg.norm(example["affine"][:3, 0]))) for example in examples]
+
+
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
   """The labelled patients of a split (or all), for the evaluator; none where the split is missing."""
   with naming_damage(builder.data_path):

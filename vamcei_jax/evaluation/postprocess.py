@@ -1,5 +1,7 @@
 """What anatomy says of a prediction: slices resemble their neighbours, each structure is one piece without holes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -22,6 +24,21 @@ def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarra
   position = distance * np.arange(len(probs))
   weights = np.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
   return np.tensordot((weights / weights.sum(1, keepdims=True)).astype(np.float32), probs, axes=1)
+
+
+def shift_prior(probs: np.ndarray, odds: Sequence[float]) -> np.ndarray:
+  """Class probabilities where structures are more, or less, frequent than where the network has learned.
+
+  Saerens et al., Neural Computation 2002, eq. 2.3: each is multiplied by how much more frequent its class is.
+
+  Args:
+    probs: (..., K) class probabilities.
+    odds: of each of the K - 1 structures against the background, positive; as they are for ones.
+  """
+  if all(factor == 1.0 for factor in odds):
+    return probs
+  shifted = probs * np.array([1.0, *odds], np.float32)
+  return shifted / shifted.sum(-1, keepdims=True)
 
 
 def postprocess(probs: np.ndarray) -> np.ndarray:
