@@ -335,7 +335,7 @@ def training_run(config: ConfigDict, devices: Sequence, length: int) -> Callable
 
 
 def busy_share(run: Callable) -> float:
-  """The share of a run's time in which the device is at work on a program, by JAX's profiler."""
+  """The share of a run's time in which a program is under way, waits within it included; by JAX's profiler."""
   import jax
 
   options = jax.profiler.ProfileOptions()

@@ -113,6 +113,9 @@ def test_what_was_built_upon_a_stage_goes_with_it(config):
   config.stage.distill.distillation.teachers = (0.5, 0.3, 0.2)
   assert stale_stages(stage_configs(config), ["no_adaptation"], []) == {"no_adaptation", "distill"}
 
+  config.stages = ("no_adaptation", "translate", "target_vamcei")  # the folder may hold later ones of another run
+  assert stale_stages(stage_configs(config), ["translate"], []) == {"translate", *upon_translate}
+
 
 def test_a_third_teacher_comes_before_its_student(config):
   config.stages = [stage for stage in config.stages if stage != "no_adaptation"]

@@ -243,7 +243,8 @@ def compile_grid(
 
   Returns:
     run(grid, data, keys, count) -> (grid, metrics) after `count` steps of every run. Metrics are (runs,), the means of
-    what is a number in them. The grid, of make_grid, is donated; `keys` are (runs,), `data` slices on all devices.
+    what is a number in them. The grid, of make_grid, is not to be used again: it is donated or, where runs are called
+    one by one, changed. `keys` are (runs,), `data` slices on all devices.
   """
   alone = compile_steps(lambda axis_name: step, draw, devices[:1], streamed=False, scanned=False)
 
@@ -265,7 +266,7 @@ def compile_grid(
     return jax.jit(spread, donate_argnums=0)
 
   def call_each(states: list[State], data: Any, keys: Array, count: int) -> tuple[list[State], dict[str, np.ndarray]]:
-    states, measured = list(states), []
+    measured = []
     for number, key in enumerate(keys):
       states[number], metrics = alone(states[number], data, key, count)
       measured.append(jax.tree.map(lambda *x: np.nanmean(x), *jax.device_get(metrics)))

@@ -152,7 +152,7 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
       probs = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
       if method is distillation:
         seen = {teacher: scored_patients(datasets[STAGES[teacher].target])[1] for teacher in teacher_weights(own)}
-        stacks = {teacher: [(patient.image, patient.spacing[0]) for patient in own] for teacher, own in seen.items()}
+        stacks = {teacher: [(each.image, each.spacing[0]) for each in those] for teacher, those in seen.items()}
         maps["teachers"] = teacher_probabilities(teach, networks, stacks, own)
       maps[stage] = probs
 

@@ -152,11 +152,20 @@ def needed(stage: str, config: ConfigDict) -> tuple[str, ...]:
   return (*STAGES[stage].needs, *teachers)
 
 
+def _ever_needed(stage: str) -> tuple[str, ...]:
+  """The stages that come before a stage in any configuration."""
+  return (*STAGES[stage].needs, *(TEACHERS if STAGES[stage].method is distillation else ()))
+
+
 def stale_stages(configs: Mapping[str, ConfigDict], again: Collection[str], unfinished: Collection[str]) -> set[str]:
-  """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones."""
+  """The stages `again`, which are to be trained anew, and all that was built upon them or upon unfinished ones.
+
+  Those of an earlier run in the same folder, which `configs` has not, among them.
+  """
   stale = set(again)
-  for stage, config in configs.items():
-    if (stale | set(unfinished)) & set(needed(stage, config)):
+  for stage in STAGES:
+    needs = needed(stage, configs[stage]) if stage in configs else _ever_needed(stage)
+    if (stale | set(unfinished)) & set(needs):
       stale.add(stage)
   return stale
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.configs import tiny
-from vamcei_jax.data.loader import batch_indices, draw_batch, load_patients, load_slices
+from vamcei_jax.data.loader import batch_indices, draw_batch, load_patients, load_slices, load_stacks
 from vamcei_jax.pipeline import prepare_domain
 
 
@@ -53,6 +53,22 @@ def test_domains_are_drawn_unpaired(data):
 def test_target_slices_come_without_labels(tiny_config):
   builder = prepare_domain(tiny_config, "target")
   assert set(load_slices(builder, "train", labels=False)) == {"image"}
+
+
+def test_stacks_are_those_of_the_patients_and_their_masks_are_not_decoded(tiny_config, monkeypatch):
+  builder = prepare_domain(tiny_config, "target")
+  read, examples = type(builder).as_data_source, []
+  keep = lambda self, *arguments, **named: examples.extend(read(self, *arguments, **named)) or examples
+  with monkeypatch.context() as context:
+    context.setattr(type(builder), "as_data_source", keep)
+    stacks = load_stacks(builder, "train")
+  patients = list(load_patients(builder, "train", labelled=False))
+  for example, (image, distance), patient in zip(examples, stacks, patients, strict=True):
+    np.testing.assert_array_equal(image, patient.image)
+    assert distance == pytest.approx(patient.spacing[0])
+    assert np.shape(example["image"]) == image.shape
+    assert np.shape(example["mask"]) != image.shape
+    assert np.shape(example["truth"]) != patient.shape
 
 
 def test_slices_of_the_source_are_those_of_its_patients(tiny_config):

@@ -29,7 +29,7 @@ def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarra
 def shift_prior(probs: np.ndarray, odds: Sequence[float]) -> np.ndarray:
   """Class probabilities where structures are more, or less, frequent than where the network has learned.
 
-  Saerens et al., Neural Computation 2002, eq. 2.3: each is multiplied by how much more frequent its class is.
+  Each is multiplied by how much more frequent its class is (Saerens et al., Neural Computation 2002).
 
   Args:
     probs: (..., K) class probabilities.

@@ -49,7 +49,7 @@ def create_state(params: dict[str, Params], key: Array, config: ConfigDict, aver
     key=key,
     params=params,
     opt={name: optimizer.init(p) for name, p in params.items()},
-    # A copy: the state is donated, and a buffer can be donated once.
+    # A copy: the state may be donated, and a buffer can be donated once.
     ema={averaged: jax.tree.map(jnp.copy, params[averaged])},
     rates={name: jnp.float32(config.optimizer.rates[name]) for name in params},
     weights=loss_weights(config),
