@@ -146,15 +146,11 @@ def teacher_weights(config: ConfigDict) -> dict[str, float]:
   return dict(zip(TEACHERS, config.distillation.teachers, strict=False))
 
 
-def needed(stage: str, config: ConfigDict) -> tuple[str, ...]:
-  """The stages that come before a stage of this configuration."""
-  teachers = teacher_weights(config) if STAGES[stage].method is distillation else ()
-  return (*STAGES[stage].needs, *teachers)
-
-
-def _ever_needed(stage: str) -> tuple[str, ...]:
-  """The stages that come before a stage in any configuration."""
-  return (*STAGES[stage].needs, *(TEACHERS if STAGES[stage].method is distillation else ()))
+def needed(stage: str, config: ConfigDict | None) -> tuple[str, ...]:
+  """The stages that come before a stage of this configuration; without one, all that may."""
+  if STAGES[stage].method is not distillation:
+    return STAGES[stage].needs
+  return (*STAGES[stage].needs, *(TEACHERS if config is None else teacher_weights(config)))
 
 
 def stale_stages(configs: Mapping[str, ConfigDict], again: Collection[str], unfinished: Collection[str]) -> set[str]:
@@ -164,8 +160,7 @@ def stale_stages(configs: Mapping[str, ConfigDict], again: Collection[str], unfi
   """
   stale = set(again)
   for stage in STAGES:
-    needs = needed(stage, configs[stage]) if stage in configs else _ever_needed(stage)
-    if (stale | set(unfinished)) & set(needs):
+    if (stale | set(unfinished)) & set(needed(stage, configs.get(stage))):
       stale.add(stage)
   return stale
 
