@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
   config.data.size = (128, 128)
   config.data.crop = (112, 112)
   # Annotators of the bSSFP stopped short of the valves; those of the LGE did not.
-  config.data.empty_slices = False
+  config.data.empty_slices = "apical"
 
   config.augment.scale = 0.4  # LGE has more slices at the apex, where the heart is small
   config.augment.shift = 8.0
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
   config.train.eval_every = 200
 
   # Contrast is learned without masks, from all slices and from hearts of the size that they have.
-  config.stage.translate.data = ConfigDict({"crop": (80, 80), "empty_slices": True})
+  config.stage.translate.data = ConfigDict({"crop": (80, 80), "empty_slices": "all"})
   config.stage.translate.augment.scale = 0.2
   config.stage.source_vamcei = ConfigDict({"train": {"steps": 700}})
 

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
   data.spacing = config_dict.placeholder(float)  # resample to this in-plane spacing in mm; None: use the pixel grid
   data.zoom = 2 / 3  # without spacing: pixels of the network per pixel of the file
   data.percentiles = (1.0, 99.0)  # of a volume's intensities, mapped to 0 and 1
-  data.empty_slices = True  # learn from source slices without any structure too
+  data.empty_slices = "all"  # source slices without any structure to learn from: all, apical or none
   data.resident = 0.3  # slices live on the device while they take at most this part of its memory; else on disk
   data.options = ConfigDict({"seed": 0, "train": 24, "validation": 4, "test": 12})  # of the dataset's builder
 

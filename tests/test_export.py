@@ -10,12 +10,15 @@ import pytest
 
 from tests.test_command_lines import error_of
 from vamcei_jax.command_line import parse_odds
+from vamcei_jax.data.apex import apical_odds
+from vamcei_jax.data.loader import load_masks
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
+from vamcei_jax.pipeline import prepare_domain
 from vamcei_jax.restore import last_stage, restore_stage, restore_weights, usual
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
-FLAGS = ("--tta", "--postprocess", "--smooth=5", "--odds=1,0.2,1")
+FLAGS = ("--tta", "--postprocess", "--smooth=5", "--odds=1,0.2,1", "--apex")
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +57,26 @@ def test_weights_hold_no_path_of_the_machine_that_made_them(weights, tiny_run):
 
 def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
   masks = {}
-  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS)}
-  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0", "--odds=1,1,1")
+  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS[:-1])}
+  ways["untapered"] = (f"--weights={weights}", "--noapex")
+  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0", "--odds=1,1,1", "--noapex")
   for name, flags in ways.items():
     finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
     assert finished.returncode == 0, finished.stderr
     masks[name] = [np.asarray(nib.load(path).dataobj) for path in sorted((tmp_path / name).glob("*.nii.gz"))]
+  source = prepare_domain(restore_stage(last_stage(tiny_run))[0], "source")
+  odds, (config, _) = apical_odds(load_masks(source, "train")), restore_weights(weights)
+  np.testing.assert_allclose(config.inference.apex, odds, rtol=1e-3)
   differ = lambda a, b: np.mean([np.mean(x != y) for x, y in zip(masks[a], masks[b], strict=True)])
   assert len(masks["run"]) == 2
-  assert differ("weights", "run") < 0.002  # half precision
-  assert differ("weights", "plain") > 2 * differ("weights", "run")
+  assert differ("untapered", "run") < 0.002  # half precision
+  assert differ("untapered", "plain") > 2 * differ("untapered", "run")
+  assert differ("weights", "untapered") > 2 * differ("untapered", "run")
+
+
+def test_a_run_does_not_know_how_hearts_taper(run_command, tiny_run, volumes, tmp_path):
+  flags = f"--workdir={tiny_run}", f"--input={volumes}", f"--output={tmp_path}", "--apex"
+  assert "export it with --apex" in error_of(run_command("vamcei_jax.predict", *flags))
 
 
 def test_weights_of_an_earlier_version_neither_smooth_nor_shift(weights, tmp_path):

@@ -1,5 +1,6 @@
 """The multi-stage framework as a run: kills, skipped and repeated stages, changed settings, prediction by any stage."""
 
+import itertools
 import json
 import shutil
 import signal
@@ -13,10 +14,11 @@ import pytest
 from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
 from vamcei_jax.config import read_config, write_config
-from vamcei_jax.data.loader import load_patients, load_slices
+from vamcei_jax.data.apex import apical_odds
+from vamcei_jax.data.loader import load_masks, load_patients, load_slices
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.postprocess import smooth_slices
+from vamcei_jax.evaluation.postprocess import shift_prior, smooth_slices, taper_apex
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.pipeline import load_stage, prepare_datasets, teaching, translate_datasets
 from vamcei_jax.restore import restore_predict, restore_stage
@@ -186,9 +188,15 @@ def test_stages_see_the_images_that_they_should(finished):
   patients = list(load_patients(datasets["target"], "train", labelled=False))
   each = np.cumsum([len(patient.image) for patient in patients])[:-1]
   means = zip(np.split(0.6 * first + 0.2 * second + 0.2 * third, each), patients, strict=True)
-  smoothed = np.concatenate([smooth_slices(mean, patient.spacing[0], 6.0) for mean, patient in means])
-  assert np.abs(smoothed - (0.6 * first + 0.2 * second + 0.2 * third)).max() > 0.01
-  np.testing.assert_allclose(taught["target"]["teacher"], smoothed, atol=2e-3)
+  apex = apical_odds(load_masks(datasets["source"], "train"))
+  smoothed, tapered = [], []
+  for mean, patient in means:
+    smoothed.append(smooth_slices(mean, patient.spacing[0], 6.0))
+    tapered.append(taper_apex(smoothed[-1], patient.spacing[0], apex))
+  expected = shift_prior(np.concatenate(tapered), (1.0, 0.5, 1.0))
+  ways = 0.6 * first + 0.2 * second + 0.2 * third, np.concatenate(smoothed), np.concatenate(tapered), expected
+  assert all(np.abs(a - b).max() > 0.01 for a, b in itertools.pairwise(ways))
+  np.testing.assert_allclose(taught["target"]["teacher"], expected, atol=2e-3)
   for teacher in TEACHERS:
     assert set(load_stage(teacher, stages[teacher][0], datasets | kept, predict, networks)["target"][0]) == {"image"}
   np.testing.assert_array_equal(taught["target"]["image"], images["target"])

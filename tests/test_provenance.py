@@ -160,7 +160,7 @@ def test_a_run_of_an_earlier_version_is_made_again(copy, tmp_path, monkeypatch):
   with pytest.raises(SystemExit):
     reproduce(copy, tmp_path / "again")
   assert begun.call_args.args[0].augment.gin == 0.0
-  assert begun.call_args.args[0].data.empty_slices is True
+  assert begun.call_args.args[0].data.empty_slices == "all"
 
 
 def test_a_damaged_record_stops_a_run_before_it_removes_anything(copy, tiny_config):

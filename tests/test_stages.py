@@ -56,8 +56,8 @@ def test_every_config_can_be_used(path):
 def test_a_stage_takes_of_the_data_what_its_section_says():
   config = importlib.import_module("configs.mscmrseg_best").get_config()
   took = {stage: (own.data.empty_slices, own.data.crop) for stage, own in stage_configs(config).items()}
-  assert took.pop("translate") == (True, (80, 80))
-  assert set(took.values()) == {(False, (112, 112))}
+  assert took.pop("translate") == ("all", (80, 80))
+  assert set(took.values()) == {("apical", (112, 112))}
 
 
 def locate(**data):

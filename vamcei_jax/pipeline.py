@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from vamcei_jax import parallel
 from vamcei_jax.checkpoints import is_finished
 from vamcei_jax.config import CONFIG_FILE, changed_field, preprocess_settings, write_config
-from vamcei_jax.data.loader import Patient, load_patients, load_stacks
+from vamcei_jax.data.apex import apical_odds
+from vamcei_jax.data.loader import Patient, load_masks, load_patients, load_stacks
 from vamcei_jax.data.preprocess import covers
 from vamcei_jax.data.stream import StoredSlices
 from vamcei_jax.datasets import left_out, prepare, refuse_shared
@@ -24,7 +25,7 @@ from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import average_views, predict_volume, trained_views
 from vamcei_jax.evaluation.pictures import save_curves, save_panels
-from vamcei_jax.evaluation.postprocess import smooth_slices
+from vamcei_jax.evaluation.postprocess import shift_prior, smooth_slices, taper_apex
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics
 from vamcei_jax.evaluation.watch import (
@@ -153,7 +154,7 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
       if method is distillation:
         seen = {teacher: scored_patients(datasets[STAGES[teacher].target])[1] for teacher in teacher_weights(own)}
         stacks = {teacher: [(each.image, each.spacing[0]) for each in those] for teacher, those in seen.items()}
-        maps["teachers"] = teacher_probabilities(teach, networks, stacks, own)
+        maps["teachers"] = teacher_probabilities(teach, networks, stacks, own, datasets["source"])
       maps[stage] = probs
 
   if not parallel.is_first_host():
@@ -316,7 +317,8 @@ def load_stage(
   if STAGES[stage].method is distillation:
     stacks = {teacher: load_stacks(datasets[STAGES[teacher].target], "train") for teacher in teacher_weights(config)}
     # float16 saves memory.
-    beside["teacher"] = np.concatenate(teacher_probabilities(teach, networks, stacks, config)).astype(np.float16)
+    probs = teacher_probabilities(teach, networks, stacks, config, datasets["source"])
+    beside["teacher"] = np.concatenate(probs).astype(np.float16)
   return {
     "source": StoredSlices(datasets[STAGES[stage].source], "train", labels=True, empty=config.data.empty_slices),
     "target": StoredSlices(datasets[STAGES[stage].target], "train", labels=False, beside=beside),
@@ -324,21 +326,29 @@ def load_stage(
 
 
 def teacher_probabilities(
-  teach: Mapping, networks: Mapping, stacks: Mapping[str, Sequence[tuple[np.ndarray, float]]], config: ConfigDict
+  teach: Mapping,
+  networks: Mapping,
+  stacks: Mapping[str, Sequence[tuple[np.ndarray, float]]],
+  config: ConfigDict,
+  source: tfds.core.DatasetBuilder,
 ) -> list[np.ndarray]:
-  """The teachers' mean class probabilities (D, h, w, K) of each patient, smoothed along the stack if config says so.
+  """The teachers' mean class probabilities (D, h, w, K) of each patient, and what anatomy says of them.
 
   Args:
     teach, networks: stage -> prediction and networks.
     stacks: teacher -> image (D, h, w) of each patient, as that teacher is shown it, and mm between its slices.
-    config: of the student.
+    config: of the student, whose `distillation` says what is done to them.
+    source: whose masks tell how hearts taper.
   """
-  weights, sigma = teacher_weights(config), config.distillation.smooth
+  settings = config.distillation
+  weights, sigma = teacher_weights(config), settings.smooth
+  apex = apical_odds(load_masks(source, "train")) if settings.apex else None
   say = lambda teacher, image: predict_volume(teach[teacher], networks[teacher], image)
   means = []
   for seen in zip(*(stacks[teacher] for teacher in weights), strict=True):
     said = [say(teacher, image) for teacher, (image, _) in zip(weights, seen, strict=True)]
-    means.append(smooth_slices(mean_probabilities(said, tuple(weights.values())), seen[0][1], sigma))
+    distance = seen[0][1]
+    probs = smooth_slices(mean_probabilities(said, tuple(weights.values())), distance, sigma)
+    probs = probs if apex is None else taper_apex(probs, distance, apex)
+    means.append(shift_prior(probs, settings.odds))
   return means
-
-

@@ -10,6 +10,7 @@ from vamcei_jax.models.layers import NORMS
 Rule = tuple[Callable[[object], bool], str]  # whether a value will do, and what it must be
 
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
+EMPTY_SLICES = ("all", "apical", "none")  # see data/stream.py
 ESTIMATORS = ("paper", "pairwise")  # see losses/alignment.py
 _LARGEST = 3e38  # of what float32 holds, roughly
 
@@ -94,7 +95,7 @@ FIELDS: dict[str, Rule] = {
   "data.spacing": optional(SCALE),
   "data.zoom": SCALE,
   "data.percentiles": rising(each(number(0, 100), 2)),
-  "data.empty_slices": FLAG,
+  "data.empty_slices": choice(EMPTY_SLICES),
   "data.resident": number(0, 1),
   "augment.rotation": STRENGTH,
   "augment.scale": STRENGTH,
@@ -158,11 +159,14 @@ OPTIONAL: dict[str, Rule] = {
   "distillation.teachers": each(STRENGTH),
   "distillation.views": FLAG,
   "distillation.smooth": STRENGTH,
+  "distillation.apex": FLAG,
+  "distillation.odds": each(SCALE, 3),
   "distillation.itself": number(0, 1),
   "inference.tta": FLAG,
   "inference.postprocess": FLAG,
   "inference.smooth": STRENGTH,
   "inference.odds": each(SCALE, 3),
+  "inference.apex": optional(each(each(number(1e-6, 1), 3))),
   "inference.sha256": TEXT,
   "grid.rows": each(ROW),
   "grid.seeds": differing(each(SEED)),

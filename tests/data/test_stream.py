@@ -48,7 +48,8 @@ def test_slices_without_structures_can_be_left_out(builders, tiny_config, monkey
   whole = load_slices(source, "train", labels=True)
   kept = np.flatnonzero(whole["label"].any((1, 2)))
   assert 0 < len(kept) < len(whole["label"]) / 2
-  stored = StoredSlices(source, "train", labels=True, empty=False)
+  assert len(StoredSlices(source, "train", labels=True, empty="apical")) == len(kept)  # what is empty is at the base
+  stored = StoredSlices(source, "train", labels=True, empty="none")
   assert len(stored) == len(kept)
   loaded = stored.load()
   assert stored.nbytes == sum(values.nbytes for values in loaded.values())
@@ -57,7 +58,7 @@ def test_slices_without_structures_can_be_left_out(builders, tiny_config, monkey
       np.testing.assert_array_equal(stored[number][name], values[of_all])
       np.testing.assert_array_equal(loaded[name][number], values[of_all])
 
-  tiny_config.data.empty_slices = False
+  tiny_config.data.empty_slices = "none"
   learned = load_stage("no_adaptation", tiny_config, builders, {}, {})
   assert len(learned["source"]) == len(kept)
   assert len(learned["target"]) == len(load_slices(builders["target"], "train", labels=False)["image"])
@@ -66,7 +67,27 @@ def test_slices_without_structures_can_be_left_out(builders, tiny_config, monkey
   empty = lambda self, *arguments, **options: [blank(example) for example in emptied(self, *arguments, **options)]
   monkeypatch.setattr(type(source), "as_data_source", empty)
   with pytest.raises(InputError, match="no slice with a structure"):
-    StoredSlices(source, "train", labels=True, empty=False)
+    StoredSlices(source, "train", labels=True, empty="none")
+
+
+def test_slices_beyond_the_apex_are_kept(builders, monkeypatch):
+  source, raw = builders["source"], type(builders["source"]).as_data_source
+
+  def emptied(self, *arguments, **options):
+    """Both ends of every heart cut off."""
+    examples = list(raw(self, *arguments, **options))
+    for example in examples:
+      if isinstance(example["mask"], np.ndarray):
+        number = np.arange(len(example["mask"]))
+        example["mask"] = example["mask"] * ((number > 1) & (number < len(number) - 2))[:, None, None]
+    return examples
+
+  monkeypatch.setattr(type(source), "as_data_source", emptied)
+  depths = [len(example["mask"]) for example in emptied(source, "train")]
+  starts = np.cumsum([0, *depths[:-1]])
+  kept = np.concatenate([np.arange(start, start + depth - 2) for start, depth in zip(starts, depths, strict=True)])
+  loaded = StoredSlices(source, "train", labels=True, empty="apical").load()
+  np.testing.assert_array_equal(loaded["image"], load_slices(source, "train", labels=True)["image"][kept])
 
 
 def test_a_source_without_masks_is_refused(builders, monkeypatch):

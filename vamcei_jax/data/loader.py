@@ -70,6 +70,14 @@ def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.
   return [(example["image"], float(np.linalg.norm(example["affine"][:3, 0]))) for example in examples]
 
 
+def load_masks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.ndarray, float]]:
+  """The mask (D, h, w) of each patient of a source's split, in order, and mm between its slices."""
+  decoders = {name: tfds.decode.SkipDecoding() for name in ("truth", "image")}
+  with naming_damage(builder.data_path):
+    examples = list(builder.as_data_source(split, decoders=decoders))
+  return [(example["mask"], float(np.linalg.norm(example["affine"][:3, 0]))) for example in examples]
+
+
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
   """The labelled patients of a split (or all), for the evaluator; none where the split is missing."""
   with naming_damage(builder.data_path):

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jax import Array
 
+from vamcei_jax.data.apex import beyond_apex
 from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices, naming_damage
 from vamcei_jax.errors import InputError
 
@@ -29,13 +30,13 @@ class StoredSlices:
   """
 
   def __init__(
-    self, builder: tfds.core.DatasetBuilder, split: str, *, labels: bool, empty: bool = True, beside: Mapping = {}
+    self, builder: tfds.core.DatasetBuilder, split: str, *, labels: bool, empty: str = "all", beside: Mapping = {}
   ):
     """Opens a split.
 
     Args:
       builder, split, labels: as of load_slices.
-      empty: whether slices whose label is background alone are among them; False needs `labels`.
+      empty: which slices whose label is background alone are among them, all, apical or none; the latter need `labels`.
       beside: name -> array (N, …), further maps of the slices, in their order.
 
     Raises:
@@ -50,22 +51,22 @@ class StoredSlices:
       raise InputError(f"{builder.info.full_name}: no mask of {', '.join(unlabelled[:5])}; a source needs all of them")
     self._ends = np.cumsum([shape[0] for shape, *_ in volumes])
     self._numbers = np.arange(self._ends[-1])
-    if labels and not empty:
-      self._numbers = self._find_structures()
+    if labels and empty != "all":
+      self._numbers = self._find_structures(apical=empty == "apical")
     pixel = np.dtype(np.float32).itemsize + (np.dtype(np.uint8).itemsize if labels else 0)
     self.nbytes = len(self) * pixel * int(np.prod(volumes[0][0][1:]))
     self.nbytes += sum(values.nbytes for values in self._beside.values())
     skipped = ("truth",) if labels else ("truth", "mask")
     self._volumes = builder.as_data_source(split, decoders=dict.fromkeys(skipped, _SKIP))
 
-  def _find_structures(self) -> np.ndarray:
-    """The numbers of the slices in which something is labelled, a volume's mask in memory at a time."""
+  def _find_structures(self, *, apical: bool) -> np.ndarray:
+    """The numbers of slices in which something is labelled, or that lie beyond the apex, a mask in memory at a time."""
     with naming_damage(self._builder.data_path):
       examples = self._builder.as_data_source(self._split, decoders=dict.fromkeys(("image", "truth"), _SKIP))
-      labelled = np.concatenate([example["mask"].any((1, 2)) for example in examples])
-    if not labelled.any():
-      raise InputError(f"{self._builder.info.full_name}: no slice with a structure; set data.empty_slices=True")
-    return np.flatnonzero(labelled)
+      areas = [np.count_nonzero(example["mask"], axis=(1, 2)) for example in examples]
+    if not any(area.any() for area in areas):
+      raise InputError(f"{self._builder.info.full_name}: no slice with a structure; set data.empty_slices=all")
+    return np.flatnonzero(np.concatenate([(area > 0) | (beyond_apex(area) & apical) for area in areas]))
 
   def __len__(self) -> int:
     return len(self._numbers)

@@ -1,10 +1,11 @@
-"""What anatomy says of a prediction: slices resemble their neighbours, each structure is one piece without holes."""
+"""What anatomy says of a prediction: slices resemble each other, hearts taper, structures are single and whole."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from vamcei_jax.data.apex import STEP, widens
 from vamcei_jax.data.labels import CLASSES
 
 # Holes are looked for in the left ventricle as a whole, since the cavity is the hole of the myocardium.
@@ -26,18 +27,36 @@ def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarra
   return np.tensordot((weights / weights.sum(1, keepdims=True)).astype(np.float32), probs, axes=1)
 
 
-def shift_prior(probs: np.ndarray, odds: Sequence[float]) -> np.ndarray:
+def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray) -> np.ndarray:
+  """Class probabilities of a stack of which it is known how far from its apical end each slice lies.
+
+  Args:
+    probs: (D, H, W, K) class probabilities; they tell which end is the apical one.
+    distance: mm from one slice to the next.
+    odds: (N, K - 1) of apical_odds, in data/apex.py.
+  """
+  position = distance * np.arange(len(probs))
+  if not widens(np.count_nonzero(probs.argmax(-1), axis=(1, 2))):
+    position = position[::-1]
+  rows = STEP * np.arange(len(odds))
+  factors = np.stack([np.interp(position, rows, of_one) for of_one in np.transpose(odds)], -1)  # (D, K - 1)
+  return shift_prior(probs, factors[:, None, None])
+
+
+def shift_prior(probs: np.ndarray, odds: Sequence[float] | np.ndarray) -> np.ndarray:
   """Class probabilities where structures are more, or less, frequent than where the network has learned.
 
   Each is multiplied by how much more frequent its class is (Saerens et al., Neural Computation 2002).
 
   Args:
     probs: (..., K) class probabilities.
-    odds: of each of the K - 1 structures against the background, positive; as they are for ones.
+    odds: (K - 1), or (..., K - 1) to be broadcast, of the structures against the background, positive; as they are for
+      ones.
   """
-  if all(factor == 1.0 for factor in odds):
+  odds = np.asarray(odds, np.float32)
+  if (odds == 1.0).all():
     return probs
-  shifted = probs * np.array([1.0, *odds], np.float32)
+  shifted = probs * np.concatenate([np.ones_like(odds[..., :1]), odds], -1)
   return shifted / shifted.sum(-1, keepdims=True)
 
 

@@ -1,0 +1,72 @@
+"""Which end of a stack is the apical one, and what masks tell of it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vamcei_jax.data.apex import ROWS, STEP, apical_odds, beyond_apex, widens
+from vamcei_jax.data.phantom import draw_patient
+
+areas = st.tuples(
+  st.integers(0, 3), st.lists(st.integers(1, 500), min_size=2, max_size=9, unique=True), st.integers(0, 3)
+)
+
+
+@given(areas)
+def test_a_heart_widens_towards_its_base_whichever_way_it_is_stacked(drawn):
+  before, filled, after = drawn
+  area = np.array([0] * before + sorted(filled) + [0] * after)
+  assert widens(area)
+  assert not widens(area[::-1])
+  beyond = np.arange(len(area)) < before
+  np.testing.assert_array_equal(beyond_apex(area), beyond)
+  np.testing.assert_array_equal(beyond_apex(area[::-1]), beyond[::-1])
+
+
+def test_a_base_that_is_cut_misleads_nobody():
+  assert widens(np.array([0, 20, 40, 60, 60, 10, 0]))
+
+
+def test_of_an_empty_stack_nothing_lies_beyond_the_apex():
+  assert not beyond_apex(np.zeros(4, int)).any()
+
+
+def test_the_phantoms_hearts_widen_as_they_are_drawn():
+  for number in range(4):
+    mask = draw_patient(0, number, "bssfp").classes
+    assert widens(np.count_nonzero(mask, axis=(1, 2)))
+
+
+def cone(depth, apex, turned=False):
+  """RV from the third slice of the heart on, Myo and LV in all; `apex` empty slices before it."""
+  mask = np.zeros((apex + depth, 10, 10), np.uint8)
+  for level in range(depth):
+    mask[apex + level, :2, : 1 + level] = 1
+    mask[apex + level, 2:4, : 1 + level] = 2
+    mask[apex + level, 4:6, : 1 + level] = 3 * (level >= 2)
+  return mask[::-1] if turned else mask
+
+
+def test_odds_are_those_of_the_frequencies_near_the_apical_end(monkeypatch):
+  monkeypatch.setattr("vamcei_jax.data.apex.WIDTH", 0.5)  # each row is of the slices that lie there
+  masks = [cone(12, 1), cone(12, 1, turned=True), np.zeros((4, 10, 10), np.uint8)]
+  odds = apical_odds([(mask, STEP) for mask in masks])
+  assert odds.shape == (ROWS, 3)
+  filled = masks[0][1:]
+  usual = np.array([(filled == index).mean() for index in range(4)])
+  for row in range(ROWS):
+    there = np.array([(masks[0][row] == index).mean() for index in range(4)])
+    expected = np.minimum(1.0, there[1:] / there[0] / (usual[1:] / usual[0]))
+    np.testing.assert_allclose(odds[row], np.maximum(expected, 1e-6), rtol=1e-5)
+  assert (np.diff(odds, axis=0) >= 0.0).all()
+
+
+def test_odds_are_told_by_mm_not_by_slices():
+  coarse, fine = cone(6, 1), np.repeat(cone(6, 1), 2, axis=0)
+  np.testing.assert_allclose(apical_odds([(fine, STEP)])[1:5], apical_odds([(coarse, 2 * STEP)])[1:5], atol=0.12)
+
+
+@pytest.mark.parametrize("distance", [5.0, 13.0])
+def test_far_from_all_slices_odds_are_finite(distance):
+  assert np.isfinite(apical_odds([(cone(3, 0), distance)])).all()
