@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
     "views": False,  # whether what they say is the mean over rotated and scaled views of the images
     "smooth": 0.0,  # mm, of a Gaussian along the stack that what they say is put under
     "apex": False,  # whether they are told how much rarer structures are near the apex, by the source's masks
-    "odds": (1.0, 1.0, 1.0),  # by which the probabilities of Myo, LV and RV are multiplied
     "itself": 0.0,  # share of what is taught that comes, after loss.ramp, from the student's own moving average
   })
   distill.model = ConfigDict({"widths": (8, 16, 32, 64)})

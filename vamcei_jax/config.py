@@ -17,7 +17,7 @@ CONFIG_FILE = "config.json"
 _EARLIER = {
   "data": {"view": "short_axis", "empty_slices": "all"},
   "augment": {"gin": 0.0, "scar": 0.0},
-  "distillation": {"views": False, "smooth": 0.0, "apex": False, "odds": (1.0, 1.0, 1.0), "itself": 0.0},
+  "distillation": {"views": False, "smooth": 0.0, "apex": False, "itself": 0.0},
 }
 # Where and how, not what, is learned.
 _INDIFFERENT = {"data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}

@@ -25,7 +25,7 @@ from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import average_views, predict_volume, trained_views
 from vamcei_jax.evaluation.pictures import save_curves, save_panels
-from vamcei_jax.evaluation.postprocess import shift_prior, smooth_slices, taper_apex
+from vamcei_jax.evaluation.postprocess import smooth_slices, taper_apex
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics
 from vamcei_jax.evaluation.watch import (
@@ -340,15 +340,13 @@ def teacher_probabilities(
     config: of the student, whose `distillation` says what is done to them.
     source: whose masks tell how hearts taper.
   """
-  settings = config.distillation
-  weights, sigma = teacher_weights(config), settings.smooth
-  apex = apical_odds(load_masks(source, "train")) if settings.apex else None
+  weights, sigma = teacher_weights(config), config.distillation.smooth
+  apex = apical_odds(load_masks(source, "train")) if config.distillation.apex else None
   say = lambda teacher, image: predict_volume(teach[teacher], networks[teacher], image)
   means = []
   for seen in zip(*(stacks[teacher] for teacher in weights), strict=True):
     said = [say(teacher, image) for teacher, (image, _) in zip(weights, seen, strict=True)]
     distance = seen[0][1]
     probs = smooth_slices(mean_probabilities(said, tuple(weights.values())), distance, sigma)
-    probs = probs if apex is None else taper_apex(probs, distance, apex)
-    means.append(shift_prior(probs, settings.odds))
+    means.append(probs if apex is None else taper_apex(probs, distance, apex))
   return means

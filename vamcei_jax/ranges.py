@@ -160,7 +160,6 @@ OPTIONAL: dict[str, Rule] = {
   "distillation.views": FLAG,
   "distillation.smooth": STRENGTH,
   "distillation.apex": FLAG,
-  "distillation.odds": each(SCALE, 3),
   "distillation.itself": number(0, 1),
   "inference.tta": FLAG,
   "inference.postprocess": FLAG,

@@ -62,7 +62,7 @@ _SETTINGS = {
     *(f"optimizer.rates.{name}" for name in ("translators", "discriminators")),
   ),
   distillation: (
-    *(f"distillation.{name}" for name in ("temperature", "teachers", "views", "smooth", "apex", "odds", "itself")),
+    *(f"distillation.{name}" for name in ("temperature", "teachers", "views", "smooth", "apex", "itself")),
     "loss.weights.distillation",
   ),
 }

@@ -6,7 +6,7 @@ import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
 
-STEP, ROWS = 5.0, 13  # mm from one row of apical_odds to the next, and how many there are
+STEP, ROWS = 5.0, 2  # mm from one row of apical_odds to the next, and how many there are
 WIDTH = 5.0  # mm, standard deviation of the Gaussian by which slices count for a row
 
 
@@ -33,6 +33,7 @@ def apical_odds(masks: Iterable[tuple[np.ndarray, float]]) -> np.ndarray:
 
   A heart has no right ventricle at its apex, and annotators leave the last few millimetres out; a network that sees one
   slice does not know where in the stack it lies. By Bayes' rule these are the factors by which `shift_prior` tells it.
+  Only of the end itself: stacks of different domains begin near the apex, and then go on in different steps.
 
   Args:
     masks: (D, H, W) class indices of each stack, and mm between its slices. Stacks without a structure tell nothing.

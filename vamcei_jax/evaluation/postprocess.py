@@ -33,13 +33,13 @@ def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray) -> np.ndarr
   Args:
     probs: (D, H, W, K) class probabilities; they tell which end is the apical one.
     distance: mm from one slice to the next.
-    odds: (N, K - 1) of apical_odds, in data/apex.py.
+    odds: (N, K - 1) of apical_odds, in data/apex.py; they go over into 1 after the last row.
   """
   position = distance * np.arange(len(probs))
   if not widens(np.count_nonzero(probs.argmax(-1), axis=(1, 2))):
     position = position[::-1]
-  rows = STEP * np.arange(len(odds))
-  factors = np.stack([np.interp(position, rows, of_one) for of_one in np.transpose(odds)], -1)  # (D, K - 1)
+  rows = STEP * np.arange(len(odds) + 1)
+  factors = np.stack([np.interp(position, rows, [*of_one, 1.0]) for of_one in np.transpose(odds)], -1)  # (D, K - 1)
   return shift_prior(probs, factors[:, None, None])
 
 
