@@ -11,7 +11,7 @@ import pytest
 from tests.test_command_lines import error_of
 from vamcei_jax.command_line import parse_odds
 from vamcei_jax.data.apex import apical_odds
-from vamcei_jax.data.loader import load_masks
+from vamcei_jax.data.loader import load_stacks
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline import prepare_domain
@@ -65,7 +65,7 @@ def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, 
     assert finished.returncode == 0, finished.stderr
     masks[name] = [np.asarray(nib.load(path).dataobj) for path in sorted((tmp_path / name).glob("*.nii.gz"))]
   source = prepare_domain(restore_stage(last_stage(tiny_run))[0], "source")
-  odds, (config, _) = apical_odds(load_masks(source, "train")), restore_weights(weights)
+  odds, (config, _) = apical_odds(load_stacks(source, "train", "mask")), restore_weights(weights)
   np.testing.assert_allclose(config.inference.apex, odds, rtol=1e-3)
   differ = lambda a, b: np.mean([np.mean(x != y) for x, y in zip(masks[a], masks[b], strict=True)])
   assert len(masks["run"]) == 2

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
 from vamcei_jax.config import read_config, write_config
 from vamcei_jax.data.apex import apical_odds
-from vamcei_jax.data.loader import load_masks, load_patients, load_slices
+from vamcei_jax.data.loader import load_patients, load_slices, load_stacks
 from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.postprocess import smooth_slices, taper_apex
@@ -188,7 +188,7 @@ def test_stages_see_the_images_that_they_should(finished):
   patients = list(load_patients(datasets["target"], "train", labelled=False))
   each = np.cumsum([len(patient.image) for patient in patients])[:-1]
   means = zip(np.split(0.6 * first + 0.2 * second + 0.2 * third, each), patients, strict=True)
-  apex = apical_odds(load_masks(datasets["source"], "train"))
+  apex = apical_odds(load_stacks(datasets["source"], "train", "mask"))
   smoothed, tapered = [], []
   for mean, patient in means:
     smoothed.append(smooth_slices(mean, patient.spacing[0], 6.0))

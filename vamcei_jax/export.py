@@ -27,7 +27,7 @@ flags.mark_flags_as_required(["workdir", "output"])
 def main() -> None:
   from vamcei_jax.config import CONFIG_FILE, read_config
   from vamcei_jax.data.apex import apical_odds
-  from vamcei_jax.data.loader import load_masks
+  from vamcei_jax.data.loader import load_stacks
   from vamcei_jax.evaluation.inference import trained_views
   from vamcei_jax.pipeline import prepare_domain
   from vamcei_jax.restore import last_stage, restore_final
@@ -52,7 +52,7 @@ def main() -> None:
     source = prepare_domain(config, "source", centres="image")
     if source.info.full_name != config.data.datasets[0]:
       raise InputError(f"{config.data.root}: no longer holds the source that was learned from; export without --apex")
-    apex = [[float(f"{odds:.4g}") for odds in row] for row in apical_odds(load_masks(source, "train"))]
+    apex = [[float(f"{odds:.4g}") for odds in row] for row in apical_odds(load_stacks(source, "train", "mask"))]
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
   config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value, "odds": odds}
   config.inference.apex = apex

@@ -16,7 +16,7 @@ from vamcei_jax import parallel
 from vamcei_jax.checkpoints import is_finished
 from vamcei_jax.config import CONFIG_FILE, changed_field, preprocess_settings, write_config
 from vamcei_jax.data.apex import apical_odds
-from vamcei_jax.data.loader import Patient, load_masks, load_patients, load_stacks
+from vamcei_jax.data.loader import Patient, load_patients, load_stacks
 from vamcei_jax.data.preprocess import covers
 from vamcei_jax.data.stream import StoredSlices
 from vamcei_jax.datasets import left_out, prepare, refuse_shared
@@ -315,7 +315,8 @@ def load_stage(
   """
   beside = {}
   if STAGES[stage].method is distillation:
-    stacks = {teacher: load_stacks(datasets[STAGES[teacher].target], "train") for teacher in teacher_weights(config)}
+    seen = lambda teacher: load_stacks(datasets[STAGES[teacher].target], "train", "image")
+    stacks = {teacher: seen(teacher) for teacher in teacher_weights(config)}
     # float16 saves memory.
     probs = teacher_probabilities(teach, networks, stacks, config, datasets["source"])
     beside["teacher"] = np.concatenate(probs).astype(np.float16)
@@ -341,7 +342,7 @@ def teacher_probabilities(
     source: whose masks tell how hearts taper.
   """
   weights, sigma = teacher_weights(config), config.distillation.smooth
-  apex = apical_odds(load_masks(source, "train")) if config.distillation.apex else None
+  apex = apical_odds(load_stacks(source, "train", "mask")) if config.distillation.apex else None
   say = lambda teacher, image: predict_volume(teach[teacher], networks[teacher], image)
   means = []
   for seen in zip(*(stacks[teacher] for teacher in weights), strict=True):

@@ -61,7 +61,7 @@ def test_stacks_are_those_of_the_patients_and_their_masks_are_not_decoded(tiny_c
   keep = lambda self, *arguments, **named: examples.extend(read(self, *arguments, **named)) or examples
   with monkeypatch.context() as context:
     context.setattr(type(builder), "as_data_source", keep)
-    stacks = load_stacks(builder, "train")
+    stacks = load_stacks(builder, "train", "image")
   patients = list(load_patients(builder, "train", labelled=False))
   for example, (image, distance), patient in zip(examples, stacks, patients, strict=True):
     np.testing.assert_array_equal(image, patient.image)

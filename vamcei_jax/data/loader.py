@@ -62,20 +62,15 @@ def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) 
   return slices
 
 
-def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.ndarray, float]]:
-  """The image (D, h, w) of each patient of a split, in order, and mm between its slices. No mask is decoded."""
-  decoders = {name: tfds.decode.SkipDecoding() for name in ("truth", "mask")}
+def load_stacks(builder: tfds.core.DatasetBuilder, split: str, kind: str) -> list[tuple[np.ndarray, float]]:
+  """The "image" or the "mask" (D, h, w) of each patient of a split, in order, and mm between its slices.
+
+  Of images, no mask is even decoded.
+  """
+  decoders = {name: tfds.decode.SkipDecoding() for name in ("image", "mask", "truth") if name != kind}
   with naming_damage(builder.data_path):
     examples = list(builder.as_data_source(split, decoders=decoders))
-  return [(example["image"], float(np.linalg.norm(example["affine"][:3, 0]))) for example in examples]
-
-
-def load_masks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.ndarray, float]]:
-  """The mask (D, h, w) of each patient of a source's split, in order, and mm between its slices."""
-  decoders = {name: tfds.decode.SkipDecoding() for name in ("truth", "image")}
-  with naming_damage(builder.data_path):
-    examples = list(builder.as_data_source(split, decoders=decoders))
-  return [(example["mask"], float(np.linalg.norm(example["affine"][:3, 0]))) for example in examples]
+  return [(example[kind], float(np.linalg.norm(example["affine"][:3, 0]))) for example in examples]
 
 
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
