@@ -81,9 +81,9 @@ def test_a_run_does_not_know_how_hearts_taper(run_command, tiny_run, volumes, tm
 
 def test_weights_of_an_earlier_version_neither_smooth_nor_shift(weights, tmp_path):
   shutil.copytree(weights, tmp_path / "earlier")
-  change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in ("smooth", "odds")])
+  change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in ("smooth", "odds", "apex")])
   config, _ = restore_weights(tmp_path / "earlier")
-  assert [usual(config, flag) for flag in ("tta", "postprocess", "smooth", "odds")] == [True, True, 0, 0]
+  assert [usual(config, flag) for flag in ("tta", "postprocess", "smooth", "odds", "apex")] == [True, True, 0, 0, 0]
 
 
 @pytest.mark.parametrize("mm", ["nan", "-1"])
@@ -152,12 +152,15 @@ def test_a_config_that_weights_cannot_have_is_named(weights, tmp_path, edit):
 
 
 def test_what_cannot_be_exported_is_told(run_command, tiny_run, weights, tmp_path):
-  export = lambda folder, output: error_of(
-    run_command("vamcei_jax.export", f"--workdir={folder}", f"--output={output}")
+  export = lambda folder, output, *flags: error_of(
+    run_command("vamcei_jax.export", f"--workdir={folder}", f"--output={output}", *flags)
   )
   before = (tiny_run / "config.json").read_text()
   assert "choose another --output" in export(tiny_run, tiny_run)
   assert (tiny_run / "config.json").read_text() == before
+  moved = shutil.copytree(tiny_run, tmp_path / "moved")
+  change(moved / "vamcei", lambda config: config["data"].update(datasets=["other", "other"]))
+  assert "its source data have changed since" in export(moved, tmp_path / "weights", "--apex")
   cut = shutil.copytree(tiny_run, tmp_path / "cut")
   shutil.rmtree(cut / "vamcei" / "checkpoints" / "8")
   assert "no whole checkpoint of its last step" in export(cut, tmp_path / "weights")

@@ -155,12 +155,14 @@ def test_a_run_of_an_earlier_version_is_made_again(copy, tmp_path, monkeypatch):
   """What has become a field since then is as it was: off."""
   edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "scar")])
   edit(copy, lambda record: record["config"]["data"].pop("empty_slices"))
+  edit(copy, lambda record: record["config"]["stage"].update(vamcei={"data": {"empty_slices": False}}))
   begun = Mock(side_effect=SystemExit)
   monkeypatch.setattr("vamcei_jax.reproduce.run", begun)
   with pytest.raises(SystemExit):
     reproduce(copy, tmp_path / "again")
   assert begun.call_args.args[0].augment.gin == 0.0
   assert begun.call_args.args[0].data.empty_slices == "all"
+  assert begun.call_args.args[0].stage.vamcei.data.empty_slices == "none"
 
 
 def test_a_damaged_record_stops_a_run_before_it_removes_anything(copy, tiny_config):

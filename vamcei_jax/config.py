@@ -72,6 +72,10 @@ def _relations(config: ConfigDict) -> Iterator[tuple[str, bool, str]]:
   moved = config.augment.rotation or config.augment.scale or len(config.augment.flip)
   views = "distillation" in config and config.distillation.get("views", False)
   yield "distillation.views", moved or not views, "False without config.augment.rotation, scale or flip"
+  short_axis = config.data.get("view", "short_axis") == "short_axis"
+  yield "data.empty_slices", short_axis or config.data.empty_slices != "apical", "all or none but for short_axis views"
+  tapered = "distillation" in config and config.distillation.get("apex", False)
+  yield "distillation.apex", short_axis or not tapered, "False but for short_axis views"
   yield "model.widths", all(map(grouped, widths)), grouping
   one_each = len(weights.global_alignment) == scales
   yield "loss.weights.global_alignment", not has_latents or one_each, "one weight a latent scale"
@@ -144,6 +148,11 @@ def add_earlier(config: ConfigDict) -> None:
     for name, fields in sections.items():
       if isinstance(section := place.get(name), ConfigDict):
         section.update({field: value for field, value in fields.items() if field not in section})
+  for place in (config, *own):
+    data = place.get("data")
+    if isinstance(data, ConfigDict) and isinstance(empty := data.get("empty_slices"), bool):
+      with data.ignore_type():
+        data.empty_slices = "all" if empty else "none"
 
 
 def preprocess_settings(config: ConfigDict) -> Preprocess:

@@ -49,9 +49,11 @@ def main() -> None:
     raise InputError(f"{folder}: no whole checkpoint of its last step; give the run's command again first")
   apex = None
   if _APEX.value:
+    if config.data.get("view", "short_axis") != "short_axis":
+      raise InputError(f"{folder}: of a view that has no apical end; export it without --apex")
     source = prepare_domain(config, "source", centres="image")
-    if source.info.full_name != config.data.datasets[0]:
-      raise InputError(f"{config.data.root}: no longer holds the source that was learned from; export without --apex")
+    if source.info.full_name != config.data.get("datasets", [None])[0]:
+      raise InputError(f"{folder}: its source data have changed since; export it without --apex")
     apex = [[float(f"{odds:.4g}") for odds in row] for row in apical_odds(load_stacks(source, "train", "mask"))]
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
   config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value, "odds": odds}

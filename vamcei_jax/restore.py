@@ -130,7 +130,7 @@ def restore_weights(folder: Path) -> tuple[ConfigDict, Networks]:
   return config, read_weights(folder, config.inference.get("sha256", ""), _abstract_state(config).ema)
 
 
-def usual(config: ConfigDict, flag: str) -> bool | float | tuple[float, ...]:
+def usual(config: ConfigDict, flag: str) -> bool | float | tuple | None:
   """The value of a flag of predict's that exported weights, whose configuration this is, come with; 0 for a run."""
   return config.get("inference", {}).get(flag, 0)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vamcei_jax.data.apex import STEP, apical_odds, beyond_apex, widens
+from vamcei_jax.data.apex import LEAST, ROWS, STEP, apical_odds, beyond_apex, starts_at_apex
 from vamcei_jax.data.phantom import draw_patient
 
 areas = st.tuples(
@@ -17,25 +17,36 @@ areas = st.tuples(
 def test_a_heart_widens_towards_its_base_whichever_way_it_is_stacked(drawn):
   before, filled, after = drawn
   area = np.array([0] * before + sorted(filled) + [0] * after)
-  assert widens(area)
-  assert not widens(area[::-1])
+  assert starts_at_apex(area) is True
+  assert starts_at_apex(area[::-1]) is False
   beyond = np.arange(len(area)) < before
   np.testing.assert_array_equal(beyond_apex(area), beyond)
   np.testing.assert_array_equal(beyond_apex(area[::-1]), beyond[::-1])
 
 
 def test_a_base_that_is_cut_misleads_nobody():
-  assert widens(np.array([0, 20, 40, 60, 60, 10, 0]))
+  assert starts_at_apex(np.array([0, 20, 40, 60, 60, 10, 0]))
 
 
-def test_of_an_empty_stack_nothing_lies_beyond_the_apex():
-  assert not beyond_apex(np.zeros(4, int)).any()
+def test_a_stray_pixel_misleads_nobody():
+  heart = np.array([0, 10, 20, 30, 40, 50, 60, 70, 80, 0, 0, 0])
+  for slice in (0, -1):
+    strewn = heart.copy()
+    strewn[slice] = 1
+    assert starts_at_apex(strewn)
+    assert starts_at_apex(strewn[::-1]) is False
+
+
+@pytest.mark.parametrize("area", [[0, 0, 0, 0], [0, 7, 0], [7]])
+def test_a_slice_alone_tells_of_no_apex(area):
+  assert starts_at_apex(np.array(area)) is None
+  assert not beyond_apex(np.array(area)).any()
 
 
 def test_the_phantoms_hearts_widen_as_they_are_drawn():
   for number in range(4):
     mask = draw_patient(0, number, "bssfp").classes
-    assert widens(np.count_nonzero(mask, axis=(1, 2)))
+    assert starts_at_apex(np.count_nonzero(mask, axis=(1, 2)))
 
 
 def cone(depth, apex, turned=False):
@@ -59,7 +70,7 @@ def test_odds_are_those_of_the_frequencies_near_the_apical_end(monkeypatch):
   for row in range(13):
     there = np.array([(masks[0][row] == index).mean() for index in range(4)])
     expected = np.minimum(1.0, there[1:] / there[0] / (usual[1:] / usual[0]))
-    np.testing.assert_allclose(odds[row], np.maximum(expected, 1e-6), rtol=1e-5)
+    np.testing.assert_allclose(odds[row], np.maximum(expected, LEAST), rtol=1e-5)
   assert (np.diff(odds, axis=0) >= 0.0).all()
 
 
@@ -68,6 +79,10 @@ def test_odds_are_told_by_mm_not_by_slices():
   np.testing.assert_allclose(apical_odds([(fine, STEP)]), apical_odds([(coarse, 2 * STEP)]), atol=0.12)
 
 
-@pytest.mark.parametrize("distance", [5.0, 13.0])
-def test_far_from_all_slices_odds_are_finite(distance):
-  assert np.isfinite(apical_odds([(cone(3, 0), distance)])).all()
+def test_what_masks_do_not_show_they_say_nothing_of():
+  without = np.where(cone(6, 1) == 3, 0, cone(6, 1))
+  odds = apical_odds([(without, STEP), (cone(1, 0), STEP)])
+  np.testing.assert_array_equal(odds[:, 2], 1.0)
+  assert (odds[:, :2] < 1.0).all()
+  for masks in ([], [(np.zeros((4, 10, 10), np.uint8), STEP)], [(cone(1, 0), STEP)]):
+    np.testing.assert_array_equal(apical_odds(masks), np.ones((ROWS, 3)))

@@ -57,6 +57,7 @@ def test_near_the_apex_structures_become_rarer_whichever_end_it_is(turned):
   for level, factors in enumerate([odds[0], (odds[0] + odds[1]) / 2, odds[1], (odds[1] + 1.0) / 2]):
     np.testing.assert_allclose(got[level], shift_prior(probs[level], factors), rtol=1e-5)
   np.testing.assert_allclose(taper_apex(probs, 2 * STEP, odds)[1:], probs[1:], rtol=1e-6)
+  np.testing.assert_array_equal(taper_apex(probs[:1], STEP, odds), probs[:1])  # which end it is does not show
 
 
 def test_a_slice_that_stands_alone_is_outvoted_and_a_heart_is_left_alone():

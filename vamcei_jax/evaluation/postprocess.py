@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from vamcei_jax.data.apex import STEP, widens
+from vamcei_jax.data.apex import STEP, starts_at_apex
 from vamcei_jax.data.labels import CLASSES
 
 # Holes are looked for in the left ventricle as a whole, since the cavity is the hole of the myocardium.
@@ -27,17 +27,20 @@ def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarra
   return np.tensordot((weights / weights.sum(1, keepdims=True)).astype(np.float32), probs, axes=1)
 
 
-def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray) -> np.ndarray:
+def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray | Sequence) -> np.ndarray:
   """Class probabilities of a stack of which it is known how far from its apical end each slice lies.
+
+  As they are where they do not tell which end that is. To be used once: networks that were taught so know of it.
 
   Args:
     probs: (D, H, W, K) class probabilities; they tell which end is the apical one.
     distance: mm from one slice to the next.
     odds: (N, K - 1) of apical_odds, in data/apex.py; they go over into 1 after the last row.
   """
-  position = distance * np.arange(len(probs))
-  if not widens(np.count_nonzero(probs.argmax(-1), axis=(1, 2))):
-    position = position[::-1]
+  first = starts_at_apex(np.count_nonzero(probs.argmax(-1), axis=(1, 2)))
+  if first is None:
+    return probs
+  position = distance * np.arange(len(probs))[:: 1 if first else -1]
   rows = STEP * np.arange(len(odds) + 1)
   factors = np.stack([np.interp(position, rows, [*of_one, 1.0]) for of_one in np.transpose(odds)], -1)  # (D, K - 1)
   return shift_prior(probs, factors[:, None, None])
