@@ -15,7 +15,7 @@ from configs import mscmrseg_multistage
 
 def get_config() -> ConfigDict:
   config = mscmrseg_multistage.get_config()
-  config.stages = ("translate", "target_vamcei", "source_vamcei", "distill")
+  config.stages = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
   config.data.zoom = 0.75
   config.data.size = (128, 128)
   config.data.crop = (112, 112)
@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
   config.augment.noise = 0.05
   config.augment.gin = 1.0
   config.augment.scar = 0.6
+  config.augment.contraction = 0.6  # the bSSFP is of the end of diastole, the LGE is not
 
   # Noise as strong as the demo's costs accuracy; the weaker it is, the more each difference of means weighs in the KL.
   config.model.logvar_range = (-6.0, -4.0)
@@ -43,6 +44,6 @@ def get_config() -> ConfigDict:
   config.stage.source_vamcei = ConfigDict({"train": {"steps": 700}})
 
   config.stage.distill.model.widths = (16, 32, 64, 128, 256)
-  config.stage.distill.distillation.update(teachers=(0.8, 0.2), itself=0.5)
-  config.stage.distill.train.steps = 1000
+  config.stage.distill.distillation.update(teachers=(0.45, 0.1, 0.45), smooth=5.0, apex=True, itself=0.5)
+  config.stage.distill.train.steps = 1500
   return config

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
   translate.optimizer.rates = ConfigDict({"translators": 1e-3, "discriminators": 5e-4})
   # What a contrast is must not be blurred by changes of contrast.
   translate.augment = ConfigDict(dict.fromkeys(("gamma", "contrast", "bias", "blur", "noise", "gin", "scar"), 0.0))
+  translate.augment.contraction = 0.0
   translate.train = ConfigDict({"steps": 800, "batch_size": 4, "eval_every": 200, "checkpoint_every": 200})
 
   config.stage.distill = distill = ConfigDict()

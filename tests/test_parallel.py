@@ -20,7 +20,7 @@ from tests.configs import tiny
 from tests.conftest import ROOT, command
 from tests.runs import final_state
 from vamcei_jax import parallel
-from vamcei_jax.data.loader import draw_batch, view_batch
+from vamcei_jax.data.loader import batch_indices, draw_batch, draw_keys, view_batch
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
 from vamcei_jax.methods import state as method_state
@@ -37,7 +37,7 @@ def test_the_number_of_devices_changes_nothing():
   environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
   done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=1800)
   assert done.returncode == 0, done.stderr
-  assert done.stdout.split() == ["devices", "streamed", "translators", "bytes", "grid"]
+  assert done.stdout.split() == ["devices", "streamed", "skipped", "translators", "bytes", "grid"]
 
 
 def on_eight_devices():
@@ -46,9 +46,9 @@ def on_eight_devices():
   method_state.make_optimizer = lambda config: optax.sgd(1.0)
   config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
 
-  def train(devices, method, config, feed=None, steps=STEPS):
-    draw = partial(draw_batch if feed is None else view_batch, config=config)
-    run = parallel.compile_steps(partial(method.make_step, config), draw, devices, streamed=feed is not None)
+  def train(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
+    draw, step = partial(draw_batch if feed is None else view_batch, config=config), partial(method.make_step, config)
+    run = parallel.compile_steps(step, draw, devices, streamed=feed is not None, scanned=scanned)
     state = parallel.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
     state, metrics = run(state, parallel.replicate(data, devices) if feed is None else feed, key, steps)
     return jax.device_get(parallel.replica((metrics, state.params)))
@@ -63,6 +63,15 @@ def on_eight_devices():
   picked = [pick_slices(data, key, step, config) for step in range(STEPS)]
   compare(train(jax.devices()[:4], vamcei, config, feed=picked), expected)
   print("streamed")
+
+  hurt = jax.tree.map(np.copy, data)
+  hurt["source"]["image"][batch_indices(draw_keys(key, "source")[0], 0, 20, 8)[5]] = np.nan  # of one device, once
+  for scanned in (False, True):
+    got, expected = (train(jax.devices()[:n], supervised, config, None, 2, hurt, scanned) for n in (8, 1))
+    compare(got, expected)
+    assert np.concatenate([np.atleast_1d(metrics["skipped"]) for metrics in got[0]]).tolist() == [1.0, 0.0]
+    assert all(np.isfinite(values).all() for values in jax.tree.leaves(got[1]))
+  print("skipped")
 
   translation = translation_config(rate=1e-3)
   # Two steps: the adversaries soon make much of little.
@@ -123,8 +132,6 @@ def example():
 
 def pick_slices(data, key, step, config):
   """What a step's batch is made of, by the loader's own indices."""
-  from vamcei_jax.data.loader import batch_indices, draw_keys
-
   picked = {}
   for domain, slices in data.items():
     index = batch_indices(draw_keys(key, domain)[0], step, len(slices["image"]), config.train.batch_size)

@@ -108,6 +108,7 @@ FIELDS: dict[str, Rule] = {
   "augment.noise": STRENGTH,
   "augment.gin": number(0, 1),
   "augment.scar": number(0, 1),
+  "augment.contraction": number(0, 1),
   "model.widths": each(COUNT),
   "model.latent_scales": COUNT,
   "model.logvar_range": rising(each(number(-20, 20), 2), equal=True),

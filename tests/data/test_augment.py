@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from vamcei_jax.data.augment import augment, bias_field, blur, contrast, gamma, gin, noise, scar
+from vamcei_jax.data.augment import RELAXATION, augment, bias_field, blur, contrast, gamma, gin, noise, scar
 
 OFF = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "flip": (), "gamma": 0.0, "contrast": 0.0, "bias": 0.0}
-OFF |= {"blur": 0.0, "noise": 0.0, "gin": 0.0, "scar": 0.0}
+OFF |= {"blur": 0.0, "noise": 0.0, "gin": 0.0, "scar": 0.0, "contraction": 0.0}
 STRONG = OFF | {"rotation": 0.5, "scale": 0.3, "shift": 5.0, "gamma": 0.5, "contrast": 0.5, "bias": 0.5}
-STRONG |= {"blur": 1.0, "noise": 0.2, "gin": 1.0, "scar": 0.5}
+STRONG |= {"blur": 1.0, "noise": 0.2, "gin": 1.0, "scar": 0.5, "contraction": 0.5}
 KEY = jax.random.key(0)
 
 
@@ -229,3 +229,24 @@ def test_the_same_key_gives_the_same_view_and_another_key_another(image):
   view = lambda seed: augment({"image": image}, jax.random.key(seed), (16, 16), ConfigDict(STRONG))["image"]
   np.testing.assert_array_equal(view(3), view(3))
   assert float(jnp.abs(view(3) - view(4)).max()) > 0.05
+
+
+def test_a_contracted_heart_keeps_its_wall_and_loses_of_its_cavity():
+  y, x = np.mgrid[:160, :160]
+  distance = np.hypot(y - 84, x - 76)
+  label = jnp.array(np.select([distance < 28, distance < 40], [2, 1], 0) + 3 * ((distance >= 40) & (x < 40)), jnp.uint8)
+  example, before = {"image": label / 3.0, "label": label}, np.bincount(label.ravel(), minlength=4)
+  strengths, cavities = ConfigDict(OFF | {"contraction": 0.6}), []
+  for seed in range(30):
+    view = augment(example, jax.random.key(seed), (160, 160), strengths)
+    after = np.bincount(view["label"].ravel(), minlength=4)
+    assert after[1] == pytest.approx(before[1], rel=0.08)
+    assert after[3] == pytest.approx(before[3], rel=0.05)
+    cavities.append(after[2] / before[2])
+    middle = np.argwhere(view["label"] == 2).mean(0)
+    np.testing.assert_allclose(middle, (84, 76), atol=0.5)
+    assert np.abs(view["image"] - view["label"] / 3.0).mean() < 0.05
+  assert 1.0 - 0.6 - 0.03 < min(cavities) < 0.5
+  assert 1.05 < max(cavities) < 1.0 + 0.6 * RELAXATION + 0.03
+  for unlabelled in ({"image": example["image"]}, example | {"label": jnp.where(label == 2, 1, label)}):
+    np.testing.assert_allclose(augment(unlabelled, KEY, (160, 160), strengths)["image"], example["image"], atol=1e-5)

@@ -13,6 +13,7 @@ from vamcei_jax.data.labels import CLASSES
 
 GIN_LAYERS, GIN_WIDTH = 4, 2
 SCAR_BRIGHTNESS = (0.8, 1.5)  # relative to the LV cavity's blood
+RELAXATION = 0.25  # of the largest contraction: how far hearts go the other way
 SCAR_REACH = 4.0  # pixels over which the depth in the wall is told: about half of a usual wall
 
 
@@ -27,7 +28,8 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
     strengths: `config.augment`: rotation (radians), scale (relative), shift (pixels), flip (axes of the image that
       anatomy allows to be mirrored; none in the heart), gamma (log), contrast, bias (log), noise (standard deviation),
       blur (pixels) and gin (share of the random network's image), each the largest amount drawn; scar (probability
-      that an image with a label is given some).
+      that an image with a label is given some) and contraction (share of the LV cavity's area that a labelled heart
+      squeezes out).
 
   Returns:
     The maps of the example, seen so; beside a "teacher", "plain" is the image with its intensities as they were.
@@ -35,6 +37,8 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
   # What is drawn for one transform does not depend on which others there are: their keys stay where they are.
   geometry, *keys, wound = jax.random.split(key, 8)
   where = random_coordinates(geometry, example["image"].shape, size, strengths)
+  if "label" in example and strengths.contraction:
+    where = contract(where, example["label"], jax.random.fold_in(key, 8), strengths.contraction)
   sample = lambda map, order: map_coordinates(map, where, order=order, mode="constant")
   view = {"image": sample(example["image"], 1)}
   if "label" in example:
@@ -72,6 +76,29 @@ def sample_grid(matrix: Array, centre: Array, size: tuple[int, int]) -> Array:
   """(2, h, w) coordinates of a grid of `size` about its middle, turned by a (2, 2) matrix and put on `centre`."""
   grid = jnp.stack(jnp.meshgrid(*(jnp.arange(n) - (n - 1) / 2.0 for n in size), indexing="ij"))
   return jnp.einsum("ij,jhw->ihw", matrix, grid) + centre[:, None, None]
+
+
+def contract(where: Array, label: Array, key: Array, strength: float) -> Array:
+  """Where the pixels of a view come from, if the heart in it has contracted, or relaxed, beforehand.
+
+  Domains are not of one phase: an end-diastolic source has wider cavities and thinner walls than a target may have. The
+  cavity, as if it were round, becomes smaller by πc, and what lies about it follows and keeps its area, as what is
+  incompressible does: a pixel at the distance r from its middle comes from sqrt(r² + c). So its wall thickens as it
+  would, and the further away something lies, the less it moves.
+
+  Args:
+    where: (2, h, w) coordinates in the image.
+    label: (H, W) class indices. Without an LV, nothing moves.
+    key: PRNG key.
+    strength: the largest share of the cavity that is squeezed out; of what is let in, RELAXATION times as much.
+  """
+  cavity = label == CLASSES.index("LV")
+  y, x = jnp.mgrid[: label.shape[0], : label.shape[1]].astype(jnp.float32)
+  middle = jnp.stack([(cavity * at).sum() / jnp.maximum(cavity.sum(), 1) for at in (y, x)])[:, None, None]
+  radius = cavity.sum() / jnp.pi  # squared, as all that follows
+  squeezed = strength * jax.random.uniform(key, minval=-RELAXATION, maxval=1.0) * radius
+  distance = ((where - middle) ** 2).sum(0)
+  return middle + (where - middle) * jnp.sqrt(1.0 + squeezed / jnp.maximum(distance, radius - squeezed + 1e-3))
 
 
 def gamma(image: Array, key: Array, strength: float) -> Array:
