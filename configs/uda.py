@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
   augment.noise = 0.02
   augment.gin = 0.0  # up to 1, as published: contrasts and textures of random networks, for domains far apart
   augment.scar = 0.0  # probability that a labelled image is given bright scar in its myocardium
-  augment.contraction = 0.0  # share of the LV cavity that a labelled heart squeezes out, for domains of other phases
+  augment.contraction = 0.0  # share of its LV cavity that a labelled heart squeezes out, or a quarter of it lets in
 
   config.model = model = ConfigDict()
   model.widths = (16, 32, 64, 128)  # channels from full resolution down

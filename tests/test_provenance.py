@@ -153,14 +153,14 @@ def test_a_resumed_run_keeps_the_record_of_who_began_it(copy, tiny_config, monke
 
 def test_a_run_of_an_earlier_version_is_made_again(copy, tmp_path, monkeypatch):
   """What has become a field since then is as it was: off."""
-  edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "scar")])
+  edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "scar", "contraction")])
   edit(copy, lambda record: record["config"]["data"].pop("empty_slices"))
   edit(copy, lambda record: record["config"]["stage"].update(vamcei={"data": {"empty_slices": False}}))
   begun = Mock(side_effect=SystemExit)
   monkeypatch.setattr("vamcei_jax.reproduce.run", begun)
   with pytest.raises(SystemExit):
     reproduce(copy, tmp_path / "again")
-  assert begun.call_args.args[0].augment.gin == 0.0
+  assert begun.call_args.args[0].augment.gin == begun.call_args.args[0].augment.contraction == 0.0
   assert begun.call_args.args[0].data.empty_slices == "all"
   assert begun.call_args.args[0].stage.vamcei.data.empty_slices == "none"
 

@@ -70,6 +70,14 @@ WRONG = {
   "whole images": (locate(), "config.stage.locate: set its data.size or data.spacing or data.zoom"),
   "locate's data": (locate(zoom=0.2, percentiles=(0, 100)), "config.stage.locate.data.percentiles: stages share"),
   "locate's grid": (locate(size=(33, 33)), "config.stage.locate.data.size"),
+  "apex": (
+    lambda c: c.data.update(view="axial", empty_slices="apical"),
+    "config.data.empty_slices='apical': must be all or none",
+  ),
+  "tapered": (
+    lambda c: (c.data.update(view="axial"), c.stage.distill.distillation.update(apex=True)),
+    "distillation.apex=True: must be False but for short_axis views",
+  ),
   "unknown": (lambda c: c.update(stages=("vamcei", "nonsense")), "config.stages"),
   "twice": (lambda c: c.update(stages=("vamcei", "vamcei")), "config.stages"),
   "none": (lambda c: c.update(stages=()), "config.stages"),

@@ -25,7 +25,9 @@ def test_a_heart_widens_towards_its_base_whichever_way_it_is_stacked(drawn):
 
 
 def test_a_base_that_is_cut_misleads_nobody():
-  assert starts_at_apex(np.array([0, 20, 40, 60, 60, 10, 0]))
+  area = np.array([0, 20, 40, 60, 60, 30, 0])
+  assert starts_at_apex(area) is True
+  assert starts_at_apex(area[::-1]) is False
 
 
 def test_a_stray_pixel_misleads_nobody():
@@ -37,8 +39,8 @@ def test_a_stray_pixel_misleads_nobody():
     assert starts_at_apex(strewn[::-1]) is False
 
 
-@pytest.mark.parametrize("area", [[0, 0, 0, 0], [0, 7, 0], [7]])
-def test_a_slice_alone_tells_of_no_apex(area):
+@pytest.mark.parametrize("area", [[0, 0, 0, 0], [0, 7, 0], [7], [5, 5], [0, 3, 8, 3]])
+def test_what_does_not_widen_tells_of_no_apex(area):
   assert starts_at_apex(np.array(area)) is None
   assert not beyond_apex(np.array(area)).any()
 

@@ -21,7 +21,8 @@ def starts_at_apex(area: np.ndarray) -> bool | None:
   if len(filled) < 2:
     return None
   # The whole stack tells where the heart is wide, as its last slices may be cut.
-  return bool(np.average(np.arange(len(area)), weights=area) >= filled.mean())
+  lean = np.average(np.arange(len(area)), weights=area) - filled.mean()
+  return None if lean == 0.0 else bool(lean > 0.0)
 
 
 def beyond_apex(area: np.ndarray) -> np.ndarray:

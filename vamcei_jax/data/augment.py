@@ -81,7 +81,7 @@ def sample_grid(matrix: Array, centre: Array, size: tuple[int, int]) -> Array:
 def contract(where: Array, label: Array, key: Array, strength: float) -> Array:
   """Where the pixels of a view come from, if the heart in it has contracted, or relaxed, beforehand.
 
-  Domains are not of one phase: an end-diastolic source has wider cavities and thinner walls than a target may have. The
+  Hearts of a target may have smaller cavities and thicker walls than those of the source, be it for their phase. The
   cavity, as if it were round, becomes smaller by πc, and what lies about it follows and keeps its area, as what is
   incompressible does: a pixel at the distance r from its middle comes from sqrt(r² + c). So its wall thickens as it
   would, and the further away something lies, the less it moves.

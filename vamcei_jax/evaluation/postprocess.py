@@ -30,7 +30,7 @@ def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarra
 def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray | Sequence) -> np.ndarray:
   """Class probabilities of a stack of which it is known how far from its apical end each slice lies.
 
-  As they are where they do not tell which end that is. To be used once: networks that were taught so know of it.
+  As they are where they do not tell which end that is.
 
   Args:
     probs: (D, H, W, K) class probabilities; they tell which end is the apical one.
