@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -315,8 +315,8 @@ def load_stage(
   """
   beside = {}
   if STAGES[stage].method is distillation:
-    seen = lambda teacher: load_stacks(datasets[STAGES[teacher].target], "train", "image")
-    stacks = {teacher: seen(teacher) for teacher in teacher_weights(config)}
+    seen = cache(lambda dataset: load_stacks(datasets[dataset], "train", "image"))
+    stacks = {teacher: seen(STAGES[teacher].target) for teacher in teacher_weights(config)}
     # float16 saves memory.
     probs = teacher_probabilities(teach, networks, stacks, config, datasets["source"])
     beside["teacher"] = np.concatenate(probs).astype(np.float16)
@@ -349,5 +349,5 @@ def teacher_probabilities(
     said = [say(teacher, image) for teacher, (image, _) in zip(weights, seen, strict=True)]
     distance = seen[0][1]
     probs = smooth_slices(mean_probabilities(said, tuple(weights.values())), distance, sigma)
-    means.append(probs if apex is None else taper_apex(probs, distance, apex))
+    means.append(taper_apex(probs, distance, apex))
   return means

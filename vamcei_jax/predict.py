@@ -53,7 +53,7 @@ def main() -> None:
   clean = usual(config, "postprocess") if _POSTPROCESS.value is None else _POSTPROCESS.value
   smooth = usual(config, "smooth") if _SMOOTH.value is None else _SMOOTH.value
   odds = usual(config, "odds") or (1.0, 1.0, 1.0) if odds is None else odds
-  apex = usual(config, "apex") if _APEX.value is not False else None
+  apex = None if _APEX.value is False else usual(config, "apex") or None
   if _APEX.value and not apex:
     raise InputError(f"{folder}: does not know how hearts taper; export it with --apex, and name it by --weights")
   locate = restore_locator(folder, config)
@@ -123,8 +123,7 @@ def predict_file(
   volume = read_volume(path, view)
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
-  smoothed = lambda probs: smooth_slices(probs, volume.spacing[0], smooth)
-  tapered = lambda probs: taper_apex(smoothed(probs), volume.spacing[0], apex) if apex else smoothed(probs)
+  tapered = lambda probs: taper_apex(smooth_slices(probs, volume.spacing[0], smooth), volume.spacing[0], apex)
   restored = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
   restore = lambda probs: shift_prior(restored(tapered(probs)), odds)
   if samples:

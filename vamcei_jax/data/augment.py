@@ -93,12 +93,11 @@ def contract(where: Array, label: Array, key: Array, strength: float) -> Array:
     strength: the largest share of the cavity that is squeezed out; of what is let in, RELAXATION times as much.
   """
   cavity = label == CLASSES.index("LV")
-  y, x = jnp.mgrid[: label.shape[0], : label.shape[1]].astype(jnp.float32)
-  middle = jnp.stack([(cavity * at).sum() / jnp.maximum(cavity.sum(), 1) for at in (y, x)])[:, None, None]
-  radius = cavity.sum() / jnp.pi  # squared, as all that follows
-  squeezed = strength * jax.random.uniform(key, minval=-RELAXATION, maxval=1.0) * radius
-  distance = ((where - middle) ** 2).sum(0)
-  return middle + (where - middle) * jnp.sqrt(1.0 + squeezed / jnp.maximum(distance, radius - squeezed + 1e-3))
+  away = where - _middle(cavity)[:, None, None]
+  square_radius, square_distance = cavity.sum() / jnp.pi, (away**2).sum(0)
+  squeezed = strength * jax.random.uniform(key, minval=-RELAXATION, maxval=1.0) * square_radius
+  stretch = jnp.sqrt(1.0 + squeezed / jnp.maximum(square_distance, square_radius - squeezed + 1e-3))
+  return where + away * (stretch - 1.0)
 
 
 def gamma(image: Array, key: Array, strength: float) -> Array:
@@ -158,7 +157,7 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
   keys = jax.random.split(key, 5)
   myo, cavity = label == CLASSES.index("Myo"), label == CLASSES.index("LV")
   y, x = jnp.mgrid[: image.shape[0], : image.shape[1]].astype(jnp.float32)
-  middle = [(cavity * at).sum() / jnp.maximum(cavity.sum(), 1) for at in (y, x)]
+  middle = _middle(cavity)
   direction = jnp.arctan2(y - middle[0], x - middle[1])
   # How near the cavity and what lies outside are: from about 0 at the endocardium to about 1 at the epicardium.
   within, beyond = _smooth(cavity, SCAR_REACH), _smooth(~(cavity | myo), SCAR_REACH)
@@ -185,6 +184,12 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
   painted = jnp.clip(image + alpha * (myo * (bright - coarse) + rim), 0.0, 1.0)
   wanted = jax.random.bernoulli(keys[3], probability) & myo.any() & cavity.any()
   return jnp.where(wanted, painted, image)
+
+
+def _middle(mask: Array) -> Array:
+  """(2,) row and column of the middle of a mask (H, W); 0 of an empty one."""
+  y, x = jnp.mgrid[: mask.shape[0], : mask.shape[1]].astype(jnp.float32)
+  return jnp.stack([(mask * at).sum() / jnp.maximum(mask.sum(), 1) for at in (y, x)])
 
 
 def _smooth(map: Array, sigma: float) -> Array:

@@ -27,17 +27,17 @@ def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarra
   return np.tensordot((weights / weights.sum(1, keepdims=True)).astype(np.float32), probs, axes=1)
 
 
-def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray | Sequence) -> np.ndarray:
+def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray | Sequence | None) -> np.ndarray:
   """Class probabilities of a stack of which it is known how far from its apical end each slice lies.
 
-  As they are where they do not tell which end that is.
+  As they are without odds, and where they do not tell which end that is.
 
   Args:
     probs: (D, H, W, K) class probabilities; they tell which end is the apical one.
     distance: mm from one slice to the next.
     odds: (N, K - 1) of apical_odds, in data/apex.py; they go over into 1 after the last row.
   """
-  first = starts_at_apex(np.count_nonzero(probs.argmax(-1), axis=(1, 2)))
+  first = None if odds is None else starts_at_apex(np.count_nonzero(probs.argmax(-1), axis=(1, 2)))
   if first is None:
     return probs
   position = distance * np.arange(len(probs))[:: 1 if first else -1]
