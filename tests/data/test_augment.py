@@ -6,7 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from vamcei_jax.data.augment import RELAXATION, augment, bias_field, blur, contrast, gamma, gin, noise, scar
+from vamcei_jax.data.augment import (
+  RELAXATION,
+  SCAR_BRIGHTNESS,
+  augment,
+  bias_field,
+  blur,
+  contrast,
+  gamma,
+  gin,
+  noise,
+  scar,
+)
 
 OFF = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "flip": (), "gamma": 0.0, "contrast": 0.0, "bias": 0.0}
 OFF |= {"blur": 0.0, "noise": 0.0, "gin": 0.0, "scar": 0.0, "contraction": 0.0}
@@ -160,21 +171,25 @@ def heart():
   return jnp.asarray(np.array([0.3, 0.15, 0.6, 0.6], np.float32)[label]), jnp.asarray(label)
 
 
-def test_scar_is_in_the_myocardium_alone_and_about_as_bright_as_blood():
+def test_scar_is_in_the_myocardium_alone_and_as_bright_as_blood_or_brighter():
   image, label = heart()
   sizes, brightest = [], []
-  for seed in range(20):
+  for seed in range(40):
     got = scar(image, label, jax.random.key(seed), 1.0)
+    # Beside a scar that would be brighter than 1, all else is as much darker.
+    scale = float(got[0, 0] / image[0, 0])
     outside = (label == 0) | (label == 3)
-    np.testing.assert_array_equal(got[outside], image[outside])
-    # The cavity's rim is not dark in this heart, so nothing fills it with blood.
-    np.testing.assert_allclose(got[label == 2], 0.6, atol=1e-5)
-    scarred = (got > 0.3) & (label == 1)
+    np.testing.assert_allclose(got[outside], scale * image[outside], rtol=1e-5)
+    middle = (label == 2) & (np.hypot(*(np.mgrid[:64, :64] - np.array([32, 36])[:, None, None])) < 6)
+    np.testing.assert_allclose(got[middle], scale * 0.6, rtol=1e-2)
+    scarred = (got > 2.0 * 0.15 * scale) & (label == 1)
     sizes.append(int(scarred.sum()) / int((label == 1).sum()))
     if sizes[-1] > 0.3:  # thin ones are soft all over
-      brightest.append(float(got[label == 1].max()))
+      brightest.append(float(got[label == 1].max()) / (scale * 0.6))
+      assert scale == 1.0 or float(got[label == 1].max()) > 0.9
   assert 0.0 < min(sizes) < 0.3 < 0.6 < max(sizes)
-  assert 0.6 * 0.7 < min(brightest) < max(brightest) < 0.6 * 1.5 + 0.1
+  low, high = SCAR_BRIGHTNESS
+  assert low * 0.9 < min(brightest) < 1.2 < 2.0 < max(brightest) < high + 0.2
 
 
 def test_scar_begins_at_the_endocardium():
@@ -196,15 +211,17 @@ def test_the_dark_rim_of_the_cavity_does_not_give_a_scar_away():
   image, label = heart()
   y, x = np.mgrid[:64, :64]
   radius = np.hypot(y - 32, x - 36)
-  rim = (radius >= 8) & (radius < 10)
-  image = jnp.where(rim, 0.35, image)
+  image = jnp.where((radius >= 8) & (radius < 10), 0.35, image)
   whole_rings = 0
-  for seed in range(60):
-    got = scar(image, label, jax.random.key(seed), 1.0)
-    assert float(jnp.where(label == 2, got - image, 0.0).min()) >= 0.0
-    if float(((got > 0.3) & (label == 1) & (radius < 12)).sum() / ((label == 1) & (radius < 12)).sum()) > 0.8:
+  for seed in range(90):
+    got = np.asarray(scar(image, label, jax.random.key(seed), 1.0))
+    got = got * float(image[0, 0] / got[0, 0])
+    inner = (label == 1) & (radius < 12)
+    if float(((got > 0.3) & inner).sum() / inner.sum()) > 0.9:
       whole_rings += 1
-      assert float(got[rim].mean()) > 0.39
+      profile = [got[(radius >= r) & (radius < r + 1)].mean() for r in range(6, 12)]  # from the cavity into the scar
+      # It was 0.25 darker; what fills it is the cavity's mean, of which it is a part itself.
+      assert min(profile) > min(profile[0], profile[-1]) - 0.12
   assert whole_rings > 2
 
 

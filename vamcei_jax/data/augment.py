@@ -3,6 +3,8 @@
 Images are (H, W) in [0, 1] and stay there. A strength of 0 switches a transform off.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -12,7 +14,8 @@ from ml_collections import ConfigDict
 from vamcei_jax.data.labels import CLASSES
 
 GIN_LAYERS, GIN_WIDTH = 4, 2
-SCAR_BRIGHTNESS = (0.8, 1.5)  # relative to the LV cavity's blood
+SCAR_BRIGHTNESS = (0.8, 2.5)  # relative to the LV cavity's blood
+SCAR_TEXTURE = 0.1  # of intensities, how far they lie from their local mean at most
 RELAXATION = 0.25  # of the largest contraction: how far hearts go the other way
 SCAR_REACH = 4.0  # pixels over which the depth in the wall is told: about half of a usual wall
 
@@ -139,14 +142,15 @@ def noise(image: Array, key: Array, strength: float) -> Array:
 
 
 def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
-  """Paints infarct scar as late gadolinium shows it into the myocardium: about as bright as blood.
+  """Paints infarct scar as late gadolinium shows it into the myocardium: as bright as blood, or brighter.
 
   bSSFP has none, and a network that has seen none takes it for blood. One or two sectors about the cavity, of any width
   up to almost the whole ring, from the endocardium outwards (the wavefront of Reimer et al., Circulation 1977) to a
   depth between a fifth of the wall and all of it, with ragged edges. Within them, local means become about that of the
-  LV cavity, times a factor uniform in SCAR_BRIGHTNESS. In walls that are thinner than SCAR_REACH, and about the small
-  cavities of the apex, depth is told badly, and scars are fainter or missing. Without myocardium or cavity, the image
-  stays as it is.
+  LV cavity, times a factor whose logarithm is uniform in SCAR_BRIGHTNESS; where that is more than 1, the whole image is
+  scaled down by it, so that blood is grey beside a bright scar. In walls that are thinner than SCAR_REACH, and about
+  the small cavities of the apex, depth is told badly, and scars are fainter or missing. Without myocardium or cavity,
+  the image stays as it is.
 
   Args:
     image: (H, W) in [0, 1].
@@ -174,14 +178,18 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
     edge = lambda inside: jax.nn.sigmoid(10.0 * inside + ragged)
     patch = edge(outer - depth) * edge(half - away)
     alpha = jnp.maximum(alpha, jnp.where(jax.random.bernoulli(there, 1.0 if number == 0 else 0.5), patch, 0.0))
-  low, high = SCAR_BRIGHTNESS
+  low, high = (math.log(end) for end in SCAR_BRIGHTNESS)
   blood = (cavity * image).sum() / jnp.maximum(cavity.sum(), 1)
-  bright = blood * jax.random.uniform(keys[2], minval=low, maxval=high)
-  # Fine texture stays: what only scars had would give them away. So would the rim of the cavity, whose pixels are part
-  # dark myocardium: it is filled with blood.
-  coarse = _smooth(image, 1.5)
-  rim = cavity * jnp.minimum(2.0 * _smooth(myo, 1.5), 1.0) * jnp.maximum(blood - jnp.maximum(image, coarse), 0.0)
-  painted = jnp.clip(image + alpha * (myo * (bright - coarse) + rim), 0.0, 1.0)
+  bright = blood * jnp.exp(jax.random.uniform(keys[2], minval=low, maxval=high))
+  # Nothing but brightness may tell scar from blood: nothing is left in it of the edge between wall and cavity, which is
+  # a rim of pixels on both sides that are part of both.
+  near = _smooth(myo, 2.0)
+  rim = jnp.minimum(4.0 * jnp.minimum(near, _smooth(cavity, 2.0)), 1.0)
+  usual = jnp.where(myo, _smooth(myo * image, 2.0) / jnp.maximum(near, 1e-6), blood)
+  texture = (1.0 - rim) * jnp.clip(image - usual, -SCAR_TEXTURE, SCAR_TEXTURE)
+  filled = blood + _smooth(alpha * myo, 0.7) * (bright - blood) + texture
+  painted = image + alpha * jnp.where(myo, 1.0, cavity * rim) * (filled - image)
+  painted = jnp.clip(painted / jnp.maximum(bright, 1.0), 0.0, 1.0)
   wanted = jax.random.bernoulli(keys[3], probability) & myo.any() & cavity.any()
   return jnp.where(wanted, painted, image)
 
