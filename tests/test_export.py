@@ -74,16 +74,47 @@ def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, 
   assert differ("weights", "untapered") > 2 * differ("untapered", "run")
 
 
+def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, weights, volumes, tmp_path):
+  config, _ = restore_weights(weights)
+  low, high = config.inference.pixel_mm
+  paths = sorted(path for path in volumes.glob("*.nii.gz") if "manual" not in path.name)
+  (tmp_path / "finer").mkdir()
+  for path in paths:
+    image = nib.load(path)
+    assert all(low <= mm <= high for mm in sorted(image.header.get_zooms())[:2])
+    finer, affine = np.asarray(image.dataobj), image.affine.copy()
+    for axis in {0, 1, 2} - {int(np.argmax(image.header.get_zooms()))}:
+      finer, affine[:, axis] = np.repeat(finer, 2, axis), affine[:, axis] / 2
+    nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / path.name)
+  unaware = shutil.copytree(weights, tmp_path / "unaware")
+  change(unaware, lambda config: config["inference"].pop("pixel_mm"))
+
+  ways, masks = {"own": (weights, volumes), "resampled": (weights, tmp_path / "finer")}, {}
+  ways["as_it_is"] = unaware, tmp_path / "finer"
+  for name, (folder, images) in ways.items():
+    flags = f"--weights={folder}", f"--input={images}", f"--output={tmp_path / name}"
+    finished = run_command("vamcei_jax.predict", *flags)
+    assert finished.returncode == 0, finished.stderr
+    masks[name] = [np.asarray(nib.load(tmp_path / name / path.name).dataobj) for path in paths]
+  coarser = lambda mask, own: mask[tuple(slice(None, None, n // m) for n, m in zip(mask.shape, own.shape, strict=True))]
+  differ = lambda name: np.mean([
+    np.mean(coarser(mask, own) != own) for mask, own in zip(masks[name], masks["own"], strict=True)
+  ])
+  assert differ("resampled") < 0.1
+  assert differ("as_it_is") > 3 * differ("resampled")
+
+
 def test_a_run_does_not_know_how_hearts_taper(run_command, tiny_run, volumes, tmp_path):
   flags = f"--workdir={tiny_run}", f"--input={volumes}", f"--output={tmp_path}", "--apex"
   assert "export it with --apex" in error_of(run_command("vamcei_jax.predict", *flags))
 
 
 def test_weights_of_an_earlier_version_neither_smooth_nor_shift(weights, tmp_path):
+  later = ("smooth", "odds", "apex", "pixel_mm")
   shutil.copytree(weights, tmp_path / "earlier")
-  change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in ("smooth", "odds", "apex")])
+  change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in later])
   config, _ = restore_weights(tmp_path / "earlier")
-  assert [usual(config, flag) for flag in ("tta", "postprocess", "smooth", "odds", "apex")] == [True, True, 0, 0, 0]
+  assert [usual(config, flag) for flag in ("tta", "postprocess", *later)] == [True, True, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("mm", ["nan", "-1"])
@@ -137,6 +168,7 @@ def change(folder, edit):
     lambda config: config.pop("inference"),
     lambda config: config.update(inference=[]),
     lambda config: config["inference"].update(tta="no"),
+    lambda config: config["inference"].update(pixel_mm=[1.0]),
     lambda config: config["inference"].pop("sha256"),
     lambda config: config["model"].update(widths="a"),
     lambda config: config["data"].update(size=[63, 64]),

@@ -27,7 +27,7 @@ flags.mark_flags_as_required(["workdir", "output"])
 def main() -> None:
   from vamcei_jax.config import CONFIG_FILE, read_config
   from vamcei_jax.data.apex import apical_odds
-  from vamcei_jax.data.loader import load_stacks
+  from vamcei_jax.data.loader import load_patients, load_stacks
   from vamcei_jax.evaluation.inference import trained_views
   from vamcei_jax.pipeline import prepare_domain
   from vamcei_jax.restore import last_stage, restore_final
@@ -55,9 +55,14 @@ def main() -> None:
     if source.info.full_name != config.data.get("datasets", [None])[0]:
       raise InputError(f"{folder}: its source data have changed since; export it without --apex")
     apex = [[float(f"{odds:.4g}") for odds in row] for row in apical_odds(load_stacks(source, "train", "mask"))]
+  pixel_mm = None
+  if config.data.spacing is None:
+    target = prepare_domain(config, "target", centres="image")
+    pixels = [patient.spacing[1:] for patient in load_patients(target, "train", labelled=False)]
+    pixel_mm = [float(f"{mm:.4g}") for mm in (min(map(min, pixels)), max(map(max, pixels)))]
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
   config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value, "odds": odds}
-  config.inference.apex = apex
+  config.inference.apex, config.inference.pixel_mm = apex, pixel_mm
   write_weights(output, config, networks)
   print(f"{output}: weights of {folder}")
 

@@ -115,12 +115,14 @@ def predict_file(
 
   from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.nifti import MAPS, read_volume, volume_name, write_classes, write_map
-  from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
+  from vamcei_jax.data.preprocess import match_pixels, preprocess_image, restore_probabilities
   from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices, taper_apex
   from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
+  from vamcei_jax.restore import usual
 
-  view, settings = config.data.get("view", "short_axis"), preprocess_settings(config)
+  view = config.data.get("view", "short_axis")
   volume = read_volume(path, view)
+  settings = match_pixels(preprocess_settings(config), volume.spacing, usual(config, "pixel_mm"))
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
   tapered = lambda probs: taper_apex(smooth_slices(probs, volume.spacing[0], smooth), volume.spacing[0], apex)

@@ -167,6 +167,7 @@ OPTIONAL: dict[str, Rule] = {
   "inference.smooth": STRENGTH,
   "inference.odds": each(SCALE, 3),
   "inference.apex": optional(each(each(number(1e-6, 1), 3))),
+  "inference.pixel_mm": optional(rising(each(SCALE, 2), equal=True)),
   "inference.sha256": TEXT,
   "grid.rows": each(ROW),
   "grid.seeds": differing(each(SEED)),

@@ -131,7 +131,10 @@ def restore_weights(folder: Path) -> tuple[ConfigDict, Networks]:
 
 
 def usual(config: ConfigDict, flag: str) -> bool | float | tuple | None:
-  """The value of a flag of predict's that exported weights, whose configuration this is, come with; 0 for a run."""
+  """What exported weights, whose configuration this is, come with: the value of a flag of predict's, or pixel_mm.
+
+  0 for a run, and for weights of an earlier version that did not come with it.
+  """
   return config.get("inference", {}).get(flag, 0)
 
 

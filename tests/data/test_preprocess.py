@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from vamcei_jax.data.preprocess import (
   Preprocess,
   foreground_centre,
+  match_pixels,
   preprocess_classes,
   preprocess_image,
   restore_classes,
@@ -49,6 +50,35 @@ def heart(shape, centre, radius):
 
 def dice(a, b, k):
   return 2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum())
+
+
+# Pixels of another size than those trained on
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_pixels_of_another_size_come_onto_the_grid_that_was_trained_on(factor):
+  """A heart of the same size in mm is one of the same size in the field, whatever the pixels of the volume."""
+  shape, pixel_mm, grid = (1, 120, 120), (1.2, 1.3), Preprocess(size=(90, 90), zoom=0.75)
+  expected = preprocess_classes(heart(shape, (0.5, 0.5), 0.2), SPACING, grid)
+  pixels = round(120 * factor)
+  spacing = (8.0, 1.25 / factor, 1.25 / factor)
+  matched = match_pixels(grid, spacing, pixel_mm)
+  assert (matched == grid) == (factor == 1.0)
+  classes = heart((1, pixels, pixels), (0.5, 0.5), 0.2)
+  found = preprocess_classes(classes, spacing, matched)
+  assert min(dice(found, expected, k) for k in (1, 2, 3)) > 0.95
+  if factor != 1.0:
+    assert dice(preprocess_classes(classes, spacing, grid), expected, 2) < 0.7
+  back = restore_classes(found, classes.shape, spacing, matched)
+  assert min(dice(back, classes, k) for k in (1, 2, 3)) > 0.93
+
+
+def test_where_the_size_of_pixels_is_not_known_or_makes_no_difference_settings_stay():
+  by_headers, by_pixels = Preprocess(spacing=1.5), Preprocess(zoom=0.75)
+  assert match_pixels(by_headers, (8.0, 0.5, 0.5), (1.2, 1.3)) == by_headers
+  assert match_pixels(by_pixels, (8.0, 0.5, 0.5), None) == by_pixels
+  assert match_pixels(by_pixels, (8.0, 1.195, 1.31), (1.2, 1.3)) == by_pixels
+  assert match_pixels(by_pixels, (8.0, 1.25, 2.5), (1.2, 1.3)).spacing == pytest.approx(1.25 / 0.75)
 
 
 # Intensities

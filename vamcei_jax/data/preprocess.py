@@ -59,6 +59,24 @@ def preprocess_image(voxels: np.ndarray, spacing: Spacing, settings: Preprocess,
   return _window(_resample(scaled, size), settings.size, _corner(voxels.shape, size, settings, centre)).clip(0.0, 1.0)
 
 
+def match_pixels(settings: Preprocess, spacing: Spacing, pixel_mm: tuple[float, float] | None) -> Preprocess:
+  """The settings for a volume whose pixels are not as large as those that a network without `spacing` was trained on.
+
+  Its own settings where they are, to a hundredth, and where it is not known how large those were.
+
+  Args:
+    settings: of the network.
+    spacing: of the volume.
+    pixel_mm: the smallest and the largest pixel, in mm, of the volumes that it was trained on; None if not known.
+  """
+  if settings.spacing is not None or not pixel_mm:
+    return settings
+  low, high = pixel_mm
+  if all(0.99 * low <= mm <= 1.01 * high for mm in spacing[1:]):
+    return settings
+  return dataclasses.replace(settings, spacing=(low + high) / 2 / settings.zoom)
+
+
 def preprocess_classes(
   classes: np.ndarray, spacing: Spacing, settings: Preprocess, centre: Centre = None
 ) -> np.ndarray:
