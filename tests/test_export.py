@@ -81,11 +81,13 @@ def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, 
   (tmp_path / "finer").mkdir()
   for path in paths:
     image = nib.load(path)
-    assert all(low <= mm <= high for mm in sorted(image.header.get_zooms())[:2])
+    assert all(0.999 * low <= mm <= 1.001 * high for mm in sorted(image.header.get_zooms())[:2])
     finer, affine = np.asarray(image.dataobj), image.affine.copy()
     for axis in {0, 1, 2} - {int(np.argmax(image.header.get_zooms()))}:
       finer, affine[:, axis] = np.repeat(finer, 2, axis), affine[:, axis] / 2
     nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / path.name)
+  affine[:2, :2] *= 1e-3
+  nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / "metres.nii.gz")
   unaware = shutil.copytree(weights, tmp_path / "unaware")
   change(unaware, lambda config: config["inference"].pop("pixel_mm"))
 
@@ -94,14 +96,24 @@ def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, 
   for name, (folder, images) in ways.items():
     flags = f"--weights={folder}", f"--input={images}", f"--output={tmp_path / name}"
     finished = run_command("vamcei_jax.predict", *flags)
-    assert finished.returncode == 0, finished.stderr
+    assert finished.returncode == int(name == "resampled"), finished.stderr
+    assert ("metres.nii.gz: pixels of" in finished.stderr) == (name == "resampled")
+    assert (f"resampled to those of {low:.3g} mm" in finished.stdout) == (name == "resampled")
     masks[name] = [np.asarray(nib.load(tmp_path / name / path.name).dataobj) for path in paths]
   coarser = lambda mask, own: mask[tuple(slice(None, None, n // m) for n, m in zip(mask.shape, own.shape, strict=True))]
   differ = lambda name: np.mean([
     np.mean(coarser(mask, own) != own) for mask, own in zip(masks[name], masks["own"], strict=True)
   ])
-  assert differ("resampled") < 0.1
-  assert differ("as_it_is") > 3 * differ("resampled")
+  assert 3 * differ("resampled") < differ("as_it_is")
+
+
+def test_without_its_prepared_data_a_run_is_exported_and_resamples_nothing(run_command, tiny_run, tmp_path):
+  moved = shutil.copytree(tiny_run, tmp_path / "moved")
+  change(moved / "vamcei", lambda config: config["data"].update(datasets=["other", "other"]))
+  finished = run_command("vamcei_jax.export", f"--workdir={moved}", f"--output={tmp_path / 'weights'}")
+  assert finished.returncode == 0
+  assert "prepared data are not there" in finished.stderr
+  assert restore_weights(tmp_path / "weights")[0].inference.pixel_mm is None
 
 
 def test_a_run_does_not_know_how_hearts_taper(run_command, tiny_run, volumes, tmp_path):
@@ -109,7 +121,7 @@ def test_a_run_does_not_know_how_hearts_taper(run_command, tiny_run, volumes, tm
   assert "export it with --apex" in error_of(run_command("vamcei_jax.predict", *flags))
 
 
-def test_weights_of_an_earlier_version_neither_smooth_nor_shift(weights, tmp_path):
+def test_weights_of_an_earlier_version_do_nothing_that_they_did_not_know(weights, tmp_path):
   later = ("smooth", "odds", "apex", "pixel_mm")
   shutil.copytree(weights, tmp_path / "earlier")
   change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in later])

@@ -2,13 +2,16 @@
 
 python -m vamcei_jax.export --workdir=runs/best --output=weights/student --tta --postprocess
 
-python -m vamcei_jax.predict --weights=weights/student … uses it, by default with the flags that are given here.
+python -m vamcei_jax.predict --weights=weights/student … uses it, by default with the flags that are given here, and,
+where the run has no `data.spacing`, with pixels of other sizes than its target had resampled to those.
 """
 
 import math
+import sys
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from vamcei_jax import command_line
 from vamcei_jax.errors import InputError
@@ -27,7 +30,7 @@ flags.mark_flags_as_required(["workdir", "output"])
 def main() -> None:
   from vamcei_jax.config import CONFIG_FILE, read_config
   from vamcei_jax.data.apex import apical_odds
-  from vamcei_jax.data.loader import load_patients, load_stacks
+  from vamcei_jax.data.loader import load_stacks
   from vamcei_jax.evaluation.inference import trained_views
   from vamcei_jax.pipeline import prepare_domain
   from vamcei_jax.restore import last_stage, restore_final
@@ -55,16 +58,31 @@ def main() -> None:
     if source.info.full_name != config.data.get("datasets", [None])[0]:
       raise InputError(f"{folder}: its source data have changed since; export it without --apex")
     apex = [[float(f"{odds:.4g}") for odds in row] for row in apical_odds(load_stacks(source, "train", "mask"))]
-  pixel_mm = None
-  if config.data.spacing is None:
-    target = prepare_domain(config, "target", centres="image")
-    pixels = [patient.spacing[1:] for patient in load_patients(target, "train", labelled=False)]
-    pixel_mm = [float(f"{mm:.4g}") for mm in (min(map(min, pixels)), max(map(max, pixels)))]
+  pixel_mm = trained_pixels(config)
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
   config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value, "odds": odds}
   config.inference.apex, config.inference.pixel_mm = apex, pixel_mm
   write_weights(output, config, networks)
   print(f"{output}: weights of {folder}")
+
+
+def trained_pixels(config: ConfigDict) -> list[float] | None:
+  """The smallest and the largest pixel, in mm, of the target volumes that a stage was trained on.
+
+  None for one that resamples by the headers itself, and where its prepared data are not there any more.
+  """
+  import tensorflow_datasets as tfds
+
+  from vamcei_jax.data.loader import load_spacings
+
+  if config.data.spacing is not None:
+    return None
+  folder = Path(config.data.prepared_dir).expanduser() / config.data.get("datasets", ["", ""])[1]
+  if not (folder / "dataset_info.json").exists():
+    print(f"{folder}: prepared data are not there: weights will take all pixels for equally large", file=sys.stderr)
+    return None
+  pixels = [mm for spacing in load_spacings(tfds.builder_from_directory(folder), "train") for mm in spacing[1:]]
+  return [float(f"{mm:.4g}") for mm in (min(pixels), max(pixels))]
 
 
 if __name__ == "__main__":

@@ -94,6 +94,8 @@ def predict_file(
 ) -> list[dict]:
   """Writes what is said of one volume.
 
+  Pixels of another size than exported weights were trained on are resampled, by the headers; see match_pixels.
+
   Args:
     path: of the volume.
     output: folder of what is written.
@@ -109,9 +111,10 @@ def predict_file(
     The rows of its uncertainty, one a structure, if latents are drawn.
 
   Raises:
-    InputError: a volume that cannot be read or a map that cannot be written.
+    InputError: a volume that cannot be read, or whose pixels cannot be meant, or a map that cannot be written.
   """
   import jax
+  from tqdm import tqdm
 
   from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.nifti import MAPS, read_volume, volume_name, write_classes, write_map
@@ -122,7 +125,14 @@ def predict_file(
 
   view = config.data.get("view", "short_axis")
   volume = read_volume(path, view)
-  settings = match_pixels(preprocess_settings(config), volume.spacing, usual(config, "pixel_mm"))
+  own = preprocess_settings(config)
+  try:
+    settings = match_pixels(own, volume.spacing, usual(config, "pixel_mm") or None)
+  except InputError as error:
+    raise InputError(f"{path}: {error}") from None
+  if settings != own:
+    pixels = "×".join(f"{mm:.3g}" for mm in volume.spacing[1:])
+    tqdm.write(f"{path}: pixels of {pixels} mm, resampled to those of {settings.spacing * own.zoom:.3g} mm trained on")
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
   tapered = lambda probs: taper_apex(smooth_slices(probs, volume.spacing[0], smooth), volume.spacing[0], apex)

@@ -130,12 +130,12 @@ def restore_weights(folder: Path) -> tuple[ConfigDict, Networks]:
   return config, read_weights(folder, config.inference.get("sha256", ""), _abstract_state(config).ema)
 
 
-def usual(config: ConfigDict, flag: str) -> bool | float | tuple | None:
+def usual(config: ConfigDict, name: str) -> bool | float | tuple | None:
   """What exported weights, whose configuration this is, come with: the value of a flag of predict's, or pixel_mm.
 
   0 for a run, and for weights of an earlier version that did not come with it.
   """
-  return config.get("inference", {}).get(flag, 0)
+  return config.get("inference", {}).get(name, 0)
 
 
 def restore_stage(folder: Path) -> tuple[ConfigDict, Networks]:

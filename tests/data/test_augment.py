@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from vamcei_jax.data.augment import (
   RELAXATION,
   SCAR_BRIGHTNESS,
+  SCAR_TEXTURE,
   augment,
   bias_field,
   blur,
@@ -190,6 +191,27 @@ def test_scar_is_in_the_myocardium_alone_and_as_bright_as_blood_or_brighter():
   assert 0.0 < min(sizes) < 0.3 < 0.6 < max(sizes)
   low, high = SCAR_BRIGHTNESS
   assert low * 0.9 < min(brightest) < 1.2 < 2.0 < max(brightest) < high + 0.2
+
+
+def test_scars_keep_fine_texture_and_no_more():
+  image, label = heart()
+  y, x = np.mgrid[:64, :64]
+  rings = np.hypot(y - 32, x - 36)
+  within = (rings > 13.5) & (rings < 15)  # of the wall, away from what is blurred at its inner edge
+  checks = jnp.asarray(np.where((y + x) % 2, 0.05, -0.05), jnp.float32)
+  kept = []
+  for seed in range(60):
+    plain, textured, coarse = (
+      np.asarray(scar(image + share * checks * (label == 1), label, jax.random.key(seed), 1.0))[within]
+      for share in (0.0, 1.0, 2.9)
+    )
+    scale = float(scar(image, label, jax.random.key(seed), 1.0)[0, 0] / 0.3)
+    bright = plain > 0.5 * scale  # scar through and through
+    if bright.sum() > 20 and plain[bright].max() < 0.9:
+      kept.append(np.abs(textured - plain)[bright].mean() / scale)
+      assert np.abs(coarse - plain)[bright].max() < 1.25 * SCAR_TEXTURE * scale
+  assert len(kept) > 3
+  assert 0.02 < np.mean(kept) < 0.06
 
 
 def test_scar_begins_at_the_endocardium():

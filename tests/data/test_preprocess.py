@@ -58,7 +58,7 @@ def dice(a, b, k):
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_pixels_of_another_size_come_onto_the_grid_that_was_trained_on(factor):
   """A heart of the same size in mm is one of the same size in the field, whatever the pixels of the volume."""
-  shape, pixel_mm, grid = (1, 120, 120), (1.2, 1.3), Preprocess(size=(90, 90), zoom=0.75)
+  shape, pixel_mm, grid = (1, 120, 120), (1.25, 1.25), Preprocess(size=(90, 90), zoom=0.75)
   expected = preprocess_classes(heart(shape, (0.5, 0.5), 0.2), SPACING, grid)
   pixels = round(120 * factor)
   spacing = (8.0, 1.25 / factor, 1.25 / factor)
@@ -78,7 +78,19 @@ def test_where_the_size_of_pixels_is_not_known_or_makes_no_difference_settings_s
   assert match_pixels(by_headers, (8.0, 0.5, 0.5), (1.2, 1.3)) == by_headers
   assert match_pixels(by_pixels, (8.0, 0.5, 0.5), None) == by_pixels
   assert match_pixels(by_pixels, (8.0, 1.195, 1.31), (1.2, 1.3)) == by_pixels
-  assert match_pixels(by_pixels, (8.0, 1.25, 2.5), (1.2, 1.3)).spacing == pytest.approx(1.25 / 0.75)
+
+
+def test_pixels_are_resampled_to_the_nearest_size_that_was_trained_on():
+  resampled = lambda *pixels: match_pixels(Preprocess(zoom=0.75), (8.0, *pixels), (1.0, 1.4)).spacing * 0.75
+  assert resampled(0.5, 0.5) == pytest.approx(1.0)
+  assert resampled(1.5, 1.5) == pytest.approx(1.4)
+  assert resampled(0.8, 1.8) == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("mm", [0.00075, 750.0])
+def test_pixels_that_cannot_be_meant_are_named(mm):
+  with pytest.raises(InputError, match="has seen 1 to 1.4 mm; correct the header"):
+    match_pixels(Preprocess(), (8.0, mm, mm), (1.0, 1.4))
 
 
 # Intensities

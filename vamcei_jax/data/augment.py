@@ -15,7 +15,7 @@ from vamcei_jax.data.labels import CLASSES
 
 GIN_LAYERS, GIN_WIDTH = 4, 2
 SCAR_BRIGHTNESS = (0.8, 2.5)  # relative to the LV cavity's blood
-SCAR_TEXTURE = 0.1  # of intensities, how far they lie from their local mean at most
+SCAR_TEXTURE = 0.1  # what scars keep of an intensity's distance from its local mean, at most
 RELAXATION = 0.25  # of the largest contraction: how far hearts go the other way
 SCAR_REACH = 4.0  # pixels over which the depth in the wall is told: about half of a usual wall
 
@@ -147,8 +147,8 @@ def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
   bSSFP has none, and a network that has seen none takes it for blood. One or two sectors about the cavity, of any width
   up to almost the whole ring, from the endocardium outwards (the wavefront of Reimer et al., Circulation 1977) to a
   depth between a fifth of the wall and all of it, with ragged edges. Within them, local means become about that of the
-  LV cavity, times a factor whose logarithm is uniform in SCAR_BRIGHTNESS; where that is more than 1, the whole image is
-  scaled down by it, so that blood is grey beside a bright scar. In walls that are thinner than SCAR_REACH, and about
+  LV cavity, times a factor that is log-uniform in SCAR_BRIGHTNESS; where the product is more than 1, the whole image is
+  divided by it, so that blood is grey beside a bright scar. In walls that are thinner than SCAR_REACH, and about
   the small cavities of the apex, depth is told badly, and scars are fainter or missing. Without myocardium or cavity,
   the image stays as it is.
 

@@ -70,7 +70,14 @@ def load_stacks(builder: tfds.core.DatasetBuilder, split: str, kind: str) -> lis
   decoders = {name: tfds.decode.SkipDecoding() for name in ("image", "mask", "truth") if name != kind}
   with naming_damage(builder.data_path):
     examples = list(builder.as_data_source(split, decoders=decoders))
-  return [(example[kind], float(np.linalg.norm(example["affine"][:3, 0]))) for example in examples]
+  return [(example[kind], _spacing(example["affine"])[0]) for example in examples]
+
+
+def load_spacings(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[float, float, float]]:
+  """mm along D, H, W of the original volume of each patient of a split; no image and no mask is decoded."""
+  decoders = dict.fromkeys(("image", "mask", "truth"), tfds.decode.SkipDecoding())
+  with naming_damage(builder.data_path):
+    return [_spacing(example["affine"]) for example in builder.as_data_source(split, decoders=decoders)]
 
 
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
@@ -83,9 +90,13 @@ def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bo
           image=example["image"],
           truth=example["truth"] if example["labelled"] else None,
           shape=example["truth"].shape,
-          spacing=tuple(float(mm) for mm in np.linalg.norm(example["affine"][:3, :3], axis=0)),
+          spacing=_spacing(example["affine"]),
           centre=tuple(example["centre"].tolist()),
         )
+
+
+def _spacing(affine: np.ndarray) -> tuple[float, float, float]:
+  return tuple(float(mm) for mm in np.linalg.norm(affine[:3, :3], axis=0))
 
 
 @contextmanager

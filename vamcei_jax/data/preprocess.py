@@ -18,7 +18,7 @@ class Preprocess:
   """How volumes become network input; slices are never mixed.
 
   size: pixels (H, W) of the network's field.
-  spacing: in-plane millimetres to resample to, as the headers say; None leaves the headers alone.
+  spacing: in-plane millimetres to resample to, as the headers say; None takes pixels as they are.
   zoom: factor on the pixel grid when spacing is None: 0.75 makes 144 pixels of 192.
   percentiles: of each volume, mapped to 0 and 1.
   """
@@ -59,22 +59,29 @@ def preprocess_image(voxels: np.ndarray, spacing: Spacing, settings: Preprocess,
   return _window(_resample(scaled, size), settings.size, _corner(voxels.shape, size, settings, centre)).clip(0.0, 1.0)
 
 
-def match_pixels(settings: Preprocess, spacing: Spacing, pixel_mm: tuple[float, float] | None) -> Preprocess:
-  """The settings for a volume whose pixels are not as large as those that a network without `spacing` was trained on.
+def match_pixels(settings: Preprocess, spacing: Spacing, pixel_mm: Sequence[float] | None) -> Preprocess:
+  """The settings of a network for a volume whose pixels may be of another size than those that it was trained on.
 
-  Its own settings where they are, to a hundredth, and where it is not known how large those were.
+  As they are where the headers are followed anyway, where it is not known what it was trained on, and for pixels that
+  are as large as those, to a hundredth. Else they resample to the nearest size that it was trained on, times its zoom.
 
   Args:
     settings: of the network.
     spacing: of the volume.
-    pixel_mm: the smallest and the largest pixel, in mm, of the volumes that it was trained on; None if not known.
+    pixel_mm: the smallest and the largest pixel, in mm, of the target volumes that the network was trained on, or None.
+
+  Raises:
+    InputError: pixels that are more than eight times as large, or as small.
   """
   if settings.spacing is not None or not pixel_mm:
     return settings
-  low, high = pixel_mm
-  if all(0.99 * low <= mm <= 1.01 * high for mm in spacing[1:]):
+  (low, high), pixels = pixel_mm, spacing[1:]
+  if all(0.99 * low <= mm <= 1.01 * high for mm in pixels):
     return settings
-  return dataclasses.replace(settings, spacing=(low + high) / 2 / settings.zoom)
+  if not all(low / 8 <= mm <= 8 * high for mm in pixels):
+    size = "×".join(f"{mm:g}" for mm in pixels)
+    raise InputError(f"pixels of {size} mm, where the network has seen {low:g} to {high:g} mm; correct the header")
+  return dataclasses.replace(settings, spacing=min(max(math.sqrt(math.prod(pixels)), low), high) / settings.zoom)
 
 
 def preprocess_classes(
