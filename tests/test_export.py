@@ -86,15 +86,13 @@ def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, 
     for axis in {0, 1, 2} - {int(np.argmax(image.header.get_zooms()))}:
       finer, affine[:, axis] = np.repeat(finer, 2, axis), affine[:, axis] / 2
     nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / path.name)
-  affine[:2, :2] *= 1e-3
+  affine[:3, :3] *= 1e-3
   nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / "metres.nii.gz")
-  unaware = shutil.copytree(weights, tmp_path / "unaware")
-  change(unaware, lambda config: config["inference"].pop("pixel_mm"))
 
-  ways, masks = {"own": (weights, volumes), "resampled": (weights, tmp_path / "finer")}, {}
-  ways["as_it_is"] = unaware, tmp_path / "finer"
-  for name, (folder, images) in ways.items():
-    flags = f"--weights={folder}", f"--input={images}", f"--output={tmp_path / name}"
+  ways = {"own": (volumes,), "resampled": (tmp_path / "finer",), "as_it_is": (tmp_path / "finer", "--noresample")}
+  masks = {}
+  for name, (images, *flags) in ways.items():
+    flags += f"--weights={weights}", f"--input={images}", f"--output={tmp_path / name}"
     finished = run_command("vamcei_jax.predict", *flags)
     assert finished.returncode == int(name == "resampled"), finished.stderr
     assert ("metres.nii.gz: pixels of" in finished.stderr) == (name == "resampled")

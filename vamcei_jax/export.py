@@ -73,15 +73,18 @@ def trained_pixels(config: ConfigDict) -> list[float] | None:
   """
   import tensorflow_datasets as tfds
 
-  from vamcei_jax.data.loader import load_spacings
+  from vamcei_jax.data.loader import load_spacings, naming_damage
 
   if config.data.spacing is not None:
     return None
   folder = Path(config.data.prepared_dir).expanduser() / config.data.get("datasets", ["", ""])[1]
   if not (folder / "dataset_info.json").exists():
-    print(f"{folder}: prepared data are not there: weights will take all pixels for equally large", file=sys.stderr)
+    way_out = "make them again with python -m vamcei_jax.prepare, or predict will take all pixels as they are"
+    print(f"{folder}: prepared data are not there; {way_out}", file=sys.stderr)
     return None
-  pixels = [mm for spacing in load_spacings(tfds.builder_from_directory(folder), "train") for mm in spacing[1:]]
+  with naming_damage(folder):
+    target = tfds.builder_from_directory(folder)
+  pixels = [mm for spacing in load_spacings(target, "train") for mm in spacing[1:]]
   return [float(f"{mm:.4g}") for mm in (min(pixels), max(pixels))]
 
 

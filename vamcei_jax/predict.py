@@ -29,6 +29,7 @@ _SMOOTH = flags.DEFINE_float("smooth", None, "Smooth along the stack, by a Gauss
 _SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
 _ODDS = flags.DEFINE_list("odds", None, "Multiply the probabilities of Myo, LV and RV, as 1,0.5,1 for less LV.")
+_RESAMPLE = flags.DEFINE_bool("resample", True, "Resample pixels of another size than --weights were trained on.")
 _APEX = flags.DEFINE_bool("apex", None, "Let structures be rarer near the apex, as the source's masks have it.")
 flags.register_validator("smooth", lambda mm: mm is None or math.isfinite(mm), "must be finite")
 flags.mark_flags_as_required(["input", "output"])
@@ -59,7 +60,7 @@ def main() -> None:
   locate = restore_locator(folder, config)
 
   options = {"samples": _SAMPLES.value, "clean": clean, "smooth": smooth, "odds": odds, "apex": apex}
-  options["probabilities"] = _PROBABILITIES.value
+  options |= {"probabilities": _PROBABILITIES.value, "resample": _RESAMPLE.value}
   failures = []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:
@@ -91,10 +92,9 @@ def predict_file(
   odds: Sequence[float] = (1.0, 1.0, 1.0),
   apex: Sequence[Sequence[float]] | None = None,
   probabilities: bool = False,
+  resample: bool = True,
 ) -> list[dict]:
   """Writes what is said of one volume.
-
-  Pixels of another size than exported weights were trained on are resampled, by the headers; see match_pixels.
 
   Args:
     path: of the volume.
@@ -106,6 +106,7 @@ def predict_file(
     odds: by which the probabilities of Myo, LV and RV are multiplied, before they are made to sum to 1.
     apex: odds near the apical end of the stack, as of taper_apex; None for none.
     probabilities: whether they are written too.
+    resample: whether pixels of another size than exported weights were trained on are resampled; see match_pixels.
 
   Returns:
     The rows of its uncertainty, one a structure, if latents are drawn.
@@ -127,7 +128,7 @@ def predict_file(
   volume = read_volume(path, view)
   own = preprocess_settings(config)
   try:
-    settings = match_pixels(own, volume.spacing, usual(config, "pixel_mm") or None)
+    settings = match_pixels(own, volume.spacing, usual(config, "pixel_mm")) if resample else own
   except InputError as error:
     raise InputError(f"{path}: {error}") from None
   if settings != own:

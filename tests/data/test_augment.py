@@ -201,7 +201,7 @@ def test_scars_keep_fine_texture_and_no_more():
   checks = jnp.asarray(np.where((y + x) % 2, 0.05, -0.05), jnp.float32)
   kept = []
   for seed in range(60):
-    plain, textured, coarse = (
+    plain, textured, strong = (
       np.asarray(scar(image + share * checks * (label == 1), label, jax.random.key(seed), 1.0))[within]
       for share in (0.0, 1.0, 2.9)
     )
@@ -209,7 +209,7 @@ def test_scars_keep_fine_texture_and_no_more():
     bright = plain > 0.5 * scale  # scar through and through
     if bright.sum() > 20 and plain[bright].max() < 0.9:
       kept.append(np.abs(textured - plain)[bright].mean() / scale)
-      assert np.abs(coarse - plain)[bright].max() < 1.25 * SCAR_TEXTURE * scale
+      assert np.abs(strong - plain)[bright].max() < 1.25 * SCAR_TEXTURE * scale
   assert len(kept) > 3
   assert 0.02 < np.mean(kept) < 0.06
 
