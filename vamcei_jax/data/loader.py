@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jax import Array
 from ml_collections import ConfigDict
+from nibabel.affines import voxel_sizes
 
 from vamcei_jax.data.augment import augment
 from vamcei_jax.errors import InputError
@@ -96,7 +97,7 @@ def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bo
 
 
 def _spacing(affine: np.ndarray) -> tuple[float, float, float]:
-  return tuple(float(mm) for mm in np.linalg.norm(affine[:3, :3], axis=0))
+  return tuple(map(float, voxel_sizes(affine)))
 
 
 @contextmanager
