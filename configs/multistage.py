@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   translate.optimizer = ConfigDict({"b1": 0.5, "schedule": "half_linear"})
   translate.optimizer.rates = ConfigDict({"translators": 1e-3, "discriminators": 5e-4})
   # What a contrast is must not be blurred by changes of contrast, nor by shapes that one domain alone has.
-  off = ("gamma", "contrast", "bias", "blur", "noise", "gin", "scar", "contraction")
+  off = ("gamma", "contrast", "bias", "blur", "noise", "gin", "ipa", "scar", "contraction")
   translate.augment = ConfigDict(dict.fromkeys(off, 0.0))
   translate.train = ConfigDict({"steps": 800, "batch_size": 4, "eval_every": 200, "checkpoint_every": 200})
 

@@ -1,8 +1,12 @@
+import atexit
 import os
+import shutil
 import tempfile
 
-# Subprocesses and later tests find what earlier ones have compiled.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="vamcei-jax-compiled-"))
+# Subprocesses, pytest's workers and later tests find what earlier ones have compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="vamcei-jax-compiled-")
+  atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import fcntl  # noqa: E402

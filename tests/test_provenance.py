@@ -153,7 +153,7 @@ def test_a_resumed_run_keeps_the_record_of_who_began_it(copy, tiny_config, monke
 
 def test_a_run_of_an_earlier_version_is_made_again(copy, tmp_path, monkeypatch):
   """What has become a field since then is as it was: off."""
-  edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "scar", "contraction")])
+  edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "ipa", "scar", "contraction")])
   edit(copy, lambda record: record["config"]["data"].pop("empty_slices"))
   edit(copy, lambda record: record["config"]["stage"].update(vamcei={"data": {"empty_slices": False}}))
   begun = Mock(side_effect=SystemExit)

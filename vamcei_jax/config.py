@@ -16,7 +16,7 @@ CONFIG_FILE = "config.json"
 # What earlier versions did without saying so: section -> field -> value.
 _EARLIER = {
   "data": {"view": "short_axis", "empty_slices": "all"},
-  "augment": {"gin": 0.0, "scar": 0.0, "contraction": 0.0},
+  "augment": {"gin": 0.0, "ipa": 0.0, "scar": 0.0, "contraction": 0.0},
   "distillation": {"views": False, "smooth": 0.0, "apex": False, "itself": 0.0},
 }
 # Where and how, not what, is learned.

@@ -107,6 +107,7 @@ FIELDS: dict[str, Rule] = {
   "augment.blur": STRENGTH,
   "augment.noise": STRENGTH,
   "augment.gin": number(0, 1),
+  "augment.ipa": number(0, 1),
   "augment.scar": number(0, 1),
   "augment.contraction": number(0, 1),
   "model.widths": each(COUNT),

@@ -12,6 +12,7 @@ from vamcei_jax.data.augment import (
   SCAR_TEXTURE,
   augment,
   bias_field,
+  blend,
   blur,
   contrast,
   gamma,
@@ -21,9 +22,9 @@ from vamcei_jax.data.augment import (
 )
 
 OFF = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "flip": (), "gamma": 0.0, "contrast": 0.0, "bias": 0.0}
-OFF |= {"blur": 0.0, "noise": 0.0, "gin": 0.0, "scar": 0.0, "contraction": 0.0}
+OFF |= {"blur": 0.0, "noise": 0.0, "gin": 0.0, "ipa": 0.0, "scar": 0.0, "contraction": 0.0}
 STRONG = OFF | {"rotation": 0.5, "scale": 0.3, "shift": 5.0, "gamma": 0.5, "contrast": 0.5, "bias": 0.5}
-STRONG |= {"blur": 1.0, "noise": 0.2, "gin": 1.0, "scar": 0.5, "contraction": 0.5}
+STRONG |= {"blur": 1.0, "noise": 0.2, "gin": 1.0, "ipa": 0.5, "scar": 0.5, "contraction": 0.5}
 KEY = jax.random.key(0)
 
 
@@ -162,6 +163,27 @@ def test_gin_maps_regions_of_one_value_to_one_value_and_keeps_no_order_of_them()
 def test_gin_of_no_share_is_the_image_on_its_range(image):
   got = gin(image, KEY, 0.0)
   np.testing.assert_allclose(got, (image - image.min()) / (image.max() - image.min()), atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_a_blend_is_a_mean_by_shares_from_none_to_all_that_change_smoothly(seed):
+  key, nothing = jax.random.key(seed), jnp.zeros((32, 40))
+  share = np.asarray(blend(nothing + 1.0, nothing, key))
+  np.testing.assert_allclose([share.min(), share.max()], [0.0, 1.0], atol=1e-6)
+  assert max(np.abs(np.diff(share, axis=axis)).max() for axis in (0, 1)) < 0.35
+  one, other = jax.random.uniform(jax.random.key(1), (2, 32, 40))
+  np.testing.assert_allclose(blend(one, other, key), share * one + (1.0 - share) * other, atol=1e-6)
+
+
+@pytest.mark.parametrize(("ipa", "least", "most"), [(0.0, 0, 0), (0.5, 30, 65), (1.0, 90, 100)])
+def test_two_networks_share_as_many_images_as_ipa_says(ipa, least, most):
+  """Beyond the reach of its kernels from an edge, one network makes one value of a flat half; two do not."""
+  halves = jnp.repeat(jnp.array([0.0, 1.0]), 24)[:, None] * jnp.ones(48)
+  strengths = ConfigDict(OFF | {"gin": 1.0, "ipa": ipa})
+  view = lambda key: augment({"image": halves}, key, (48, 48), strengths)["image"]
+  inner = jax.vmap(view)(jax.random.split(KEY, 100))[:, 6:18, 6:42]
+  assert least <= int((jnp.ptp(inner, axis=(1, 2)) > 1e-3).sum()) <= most
 
 
 def heart():

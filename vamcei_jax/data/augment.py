@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from vamcei_jax.data.labels import CLASSES
 
 GIN_LAYERS, GIN_WIDTH = 4, 2
+IPA_POINTS = 5  # random values along each side of an image, between which the share of two networks is interpolated
 SCAR_BRIGHTNESS = (0.8, 2.5)  # relative to the LV cavity's blood
 SCAR_TEXTURE = 0.1  # what scars keep of an intensity's distance from its local mean, at most
 RELAXATION = 0.25  # of the largest contraction: how far hearts go the other way
@@ -30,9 +31,9 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
     size: (h, w) of the view, a random crop where it is smaller than the image.
     strengths: `config.augment`: rotation (radians), scale (relative), shift (pixels), flip (axes of the image that
       anatomy allows to be mirrored; none in the heart), gamma (log), contrast, bias (log), noise (standard deviation),
-      blur (pixels) and gin (share of the random network's image), each the largest amount drawn; scar (probability
-      that an image with a label is given some) and contraction (share of the LV cavity's area that a labelled heart
-      squeezes out).
+      blur (pixels) and gin (share of the random network's image), each the largest amount drawn; ipa (probability
+      that two such networks share an image), scar (probability that an image with a label is given some) and
+      contraction (share of the LV cavity's area that a labelled heart squeezes out).
 
   Returns:
     The maps of the example, seen so; beside a "teacher", "plain" is the image with its intensities as they were.
@@ -54,10 +55,18 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
     structures = jnp.moveaxis(jax.vmap(lambda map: sample(map, 1))(structures), 0, -1)
     view["teacher"] = jnp.concatenate([1.0 - structures.sum(-1, keepdims=True), structures], -1)
 
-  amounts = (strengths.gamma, strengths.contrast, strengths.bias, strengths.blur, strengths.noise, strengths.gin)
-  for transform, amount, own_key in zip((gamma, contrast, bias_field, blur, noise, gin), amounts, keys, strict=True):
+  *keys, network = keys
+  amounts = (strengths.gamma, strengths.contrast, strengths.bias, strengths.blur, strengths.noise)
+  for transform, amount, own_key in zip((gamma, contrast, bias_field, blur, noise), amounts, keys, strict=True):
     if amount:
       view["image"] = transform(view["image"], own_key, amount)
+  if strengths.gin:
+    seen = gin(view["image"], network, strengths.gin)
+    if strengths.ipa:
+      network, where, shared = jax.random.split(jax.random.fold_in(key, 9), 3)
+      blended = blend(seen, gin(view["image"], network, strengths.gin), where)
+      seen = jnp.where(jax.random.bernoulli(shared, strengths.ipa), blended, seen)
+    view["image"] = seen
   return view
 
 
@@ -234,3 +243,17 @@ def gin(image: Array, key: Array, strength: float) -> Array:
   mixed = share * x[0] + (1.0 - share) * centred
   low, high = mixed.min(), mixed.max()
   return (mixed - low) / jnp.maximum(high - low, 1e-3)
+
+
+def blend(one: Array, other: Array, key: Array) -> Array:
+  """Two images in one: each pixel is their mean, by shares that change smoothly from place to place.
+
+  Interventional pseudo-correlation augmentation (Ouyang et al., IEEE TMI 2022, section III-C), of two images by `gin`:
+  what is equally bright in an image no longer is, so that a structure cannot be told by the brightness of something
+  else. The share of `one` is interpolated by cubics between IPA_POINTS × IPA_POINTS values from U(0, 1) and then scaled
+  to [0, 1]. Unlike the published method: cubic convolution rather than B-splines, and one blend an image, without the
+  second one of opposite shares and the loss that holds their predictions together.
+  """
+  share = jax.image.resize(jax.random.uniform(key, (IPA_POINTS, IPA_POINTS)), one.shape, "cubic")
+  share = (share - share.min()) / jnp.maximum(share.max() - share.min(), 1e-6)
+  return share * one + (1.0 - share) * other
