@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
   config.augment.contrast = 0.2
   config.augment.noise = 0.05
   config.augment.gin = 1.0
+  config.augment.ipa = 1.0
   config.augment.scar = 0.6
   config.augment.contraction = 0.6
 
@@ -41,7 +42,7 @@ def get_config() -> ConfigDict:
   # Contrast is learned without masks, from all slices and from hearts of the size that they have.
   config.stage.translate.data = ConfigDict({"crop": (80, 80), "empty_slices": "all"})
   config.stage.translate.augment.scale = 0.2
-  config.stage.no_adaptation = ConfigDict({"train": {"steps": 3000}})
+  config.stage.no_adaptation = ConfigDict({"train": {"steps": 4000}})
   config.stage.target_vamcei = ConfigDict({"train": {"steps": 2500}})
   config.stage.source_vamcei = ConfigDict({"train": {"steps": 600}})
 

@@ -248,11 +248,11 @@ def gin(image: Array, key: Array, strength: float) -> Array:
 def blend(one: Array, other: Array, key: Array) -> Array:
   """Two images in one: each pixel is their mean, by shares that change smoothly from place to place.
 
-  Interventional pseudo-correlation augmentation (Ouyang et al., IEEE TMI 2022, section III-C), of two images by `gin`:
+  Interventional pseudo-correlation augmentation (Ouyang et al., IEEE TMI 2022), of what `gin` makes of an image twice:
   what is equally bright in an image no longer is, so that a structure cannot be told by the brightness of something
   else. The share of `one` is interpolated by cubics between IPA_POINTS × IPA_POINTS values from U(0, 1) and then scaled
-  to [0, 1]. Unlike the published method: cubic convolution rather than B-splines, and one blend an image, without the
-  second one of opposite shares and the loss that holds their predictions together.
+  to [0, 1]. Unlike the published code: no log-normal field of B-splines, and one view of an image, without a second one
+  of opposite shares, a third one by `gin` alone and the loss that holds predictions of all three together.
   """
   share = jax.image.resize(jax.random.uniform(key, (IPA_POINTS, IPA_POINTS)), one.shape, "cubic")
   share = (share - share.min()) / jnp.maximum(share.max() - share.min(), 1e-6)
