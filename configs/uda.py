@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
   augment.blur = 0.5
   augment.noise = 0.02
   augment.gin = 0.0  # up to 1, as published: contrasts and textures of random networks, for domains far apart
-  augment.ipa = 0.0  # probability that two of these networks share an image, blended from place to place
+  augment.ipa = 0.0  # probability that two of these networks share an image, blended from place to place; needs gin
   augment.scar = 0.0  # probability that a labelled image is given bright scar in its myocardium
   augment.contraction = 0.0  # share of its LV cavity that a labelled heart squeezes out, or a quarter of it lets in
 

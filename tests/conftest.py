@@ -3,9 +3,10 @@ import os
 import shutil
 import tempfile
 
-# Subprocesses, pytest's workers and later tests find what earlier ones have compiled.
+# Subprocesses, pytest's workers and later tests find what earlier ones have compiled; who made the folder removes it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="vamcei-jax-compiled-")
+  compiled = tempfile.mkdtemp(prefix="vamcei-jax-compiled-")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
   atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 

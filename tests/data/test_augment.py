@@ -171,19 +171,20 @@ def test_a_blend_is_a_mean_by_shares_from_none_to_all_that_change_smoothly(seed)
   key, nothing = jax.random.key(seed), jnp.zeros((32, 40))
   share = np.asarray(blend(nothing + 1.0, nothing, key))
   np.testing.assert_allclose([share.min(), share.max()], [0.0, 1.0], atol=1e-6)
-  assert max(np.abs(np.diff(share, axis=axis)).max() for axis in (0, 1)) < 0.35
+  steps = [np.abs(np.diff(share, axis=axis)).max() for axis in (0, 1)]
+  assert max(steps) < 0.25  # the steepest cubic: 1.5 · IPA_POINTS / 32
   one, other = jax.random.uniform(jax.random.key(1), (2, 32, 40))
   np.testing.assert_allclose(blend(one, other, key), share * one + (1.0 - share) * other, atol=1e-6)
 
 
-@pytest.mark.parametrize(("ipa", "least", "most"), [(0.0, 0, 0), (0.5, 30, 65), (1.0, 90, 100)])
-def test_two_networks_share_as_many_images_as_ipa_says(ipa, least, most):
-  """Beyond the reach of its kernels from an edge, one network makes one value of a flat half; two do not."""
-  halves = jnp.repeat(jnp.array([0.0, 1.0]), 24)[:, None] * jnp.ones(48)
-  strengths = ConfigDict(OFF | {"gin": 1.0, "ipa": ipa})
-  view = lambda key: augment({"image": halves}, key, (48, 48), strengths)["image"]
-  inner = jax.vmap(view)(jax.random.split(KEY, 100))[:, 6:18, 6:42]
-  assert least <= int((jnp.ptp(inner, axis=(1, 2)) > 1e-3).sum()) <= most
+@pytest.mark.parametrize(("ipa", "least", "most"), [(0.0, 0, 0), (0.5, 30, 70), (1.0, 98, 100)])
+def test_two_networks_share_as_many_images_as_ipa_says_and_one_makes_the_others(image, ipa, least, most):
+  def views(ipa):
+    view = lambda key: augment({"image": image}, key, (24, 20), ConfigDict(OFF | {"gin": 1.0, "ipa": ipa}))["image"]
+    return jax.vmap(view)(jax.random.split(KEY, 100))
+
+  shared = jnp.abs(views(ipa) - views(0.0)).max((1, 2)) > 1e-2
+  assert least <= int(shared.sum()) <= most
 
 
 def heart():

@@ -63,8 +63,8 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
   if strengths.gin:
     seen = gin(view["image"], network, strengths.gin)
     if strengths.ipa:
-      network, where, shared = jax.random.split(jax.random.fold_in(key, 9), 3)
-      blended = blend(seen, gin(view["image"], network, strengths.gin), where)
+      other, place, shared = jax.random.split(jax.random.fold_in(key, 9), 3)
+      blended = blend(seen, gin(view["image"], other, strengths.gin), place)
       seen = jnp.where(jax.random.bernoulli(shared, strengths.ipa), blended, seen)
     view["image"] = seen
   return view
@@ -246,13 +246,13 @@ def gin(image: Array, key: Array, strength: float) -> Array:
 
 
 def blend(one: Array, other: Array, key: Array) -> Array:
-  """Two images in one: each pixel is their mean, by shares that change smoothly from place to place.
+  """Two images in one: pixels are weighted means, by shares that change smoothly from place to place.
 
   Interventional pseudo-correlation augmentation (Ouyang et al., IEEE TMI 2022), of what `gin` makes of an image twice:
   what is equally bright in an image no longer is, so that a structure cannot be told by the brightness of something
   else. The share of `one` is interpolated by cubics between IPA_POINTS × IPA_POINTS values from U(0, 1) and then scaled
-  to [0, 1]. Unlike the published code: no log-normal field of B-splines, and one view of an image, without a second one
-  of opposite shares, a third one by `gin` alone and the loss that holds predictions of all three together.
+  to [0, 1]. The published code interpolates logarithms by B-splines, and has two more views of an image, one of
+  opposite shares and one by `gin` alone, with a loss that holds the predictions of all three together.
   """
   share = jax.image.resize(jax.random.uniform(key, (IPA_POINTS, IPA_POINTS)), one.shape, "cubic")
   share = (share - share.min()) / jnp.maximum(share.max() - share.min(), 1e-6)
