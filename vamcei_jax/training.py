@@ -139,7 +139,7 @@ def stop_if_stuck(values: Mapping[str, np.ndarray], before: int, most: int, stag
   for number, skipped in enumerate(values["skipped"]):
     before = before + 1 if skipped else 0
     if before == most:
-      terms = [name for name, own in values.items() if not np.isfinite(own[number])] or ["the gradient"]
+      terms = [name for name, own in values.items() if not np.isfinite(own[number])]
       raise InputError(
         f"{stage}: {most} steps in a row were skipped, for {', '.join(terms)} not being finite; checkpoints hold "
         f"what was learned before: lower config.optimizer.rates or config.loss.weights, in another --workdir"

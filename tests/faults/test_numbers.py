@@ -16,16 +16,17 @@ from vamcei_jax.methods import supervised
 from vamcei_jax.pipeline import run
 from vamcei_jax.training import mean_metrics, stop_if_stuck
 
-TERMS = ("cross_entropy", "dice_loss", "loss", "segmentation")
+TERMS = ("cross_entropy", "dice_loss", "gradient_segmenter", "loss", "segmentation")
 LOSSES = st.sampled_from([0.5, -2.0, 3e38, np.nan, np.inf, -np.inf])
 
 
 @st.composite
 def steps(draw):
-  """Metrics of some steps; a skipped one has terms that are not finite, or only its gradient was not."""
+  """Metrics of some steps; a skipped one has a gradient that is not finite, and perhaps losses."""
   skipped = draw(st.lists(st.booleans(), min_size=1, max_size=40))
   finite = st.floats(-100, 100)
   values = {name: [draw(LOSSES) if bad else draw(finite) for bad in skipped] for name in ("loss", "cycle")}
+  values["gradient"] = [draw(st.sampled_from([np.nan, np.inf])) if bad else draw(finite) for bad in skipped]
   return {"skipped": np.float32(skipped), **{name: np.float32(own) for name, own in values.items()}}
 
 
@@ -42,11 +43,11 @@ def test_a_run_stops_at_so_many_bad_steps_in_a_row_and_names_what_was_not_finite
   if stops_at is None:
     assert stop_if_stuck(values, before, most, "vamcei") == row
     return
-  bad = [name for name in ("loss", "cycle") if not np.isfinite(values[name][stops_at])]
+  bad = [name for name in ("loss", "cycle", "gradient") if not np.isfinite(values[name][stops_at])]
   with pytest.raises(InputError) as stopped:
     stop_if_stuck(values, before, most, "vamcei")
-  named = ", ".join(bad) or "the gradient"
-  assert str(stopped.value).startswith(f"vamcei: {most} steps in a row were skipped, for {named} not being finite; ")
+  said = f"vamcei: {most} steps in a row were skipped, for {', '.join(bad)} not being finite; "
+  assert str(stopped.value).startswith(said)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -126,7 +127,7 @@ def test_a_command_whose_losses_overflow_ends_in_one_line_and_leaves_no_nan(run_
   flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
   heavy = ["--config.loss.weights.segmentation=3e38", "--config.train.max_bad_steps=3"]
   said = error_of(run_command("vamcei_jax.main", *flags, *heavy))
-  assert "no_adaptation: 3 steps in a row were skipped, for loss not being finite" in said
+  assert "no_adaptation: 3 steps in a row were skipped, for gradient_segmenter, loss not being finite" in said
   kept, newest = states(tmp_path)
   assert kept == [2]
   assert_same(newest.params, newest.ema)  # as they were at the beginning

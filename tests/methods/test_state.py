@@ -81,8 +81,16 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_losses_are(config, 
   assert float(metrics["skipped"]) == 1.0
 
 
-def test_a_gradient_so_long_that_its_length_is_not_finite_is_clipped_to_nothing(config, state):
+def test_a_gradient_so_long_that_its_length_is_not_finite_is_skipped(config, state):
   grads = {"segmenter": {"w": jnp.array([1.0, 1e30, 0.0])}}
   after, metrics = keep_finite(state, *make_update(config)(state, grads, {"loss": jnp.zeros(())}))
-  assert_same(after.params, state.params)
-  assert float(metrics["skipped"]) == 0.0
+  assert_same(after, state.replace(step=state.step + 1))
+  assert float(metrics["skipped"]) == 1.0
+
+
+def test_metrics_tell_the_length_of_each_gradient_before_it_is_clipped(config, state):
+  grads = {"segmenter": {"w": jnp.array([30.0, 0.0, -40.0])}, "discriminator": {"w": jnp.array([0.0, 0.25])}}
+  _, metrics = make_update(config)(state, grads, {})
+  assert {name: float(value) for name, value in metrics.items()} == {
+    "gradient_segmenter": 50.0, "gradient_discriminator": 0.25
+  }

@@ -88,6 +88,7 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..., tuple[State, Metrics]]:
   """Returns update(state, grads by network, metrics) -> (state after one optimizer step of these networks, metrics).
 
+  The metrics get "gradient_NETWORK", the global norm of its gradient before it is clipped, for each of the networks.
   Where the batch is split over `axis_name`, gradients and metrics are averaged over it first: every device then takes
   the step of the global batch (see vamcei_jax/losses).
   """
@@ -96,6 +97,7 @@ def make_update(config: ConfigDict, axis_name: str | None = None) -> Callable[..
   def update(state: State, grads: dict[str, Params], metrics: Metrics) -> tuple[State, Metrics]:
     if axis_name is not None:
       grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+    metrics = metrics | {f"gradient_{name}": optax.tree.norm(grad) for name, grad in grads.items()}
     params, opt = dict(state.params), dict(state.opt)
     for name, grad in grads.items():
       updates, opt[name] = optimizer.update(grad, state.opt[name], state.params[name])
@@ -115,21 +117,14 @@ def ramped(state: State) -> Array:
 
 
 def keep_finite(old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
-  """The state after a step, unless something in it or in the metrics is not finite: then the step is skipped.
+  """The state after a step, unless one of the step's metrics is not finite: then the step is skipped.
 
   A skipped step counts, and nothing else changes: what is not finite never reaches parameters, moments, averages or
-  memory. A gradient that is not finite makes parameters that are not. "skipped" among the metrics is 1 then, else 0.
+  memory. All of these follow from finite ones by losses and gradients, whose norms are among the metrics. "skipped"
+  among the metrics is 1 then, else 0.
   """
-  good = jnp.stack([jnp.isfinite(x).all() for x in floats_of(new, metrics)]).all()
-  params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), _learned(new), _learned(old))
+  good = jnp.stack([jnp.isfinite(x).all() for x in metrics.values()]).all()
+  learned = lambda state: (state.params, state.opt, state.ema, state.memory)
+  params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), learned(new), learned(old))
   state = new.replace(params=params, opt=opt, ema=ema, memory=memory)
   return state, metrics | {"skipped": 1.0 - good}
-
-
-def floats_of(state: State, metrics: Metrics) -> list[Array]:
-  """All that must be finite after a step."""
-  return [x for x in jax.tree.leaves((_learned(state), metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-
-def _learned(state: State) -> tuple:
-  return state.params, state.opt, state.ema, state.memory
