@@ -184,6 +184,39 @@ def test_prediction_refuses_what_it_cannot_use(run_command, tiny_run, folder, tm
   assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+  ("kernel", "before", "after"),
+  [
+    ("always [madvise] never", None, "glibc.malloc.hugetlb=1"),
+    ("always [madvise] never", "glibc.malloc.perturb=1", "glibc.malloc.perturb=1:glibc.malloc.hugetlb=1"),
+    ("always [madvise] never", "glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ("[always] madvise never", None, None),
+    (None, None, None),
+  ],
+)
+def test_huge_pages_are_asked_for_where_they_must_be(tmp_path, monkeypatch, kernel, before, after):
+  """In the same process, with the same arguments, and once."""
+  program = """
+import os, sys
+from pathlib import Path
+from vamcei_jax import command_line
+command_line._HUGE_PAGES = Path(sys.argv.pop())
+print("begins", flush=True)
+command_line.run(lambda: print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[1:]))
+"""
+  path = tmp_path / "enabled"
+  if kernel:
+    path.write_text(kernel)
+  monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+  if before:
+    monkeypatch.setenv("GLIBC_TUNABLES", before)
+  arguments = [sys.executable, "-c", program, "--compiled=a b", str(path)]
+  with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    said = process.communicate()[0].splitlines()
+  assert process.returncode == 0
+  assert said == ["begins"] * (1 + (before != after)) + [f"{process.pid} {after} --compiled=a b"]
+
+
 def test_a_pipeline_needs_neither_tensorflow_nor_matplotlib_to_be_imported():
   code = "import sys, vamcei_jax.losses, vamcei_jax.pipeline; print({'tensorflow', 'matplotlib'} & set(sys.modules))"
   printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

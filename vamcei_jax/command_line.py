@@ -3,6 +3,7 @@
 Compilations are kept for the next command, in a folder of the user's.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -21,8 +22,12 @@ from vamcei_jax.interruption import end_on_signals
 _COMPILED = flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder where compilations are kept.")
 
 
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
 def run(main: Callable[[], None]) -> None:
   """Parses the flags and runs main(); does not return."""
+  use_huge_pages()
 
   def guarded(argv: list[str]) -> None:
     del argv
@@ -59,6 +64,21 @@ def keep_compilations(folder: Path) -> None:
     processor = [platform.machine(), platform.processor()]
   kind = hashlib.sha256("\n".join(processor).encode()).hexdigest()[:12]
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder.expanduser() / kind))
+
+
+def use_huge_pages() -> None:
+  """Begins this program anew with memory in huge pages, where Linux gives them to those who ask.
+
+  On a CPU a step's memory is taken from glibc and given back each time: in ordinary pages, that is a quarter of a
+  training's time. Numbers are the same. glibc looks at the variable when a process begins, hence the new beginning,
+  which takes a tenth of a second and keeps the process's number. Other systems and C libraries are left as they are.
+  """
+  variable, tunable = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+  before = os.environ.get(variable, "")
+  with contextlib.suppress(OSError):
+    if "[madvise]" in _HUGE_PAGES.read_text(encoding="utf-8") and tunable not in before:
+      value = f"{before}:{tunable}=1".lstrip(":")
+      os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {variable: value})
 
 
 def silence_aftermath() -> None:
