@@ -1,6 +1,6 @@
 """What the command lines share: flags that are wrong and input that is bad end in one line and exit code 2.
 
-Compilations are kept for the next command, in a folder of the user's.
+Compilations are kept for the next command, in a folder of the user's. Linux is asked for memory in huge pages.
 """
 
 import contextlib
@@ -19,10 +19,8 @@ from ml_collections import config_flags
 from vamcei_jax.errors import InputError
 from vamcei_jax.interruption import end_on_signals
 
-_COMPILED = flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder where compilations are kept.")
-
-
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_COMPILED = flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder where compilations are kept.")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -67,18 +65,24 @@ def keep_compilations(folder: Path) -> None:
 
 
 def use_huge_pages() -> None:
-  """Begins this program anew with memory in huge pages, where Linux gives them to those who ask.
+  """Begins this program anew with memory in huge pages, where Linux gives them only to those who ask.
 
-  On a CPU a step's memory is taken from glibc and given back each time: in ordinary pages, that is a quarter of a
-  training's time. Numbers are the same. glibc looks at the variable when a process begins, hence the new beginning,
-  which takes a tenth of a second and keeps the process's number. Other systems and C libraries are left as they are.
+  On a CPU, XLA takes a step's memory from glibc and gives it back each time; in ordinary pages, a sixth to a quarter of
+  the time goes into that (experiments/results/notes.md). glibc looks at the variable when a process begins: hence the
+  new beginning, with the same process number, which takes a tenth of a second. A program that cannot be begun anew,
+  since it came by stdin or is debugged, is left as it is, and so is one whose user has set the variable's
+  `glibc.malloc.hugetlb`.
   """
-  variable, tunable = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+  variable, tunable, mark = "GLIBC_TUNABLES", "glibc.malloc.hugetlb", "vamcei_jax_huge_pages"
   before = os.environ.get(variable, "")
+  # The mark: privileged interpreters are not given the variable, and would begin anew for ever.
+  again = tunable in before or mark in sys._xoptions
+  if again or sys.argv[0] in ("", "-") or sys.gettrace():
+    return
   with contextlib.suppress(OSError):
-    if "[madvise]" in _HUGE_PAGES.read_text(encoding="utf-8") and tunable not in before:
-      value = f"{before}:{tunable}=1".lstrip(":")
-      os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {variable: value})
+    if "[madvise]" in _HUGE_PAGES.read_text(encoding="utf-8"):
+      environment = os.environ | {variable: f"{before}:{tunable}=1".lstrip(":")}
+      os.execve(sys.executable, [sys.executable, "-X", mark, *sys.orig_argv[1:]], environment)
 
 
 def silence_aftermath() -> None:

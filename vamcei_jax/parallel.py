@@ -195,7 +195,7 @@ def compile_steps(
 
   def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
     after, metrics = step(state, draw(data, key, state.step, axis_name=axis_name))
-    # Where a step is a call, the host looks at what came of it: in the program it would cost seconds of compilation.
+    # Where a step is a call, the host looks at its metrics and keeps the state before it, which takes no copy.
     return keep_finite(state, after, metrics) if scanned else (after, metrics)
 
   def many(state: State, data: Any, key: Array, count: int) -> tuple[State, Metrics]:
@@ -222,7 +222,7 @@ def compile_steps(
     metrics = []
     for number in range(count):
       after, measured = program(1)(state, data[number] if streamed else data, key)
-      good = all(np.isfinite(x).all() for x in measured.values())
+      good = all(map(np.isfinite, measured.values()))
       state = after if good else state.replace(step=after.step)
       metrics.append(measured | {"skipped": np.float32(not good)})
     return state, metrics

@@ -22,11 +22,14 @@ LOSSES = st.sampled_from([0.5, -2.0, 3e38, np.nan, np.inf, -np.inf])
 
 @st.composite
 def steps(draw):
-  """Metrics of some steps; a skipped one has a gradient that is not finite, and perhaps losses."""
+  """Metrics of some steps; a skipped one has some that are not finite."""
   skipped = draw(st.lists(st.booleans(), min_size=1, max_size=40))
-  finite = st.floats(-100, 100)
-  values = {name: [draw(LOSSES) if bad else draw(finite) for bad in skipped] for name in ("loss", "cycle")}
-  values["gradient"] = [draw(st.sampled_from([np.nan, np.inf])) if bad else draw(finite) for bad in skipped]
+  finite, broken = st.floats(-100, 100), LOSSES.filter(lambda value: not np.isfinite(value))
+  values = {name: [] for name in ("loss", "cycle", "gradient")}
+  for bad in skipped:
+    spoilt = draw(st.sampled_from(sorted(values)))
+    for name, own in values.items():
+      own.append(draw((broken if name == spoilt else LOSSES) if bad else finite))
   return {"skipped": np.float32(skipped), **{name: np.float32(own) for name, own in values.items()}}
 
 

@@ -120,10 +120,10 @@ def keep_finite(old: State, new: State, metrics: Metrics) -> tuple[State, Metric
   """The state after a step, unless one of the step's metrics is not finite: then the step is skipped.
 
   A skipped step counts, and nothing else changes: what is not finite never reaches parameters, moments, averages or
-  memory. All of these follow from finite ones by losses and gradients, whose norms are among the metrics. "skipped"
-  among the metrics is 1 then, else 0.
+  memory. Parameters, moments and averages follow from the gradients, whose norms are among the metrics, by steps that
+  ranges.py bounds, and memory from images that the losses have seen. "skipped" among the metrics is 1 then, else 0.
   """
-  good = jnp.stack([jnp.isfinite(x).all() for x in metrics.values()]).all()
+  good = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
   learned = lambda state: (state.params, state.opt, state.ema, state.memory)
   params, opt, ema, memory = jax.tree.map(lambda new, old: jnp.where(good, new, old), learned(new), learned(old))
   state = new.replace(params=params, opt=opt, ema=ema, memory=memory)
