@@ -222,12 +222,13 @@ command_line.run(lambda: print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *s
   "interpreter",
   [
     ["-X", "vamcei_jax_huge_pages", "-m", "program"],
-    ["-m", "pdb", "-c", "break 3", "-c", "continue", "-c", "continue", "-c", "quit", "-m", "program"],
+    ["-m", "pdb", "-c", "continue", "-c", "quit", "-m", "program"],
+    ["program.py"],
     ["-"],
   ],
 )
 def test_a_program_that_cannot_be_begun_anew_runs_as_it_is(tmp_path, monkeypatch, interpreter):
-  """One that is not given the variable, one under a debugger, one that came by stdin."""
+  """One that is not given the variable, one under a debugger, one by its file's name, one by stdin."""
   program = """
 import sys
 from pathlib import Path

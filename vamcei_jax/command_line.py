@@ -67,22 +67,22 @@ def keep_compilations(folder: Path) -> None:
 def use_huge_pages() -> None:
   """Begins this program anew with memory in huge pages, where Linux gives them only to those who ask.
 
-  On a CPU, XLA takes a step's memory from glibc and gives it back each time; in ordinary pages, a sixth to a quarter of
+  On a CPU, XLA takes a step's memory from glibc and gives it back each time; in ordinary pages, a tenth to a quarter of
   the time goes into that (experiments/results/notes.md). glibc looks at the variable when a process begins: hence the
-  new beginning, with the same process number, which takes a tenth of a second. A program that cannot be begun anew,
-  since it came by stdin or is debugged, is left as it is, and so is one whose user has set the variable's
-  `glibc.malloc.hugetlb`.
+  new beginning, with the same process number, which takes a tenth of a second. Only what was begun by `python -m` is
+  begun anew: nothing in a debugger, in a notebook or from stdin. A user's own `glibc.malloc.hugetlb` is left as it is.
   """
   variable, tunable, mark = "GLIBC_TUNABLES", "glibc.malloc.hugetlb", "vamcei_jax_huge_pages"
-  before = os.environ.get(variable, "")
+  before, spec, given = os.environ.get(variable, ""), sys.modules["__main__"].__spec__, sys.orig_argv
+  if spec is None or "-m" not in given or given[given.index("-m") + 1] != spec.name:
+    return
   # The mark: privileged interpreters are not given the variable, and would begin anew for ever.
-  again = tunable in before or mark in sys._xoptions
-  if again or sys.argv[0] in ("", "-") or sys.gettrace():
+  if tunable in before or mark in sys._xoptions:
     return
   with contextlib.suppress(OSError):
     if "[madvise]" in _HUGE_PAGES.read_text(encoding="utf-8"):
       environment = os.environ | {variable: f"{before}:{tunable}=1".lstrip(":")}
-      os.execve(sys.executable, [sys.executable, "-X", mark, *sys.orig_argv[1:]], environment)
+      os.execve(sys.executable, [sys.executable, "-X", mark, *given[1:]], environment)
 
 
 def silence_aftermath() -> None:

@@ -120,8 +120,8 @@ def keep_finite(old: State, new: State, metrics: Metrics) -> tuple[State, Metric
   """The state after a step, unless one of the step's metrics is not finite: then the step is skipped.
 
   A skipped step counts, and nothing else changes: what is not finite never reaches parameters, moments, averages or
-  memory. Parameters, moments and averages follow from the gradients, whose norms are among the metrics, by steps that
-  ranges.py bounds, and memory from images that the losses have seen. "skipped" among the metrics is 1 then, else 0.
+  memory. Parameters, moments and averages follow from the gradients, whose norms are among the metrics, by steps of
+  Adam, which are bounded; memory from images that the losses have seen. Metrics are (); "skipped" is 1 then, else 0.
   """
   good = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
   learned = lambda state: (state.params, state.opt, state.ema, state.memory)
