@@ -18,6 +18,14 @@ from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
 
 TINY = "--config=tests/configs/tiny.py"
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from vamcei_jax import command_line
+command_line._HUGE_PAGES = Path("enabled")
+print("begins", flush=True)
+command_line.run(lambda: print("runs", os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], sys.warnoptions))
+"""
 
 
 def error_of(finished):
@@ -196,26 +204,18 @@ def test_prediction_refuses_what_it_cannot_use(run_command, tiny_run, folder, tm
 )
 def test_huge_pages_are_asked_for_where_they_must_be(tmp_path, monkeypatch, kernel, before, after):
   """In the same process, with the same arguments, and once."""
-  (tmp_path / "program.py").write_text("""
-import os, sys
-from pathlib import Path
-from vamcei_jax import command_line
-command_line._HUGE_PAGES = Path(sys.argv.pop())
-print("begins", flush=True)
-command_line.run(lambda: print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[1:], sys.warnoptions))
-""")
-  path = tmp_path / "enabled"
+  (tmp_path / "program.py").write_text(PROGRAM)
   if kernel:
-    path.write_text(kernel)
+    (tmp_path / "enabled").write_text(kernel)
   monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
   if before:
     monkeypatch.setenv("GLIBC_TUNABLES", before)
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  arguments = [sys.executable, "-W", "ignore", "-m", "program", "--compiled=a b", str(path)]
+  arguments = [sys.executable, "-W", "ignore", "-m", "program", "--compiled=a b"]
   with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
     said = process.communicate(timeout=60)[0].splitlines()
   assert process.returncode == 0
-  assert said == ["begins"] * (1 + (before != after)) + [f"{process.pid} {after} --compiled=a b ['ignore']"]
+  assert said == ["begins"] * (1 + (before != after)) + [f"runs {process.pid} {after} ['--compiled=a b'] ['ignore']"]
 
 
 @pytest.mark.parametrize(
@@ -229,22 +229,16 @@ command_line.run(lambda: print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *s
 )
 def test_a_program_that_cannot_be_begun_anew_runs_as_it_is(tmp_path, monkeypatch, interpreter):
   """One that is not given the variable, one under a debugger, one by its file's name, one by stdin."""
-  program = """
-import sys
-from pathlib import Path
-from vamcei_jax import command_line
-command_line._HUGE_PAGES = Path("enabled")
-print("begins", flush=True)
-command_line.run(lambda: print("runs", sys.argv[1:]))
-"""
-  (tmp_path / "program.py").write_text(program)
+  (tmp_path / "program.py").write_text(PROGRAM)
   (tmp_path / "enabled").write_text("always [madvise] never")
   monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   command = [sys.executable, *interpreter, "--compiled=a"]
-  given = {"cwd": tmp_path, "input": program if interpreter == ["-"] else "", "timeout": 60}
+  given = {"cwd": tmp_path, "input": PROGRAM if interpreter == ["-"] else "", "timeout": 60}
   said = subprocess.run(command, **given, capture_output=True, text=True).stdout.splitlines()
-  assert [line for line in said if line.startswith(("begins", "runs"))] == ["begins", "runs ['--compiled=a']"]
+  begins, runs = (line for line in said if line.startswith(("begins", "runs")))
+  assert begins == "begins"
+  assert runs.split()[2:] == ["None", "['--compiled=a']", "[]"]
 
 
 def test_a_pipeline_needs_neither_tensorflow_nor_matplotlib_to_be_imported():
