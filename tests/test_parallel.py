@@ -156,6 +156,16 @@ def all_reduced_bytes(config, images):
   return sum(4 * int(np.prod([int(n) for n in shape.split(",") if n])) for shape in sizes)
 
 
+def test_convolutions_on_the_cpu_and_their_gradients_do_not_go_to_ynnpack():
+  convolve = partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
+  loss = lambda x, kernel: (convolve(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC")) ** 2).sum()
+  shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((8, 32, 32, 32), (3, 3, 32, 32))]
+  options = parallel.compiler_options(jax.devices("cpu"))
+  text = jax.jit(jax.grad(loss, (0, 1)), compiler_options=options).lower(*shapes).compile().as_text()
+  assert text.count(" convolution(") == 3
+  assert "__ynn_fusion" not in text
+
+
 @pytest.mark.slow
 def test_many_steps_in_a_dispatch_are_as_many_calls():
   config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]

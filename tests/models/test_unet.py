@@ -1,10 +1,8 @@
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vamcei_jax.models.layers import Upsample, average_pool
 from vamcei_jax.models.unet import UNet, VariationalUNet
 from vamcei_jax.prng import example_keys
 
@@ -78,21 +76,6 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters_and_latents(
   assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {jnp.dtype("float32")}
   full = MODEL.apply(variables, images).logits
   assert float(jnp.abs(output.logits - full).mean() / jnp.abs(full).mean()) < 0.1
-
-
-def test_upsample_is_the_transposed_convolution():
-  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
-  variables = Upsample(4).init(jax.random.key(0), x)
-  kernel = variables["params"]["Dense_0"]["kernel"].reshape(3, 2, 2, 4).transpose(1, 2, 0, 3)
-  transposed = nn.ConvTranspose(4, (2, 2), (2, 2), transpose_kernel=False, use_bias=False)
-  # ConvTranspose without transpose_kernel correlates, so its kernel is mirrored.
-  expected = transposed.apply({"params": {"kernel": kernel[::-1, ::-1]}}, x)
-  np.testing.assert_allclose(Upsample(4).apply(variables, x), expected, atol=1e-5)
-
-
-def test_average_pool_is_the_mean_of_windows():
-  x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
-  np.testing.assert_allclose(average_pool(x, 4)[1, 1, 0], x[1, 4:8, 0:4].mean((0, 1)), rtol=1e-5)
 
 
 def test_the_plain_unet_has_one_head_and_needs_no_key(images):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import ConvBlock
+from vamcei_jax.models.layers import ConvBlock, pointwise
 
 
 class Decoder(nn.Module):
@@ -22,4 +22,4 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, z: Array, class_map: Array) -> Array:
     x = ConvBlock(self.width, self.norm, self.dtype)(jnp.concatenate([z, class_map.astype(z.dtype)], -1))
-    return nn.Conv(1, (1, 1))(x)
+    return pointwise(1)(x)

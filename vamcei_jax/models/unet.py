@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool
+from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool, max_pool, pointwise
 
 POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
 
@@ -68,7 +68,7 @@ class VariationalUNet(nn.Module):
         latent = self._latent(x, keys, scale)
         x = latent.z
         latents.insert(0, latent)
-        scale_logits.insert(0, nn.Conv(self.classes, (1, 1), name=f"head_{scale}")(x))
+        scale_logits.insert(0, pointwise(self.classes, name=f"head_{scale}")(x))
 
     full = images.shape[1:3]
     resized = [jax.image.resize(l, (len(l), *full, self.classes), "bilinear") for l in scale_logits]
@@ -78,7 +78,7 @@ class VariationalUNet(nn.Module):
     return Segmentation(logits, tuple(scale_logits), tuple(latents))
 
   def _latent(self, x: Array, keys: Array | None, scale: int) -> Latent:
-    conv = partial(nn.Conv, self.widths[scale], (1, 1), use_bias=False, dtype=self.dtype)
+    conv = partial(pointwise, self.widths[scale], use_bias=False, dtype=self.dtype)
     bounded = lambda name: jnp.tanh(NORMS[self.norm](jnp.float32)(conv(name=f"{name}_{scale}")(x)))
     low, high = self.logvar_range
     mu, logvar = bounded("mu"), low + (high - low) * (bounded("logvar") + 1.0) / 2.0
@@ -107,7 +107,7 @@ class UNet(nn.Module):
     x, skips = _encode(images, self.widths, block)
     for width, skip in zip(self.widths[-2::-1], reversed(skips), strict=True):
       x = _decode(x, skip, width, block, self.dtype)
-    return nn.Conv(self.classes, (1, 1), name="head")(x.astype(jnp.float32))
+    return pointwise(self.classes, name="head")(x.astype(jnp.float32))
 
 
 def pool_latent(latent: Latent) -> tuple[Array, Array]:
@@ -124,7 +124,7 @@ def _encode(images: Array, widths: tuple[int, ...], block: Callable) -> tuple[Ar
   for width in widths[:-1]:
     x = block(width)(x)
     skips.append(x)
-    x = nn.max_pool(x, (2, 2), (2, 2))
+    x = max_pool(x)
   return block(widths[-1])(x), skips
 
 
