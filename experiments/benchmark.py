@@ -2,7 +2,8 @@
 
 python -m experiments.benchmark --output=experiments/results/NAME.json
 
-Contenders take turns and medians are compared, so that what else the machine does falls on all of them. With
+Contenders take turns and medians are compared, so that what else the machine does falls on all of them. A turn is two
+runs, of which the second counts: the first may wait for memory that another contender has left. With
 --torch=eager, a PyTorch twin of the published step and a bare U-Net take their turns, too (extra `bench`). Operations
 are counted by XLA in the program as it is written.
 """
@@ -29,7 +30,7 @@ SECTIONS = ("steps", "alignment", "dispatch", "grid", "devices")
 _OUTPUT = flags.DEFINE_string("output", None, "Where the numbers go, as .json; the table goes beside them, as .md.")
 _TORCH = flags.DEFINE_list("torch", [], "Also PyTorch's twins: eager, channels_last (eager, too) and compiled.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Of the published step: float32, bfloat16.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each contender runs.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "How many turns each contender has.", 1)
 _SECTIONS = flags.DEFINE_list("sections", list(SECTIONS), f"Some of {', '.join(SECTIONS)}.")
 flags.mark_flag_as_required("output")
 
@@ -109,7 +110,7 @@ def compared(
 
 
 def interleave(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-  """Median seconds of each contender. They take turns of two runs; the second, with memory at hand, counts."""
+  """Median seconds of each contender. They take turns of two runs, of which the second counts."""
   seconds = {name: [] for name in contenders}
   for _ in range(rounds):
     for name, run in contenders.items():
@@ -287,8 +288,6 @@ def measure_alignment(rounds: int) -> Iterator[Row]:
       for name, loss in losses.items()
     }
     contenders = {name: partial(call_and_wait, program, latents) for name, program in programs.items()}
-    for run in contenders.values():
-      run()
     medians = interleave(contenders, rounds)
     for name, seconds in medians.items():
       memory = programs[name].memory_analysis().temp_size_in_bytes / 1e6
@@ -400,8 +399,6 @@ def measure_grid(rounds: int) -> Iterator[Row]:
       jax.device_get(metrics)
 
   contenders = {"grid": run_grid, "one by one": run_alone}
-  for run in contenders.values():
-    run()
   medians = interleave(contenders, rounds)
   for name, seconds in medians.items():
     row = {"what": f"{len(runs)} runs of the demo, a step of each", "by": name, "ms": 1e3 * seconds / steps}
@@ -413,7 +410,10 @@ def measure_devices(rounds: int) -> Iterator[Row]:
   import jax
 
   if jax.default_backend() == "cpu" and jax.device_count() < VIRTUAL_DEVICES:
-    yield from measure_in_process("devices", f"--xla_force_host_platform_device_count={VIRTUAL_DEVICES}", rounds)
+    # Under pmap the kernels are XLA's choice: here it is made for all of them, as parallel.py makes it for one device.
+    kernels = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+    virtual = f"--xla_force_host_platform_device_count={VIRTUAL_DEVICES}"
+    yield from measure_in_process("devices", f"{virtual} {kernels}", rounds)
     return
   config, counts = step_config("demo"), [n for n in (1, 2, 4, 8) if n <= jax.device_count()]
   runs = {count: training_run(config, jax.devices()[:count], STEPS) for count in counts}

@@ -14,7 +14,7 @@ What is relied on of `jax.pmap`, which is `jit` of `shard_map` since JAX 0.8:
 - At least one argument must be mapped. Here it is the devices' numbers, which nobody reads.
 - On several hosts it takes and returns arrays of the host's own devices, and relabels them as global ones, copying none
   but PRNG keys. Devices are ordered by host, so a host's share of a batch is contiguous.
-- It takes no options of the compiler, so several CPU devices, which are for tests, have XLA's own choice of kernels.
+- It takes no options of the compiler: several CPU devices, virtual ones or of several hosts, have XLA's own kernels.
 - Replicas are not compared (`check_vma=False`), and gradients are those of one replica until they are averaged, which
   methods/state.py does.
 """
@@ -37,8 +37,8 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Metrics, State, keep_finite
 
 AXIS = "batch"
-# XLA has two libraries of CPU kernels. YNNPACK keeps sums and products; convolutions go to Eigen, whose gradients to
-# kernels are up to four times as fast (experiments/results/notes.md).
+# XLA takes CPU kernels from YNNPACK or from Eigen. JAX 0.10.2 has sums, products and convolutions in YNNPACK; here
+# convolutions go to Eigen, whose gradients to kernels are up to four times as fast (experiments/results/notes.md).
 _CPU_OPTIONS = {
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
@@ -274,7 +274,7 @@ def compile_grid(
       partial(over_runs, count=count),
       mesh=Mesh(devices, AXIS), in_specs=(rows, everywhere, rows), out_specs=rows, check_vma=False,
     )
-    return jax.jit(spread, donate_argnums=0)
+    return jax.jit(spread, donate_argnums=0, compiler_options=compiler_options(devices))
 
   def call_each(states: list[State], data: Any, keys: Array, count: int) -> tuple[list[State], dict[str, np.ndarray]]:
     measured = []

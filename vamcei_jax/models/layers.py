@@ -18,7 +18,8 @@ NORMS = {
 
 def relu(x: Array) -> Array:
   """max(x, 0), and NaN of NaN."""
-  # A maximum with a constant reads one array: on CPUs, XLA computes it anew, with the norm before it, in each gradient.
+  # XLA for CPUs copies what reads one large array into all its consumers. So a maximum with 0 would be computed anew,
+  # with the norm before it, for each gradient; a choice reads two, x and the comparison.
   return jnp.where(x <= 0, 0, x)
 
 
@@ -28,24 +29,27 @@ def multiply(x: Array, kernel: Array) -> Array:
   return x @ kernel
 
 
-def _multiply(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _multiply_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
   return x @ kernel, (x, kernel)
 
 
-def _multiply_gradients(operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _multiply_backward(operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
   x, kernel = operands
   rows, gradients = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-  # As JAX derives it, the kernel's gradient is gradientsᵀ rows, and XLA turns the wider of the two around on CPUs.
+  # JAX's own is (gradientsᵀ rows)ᵀ, for which XLA turns the gradients around on CPUs: in upsampling, the wider operand.
   return (gradients @ kernel.T).reshape(x.shape), rows.T @ gradients
 
 
-multiply.defvjp(_multiply, _multiply_gradients)
+multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
-def pointwise(features: int, **options: Any) -> nn.Conv:
-  """A 1×1 convolution, computed as the matrix product that it is."""
+def pointwise(features: int, *, use_bias: bool = True, dtype: Any = None, name: str | None = None) -> nn.Conv:
+  """A 1×1 convolution, (B, H, W, C) -> (B, H, W, features), computed as the product that it is.
+
+  Its parameters are those of `nn.Conv`: a kernel (1, 1, C, features) and a bias.
+  """
   product = lambda x, kernel, *_, **__: multiply(x, kernel[0, 0])
-  return nn.Conv(features, (1, 1), conv_general_dilated=product, **options)
+  return nn.Conv(features, (1, 1), use_bias=use_bias, dtype=dtype, conv_general_dilated=product, name=name)
 
 
 class ConvBlock(nn.Module):
@@ -83,29 +87,30 @@ class Upsample(nn.Module):
 
 @jax.custom_vjp
 def max_pool(x: Array) -> Array:
-  """Maximum over 2×2 windows: (B, H, W, C) -> (B, H/2, W/2, C).
+  """Maximum over 2×2 windows: (B, H, W, C) -> (B, H/2, W/2, C); H and W must be even.
 
-  Where values of a window are equal, the gradient goes to the first. It is `nn.max_pool` with a gradient that knows
-  where each maximum was: XLA's looks for it window by window.
+  Where values of a window are equal, the gradient goes to the first, as in `nn.max_pool`. Its gradient knows where the
+  maxima were, for which XLA would search every window.
   """
-  return _max_pool(x)[0]
+  return _max_pool_forward(x)[0]
 
 
-def _max_pool(x: Array) -> tuple[Array, Array]:
+def _max_pool_forward(x: Array) -> tuple[Array, Array]:
   """The maxima, and where in their windows they are: 0 to 3, row by row."""
-  rows = [(x[:, row::2, ::2], x[:, row::2, 1::2]) for row in (0, 1)]
-  (upper, in_upper), (lower, in_lower) = ((jnp.maximum(a, b), (b > a).astype(jnp.uint8)) for a, b in rows)
-  return jnp.maximum(upper, lower), jnp.where(lower > upper, 2 + in_lower, in_upper)
+  first, second, third, fourth = x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]
+  upper, lower = jnp.maximum(first, second), jnp.maximum(third, fourth)
+  place = jnp.where(lower > upper, 2 + (fourth > third), second > first)
+  return jnp.maximum(upper, lower), place.astype(jnp.uint8)
 
 
-def _max_pool_gradient(place: Array, gradient: Array) -> tuple[Array]:
+def _max_pool_backward(place: Array, gradient: Array) -> tuple[Array]:
   batch, height, width, channels = gradient.shape
   places = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
   x = jnp.where(place[:, :, None, :, None] == places, gradient[:, :, None, :, None], 0)
   return (x.reshape(batch, 2 * height, 2 * width, channels),)
 
 
-max_pool.defvjp(_max_pool, _max_pool_gradient)
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def average_pool(x: Array, factor: int) -> Array:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import NORMS, Upsample
+from vamcei_jax.models.layers import NORMS, Upsample, relu
 
 _normal = nn.initializers.normal(0.02)
 
@@ -32,14 +32,14 @@ class Translator(nn.Module):
   @nn.compact
   def __call__(self, images: Array) -> Array:
     normed = lambda x: NORMS[self.norm](self.dtype)(x)
-    x = nn.relu(normed(self._conv(images, self.width, 7)))
+    x = relu(normed(self._conv(images, self.width, 7)))
     for factor in (2, 4):
-      x = nn.relu(normed(self._conv(x, factor * self.width, 3, stride=2)))
+      x = relu(normed(self._conv(x, factor * self.width, 3, stride=2)))
     for _ in range(self.blocks):
-      inner = nn.relu(normed(self._conv(x, 4 * self.width, 3)))
+      inner = relu(normed(self._conv(x, 4 * self.width, 3)))
       x = x + normed(self._conv(inner, 4 * self.width, 3))
     for factor in (2, 1):
-      x = nn.relu(normed(Upsample(factor * self.width, self.dtype)(x)))
+      x = relu(normed(Upsample(factor * self.width, self.dtype)(x)))
     return nn.sigmoid(self._conv(x, 1, 7).astype(jnp.float32))
 
   def _conv(self, x: Array, width: int, size: int, stride: int = 1) -> Array:
