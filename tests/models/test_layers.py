@@ -4,7 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vamcei_jax.models.layers import Upsample, average_pool, max_pool, multiply, pointwise, relu
+from vamcei_jax.models.layers import (
+  EPSILON,
+  InstanceNorm,
+  Upsample,
+  average_pool,
+  depth_to_space,
+  max_pool,
+  multiply,
+  normalize,
+  pointwise,
+  relu,
+)
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
 WEIGHTS = jax.random.normal(jax.random.key(1), (2, 8, 6, 3))
@@ -13,6 +24,49 @@ WEIGHTS = jax.random.normal(jax.random.key(1), (2, 8, 6, 3))
 def test_relu_and_its_gradient_are_those_of_flax():
   loss = lambda function: jax.value_and_grad(lambda x: (WEIGHTS * function(x)).sum())(X.at[0, 0, 0].set(0.0))
   jax.tree.map(np.testing.assert_array_equal, loss(relu), loss(nn.relu))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 0.01)])
+def test_instance_norm_is_that_of_flax_and_has_its_parameters(dtype, tolerance):
+  x = (1 + X).astype(dtype)
+  variables = nn.InstanceNorm(dtype=dtype).init(jax.random.key(5), x)
+  jax.tree.map(np.testing.assert_array_equal, InstanceNorm(dtype).init(jax.random.key(5), x), variables)
+  params = {"scale": jnp.array([2.0, -1.0, 0.5]), "bias": jnp.array([0.0, 1.0, 2.0])}
+  ours = InstanceNorm(dtype).apply({"params": params}, x)
+  assert ours.dtype == dtype
+  np.testing.assert_allclose(ours, nn.InstanceNorm(dtype=dtype).apply({"params": params}, x), tolerance, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.01)])
+@pytest.mark.parametrize("offset", [0, 3])
+@pytest.mark.parametrize("size", [1, 1e-3], ids=["ordinary", "near epsilon"])
+def test_gradients_of_the_norm_are_those_of_its_formula(size, offset, dtype, tolerance):
+  x, scale, bias = (size * (X + offset)).astype(dtype), jnp.array([2.0, -1.0, 0.5]), jnp.array([0.0, 1.0, 2.0])
+  output, gradients = jax.vjp(normalize, x, scale, bias)
+  ours = gradients(WEIGHTS.astype(output.dtype))
+
+  exact, weights = np.asarray(x, np.float64), np.asarray(WEIGHTS.astype(dtype), np.float64)
+  mean = lambda x: x.mean((1, 2), keepdims=True)
+  rate = 1 / np.sqrt(mean((exact - mean(exact)) ** 2) + EPSILON)
+  normed = rate * (exact - mean(exact))
+  of_x = rate * np.asarray(scale) * (weights - mean(weights) - normed * mean(weights * normed))
+  expected = of_x, (weights * normed).sum((0, 1, 2)), weights.sum((0, 1, 2))
+  assert [x.dtype for x in ours] == [dtype, jnp.float32, jnp.float32]
+  for got, wanted in zip(ours, expected, strict=True):
+    np.testing.assert_allclose(np.asarray(got, np.float64), wanted, atol=tolerance * np.abs(wanted).max())
+
+
+def test_a_norm_of_equal_pixels_is_its_bias_and_its_gradient_is_finite():
+  output, gradients = jax.vjp(normalize, jnp.full((1, 8, 6, 1), 7.3), jnp.ones(1), jnp.full(1, 2.0))
+  np.testing.assert_allclose(output, 2.0, atol=1e-2)
+  assert all(np.isfinite(x).all() for x in gradients(WEIGHTS[:1, ..., :1]))
+
+
+def test_the_gradient_of_a_shuffle_puts_everything_back():
+  x = jax.random.normal(jax.random.key(6), (2, 3, 5, 8))
+  shuffled, gradient = jax.vjp(depth_to_space, x)
+  np.testing.assert_array_equal(shuffled[1, 4, 7], x[1, 2, 3, 2:4])  # upper right of its four
+  np.testing.assert_array_equal(gradient(shuffled)[0], x)
 
 
 @pytest.mark.parametrize("function", [relu, max_pool])

@@ -26,7 +26,7 @@ from vamcei_jax.methods.supervised import deep_segmentation, make_predict, make_
 from vamcei_jax.models.decoder import Decoder
 from vamcei_jax.models.discriminator import Discriminator
 from vamcei_jax.models.layers import average_pool
-from vamcei_jax.models.unet import Latent, Segmentation, pool_latent
+from vamcei_jax.models.unet import Segmentation, pool_latent
 from vamcei_jax.prng import batch_positions, example_keys
 
 __all__ = ["init_state", "make_predict", "make_step"]
@@ -56,18 +56,21 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
   """
   segmenter, discriminator, update = make_segmenter(config), make_discriminator(config), make_update(config, axis_name)
 
-  def segment(params: Params, batch: dict, key: Array) -> tuple[Segmentation, Segmentation]:
+  def segment(params: Params, batch: dict, key: Array) -> Segmentation:
+    """Of both domains, the source's images first."""
     images = jnp.concatenate([batch["source"]["image"], batch["target"]["image"]])
     sources = len(batch["source"]["image"])
     # Positions in the global batch, whose target images come after all of its source images.
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     source, target = (batch_positions(len(batch[domain]["image"]), axis_name) for domain in ("source", "target"))
     positions = jnp.concatenate([source, sources * devices + target])
-    output = segmenter.apply({"params": params}, images, example_keys(key, positions))
-    return jax.tree.map(lambda x: x[:sources], output), jax.tree.map(lambda x: x[sources:], output)
+    return segmenter.apply({"params": params}, images, example_keys(key, positions))
 
   def segmenter_loss(params: dict[str, Params], state: State, batch: dict, key: Array) -> tuple[Array, tuple]:
-    source, target = segment(params["segmenter"], batch, key)
+    output = segment(params["segmenter"], batch, key)
+    sources = len(batch["source"]["image"])
+    split = lambda tree: (jax.tree.map(lambda x: x[:sources], tree), jax.tree.map(lambda x: x[sources:], tree))
+    source, target = split(output)
     labels = jax.nn.one_hot(batch["source"]["label"], source.logits.shape[-1])
     probs_s, probs_t = jax.nn.softmax(source.logits), jax.nn.softmax(target.logits)
     domains = {
@@ -77,10 +80,13 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
     judged = discriminator.apply({"params": state.params["discriminator"]}, probs_t)
 
     cross_entropy, dice = deep_segmentation(source, batch["source"]["label"], axis_name)
+    # Latents are reduced before they are split into domains: halves of them would be copies.
+    prior = split([gaussian_prior_kl(latent.mu, latent.logvar) / latent.mu[0].size for latent in output.latents])
+    pooled = split([pool_latent(latent) for latent in output.latents])
     unsupervised = {
       "reconstruction": reconstruction_loss(config, params["decoders"], domains),
-      "prior_kl": sum(gaussian_prior_kl(l.mu, l.logvar).mean() / l.mu[0].size for l in source.latents + target.latents),
-      "global_alignment": alignment_loss(config, source.latents, target.latents, axis_name),
+      "prior_kl": sum(kl.mean() for scales in prior for kl in scales),
+      "global_alignment": alignment_loss(config, *pooled, axis_name),
       "prototypes": prototype_loss(config, source.latents[0].mu, labels, target.latents[0].mu, probs_t, axis_name),
       "generator": generator_loss(judged),
     }
@@ -135,13 +141,12 @@ def reconstruction_loss(config: ConfigDict, params: dict[str, Params], domains: 
 
 
 def alignment_loss(
-  config: ConfigDict, source: tuple[Latent, ...], target: tuple[Latent, ...], axis_name: str | None = None
+  config: ConfigDict, source: list[tuple], target: list[tuple], axis_name: str | None = None
 ) -> Array:
-  """Eqs. 5-8 of each scale: (scales,), on latents averaged over POOL×POOL windows; batch split over `axis_name`."""
+  """Eqs. 5-8 of each scale: (scales,), on latents of `pool_latent`; batch split over `axis_name`."""
   estimator = config.loss.global_kl.estimator
   return jnp.stack([
-    global_alignment(*pool_latent(s), *pool_latent(t), estimator=estimator, axis_name=axis_name)
-    for s, t in zip(source, target, strict=True)
+    global_alignment(*s, *t, estimator=estimator, axis_name=axis_name) for s, t in zip(source, target, strict=True)
   ])
 
 

@@ -10,8 +10,54 @@ from jax import Array
 he_normal = nn.initializers.he_normal()
 
 GROUPS = 8  # of group norm
+EPSILON = 1e-6  # of instance norm, as in Flax
+
+
+@jax.custom_vjp
+def normalize(x: Array, scale: Array, bias: Array) -> Array:
+  """Every image's channels with mean 0 and variance 1, times `scale`, plus `bias`: (B, H, W, C), (C,), (C,) -> as x.
+
+  Statistics are float32. For the gradient only x is kept, where autodiff of Flax's norm also keeps x less its mean.
+  """
+  return _normalize_forward(x, scale, bias)[0]
+
+
+def _normalize_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+  exact = x.astype(jnp.float32)
+  mean = exact.mean((1, 2), keepdims=True)
+  variance = jnp.maximum((exact**2).mean((1, 2), keepdims=True) - mean**2, 0)
+  rate = jax.lax.rsqrt(variance + EPSILON)
+  return ((exact - mean) * (rate * scale) + bias).astype(x.dtype), (x, scale, mean, rate)
+
+
+def _normalize_backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+  x, scale, mean, rate = kept
+  exact, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
+  of_bias = gradient.sum((1, 2), keepdims=True)
+  # Sums of what is there already: XLA for CPUs would write gradient · (x − mean) to memory first.
+  of_scale = rate * ((gradient * exact).sum((1, 2), keepdims=True) - mean * of_bias)
+  pixels = x.shape[1] * x.shape[2]
+  of_x = rate * scale * (gradient - of_bias / pixels - (exact - mean) * (rate * of_scale / pixels))
+  return of_x.astype(x.dtype), of_scale.sum((0, 1, 2)), of_bias.sum((0, 1, 2))
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+class InstanceNorm(nn.Module):
+  """`nn.InstanceNorm` with the gradient of `normalize`: (B, H, W, C) -> the same. Its parameters have Flax's names."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    return normalize(x.astype(self.dtype), scale, bias)
+
+
 NORMS = {
-  "instance": lambda dtype: nn.InstanceNorm(dtype=dtype),
+  "instance": lambda dtype: InstanceNorm(dtype=dtype),
   "group": lambda dtype: nn.GroupNorm(num_groups=GROUPS, dtype=dtype),
 }
 
@@ -78,11 +124,26 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    batch, height, width, _ = x.shape
     product = lambda x, kernel, *_, **__: multiply(x, kernel)
     x = nn.Dense(4 * self.width, kernel_init=he_normal, dtype=self.dtype, dot_general=product)(x)
-    x = x.reshape(batch, height, width, 2, 2, self.width).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, 2 * height, 2 * width, self.width)
+    return depth_to_space(x)
+
+
+@jax.custom_vjp
+def depth_to_space(x: Array) -> Array:
+  """Four neighbours from the channels of a pixel, row by row: (B, H, W, 4C) -> (B, 2H, 2W, C)."""
+  batch, height, width, depth = x.shape
+  x = x.reshape(batch, height, width, 2, 2, depth // 4).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(batch, 2 * height, 2 * width, depth // 4)
+
+
+def _space_to_depth(_: None, gradient: Array) -> tuple[Array]:
+  # Not the reverse of the shuffle: through it XLA for CPUs would move the sum for the bias of an up-convolution, to an
+  # array of six dimensions, which is summed up slowly.
+  return (jnp.concatenate([gradient[:, row::2, column::2] for row in (0, 1) for column in (0, 1)], -1),)
+
+
+depth_to_space.defvjp(lambda x: (depth_to_space(x), None), _space_to_depth)
 
 
 @jax.custom_vjp
