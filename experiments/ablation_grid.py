@@ -113,10 +113,12 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
     padded = part + [part[-1]] * (-len(part) % len(devices))
     draws = jax.numpy.stack([keys[run][0] for run in padded])
     with open_checkpoints(workdir / name / "checkpoints", settings.keep) as checkpoints:
-      start = lambda padded=padded: [init(run) for run in padded]
-      states, damaged = restore_newest(checkpoints, jax.eval_shape(start))
+      places = parallel.grid_placement(len(padded), devices)
+      states, damaged = restore_newest(checkpoints, [jax.eval_shape(lambda: one)] * len(padded), places)
       set_aside(checkpoints, damaged)
-      grid = parallel.make_grid(start() if states is None else states, devices, mapped=mapped)
+      if states is None:
+        states = [jax.device_put(init(run), place) for run, place in zip(padded, places, strict=True)]
+      grid = parallel.make_grid(states, devices, mapped=mapped)
       done, bad = int(parallel.members(grid)[0].step), [0] * len(padded)
       print(f"{name}: {len(part)} of {len(runs)} runs, step {done} of {steps}", flush=True)
       with open_log(workdir, name, done) as log, noted_signals() as signals:

@@ -10,7 +10,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -20,8 +22,9 @@ import pytest
 
 from tests.configs import tiny
 from tests.conftest import ROOT, command
-from tests.runs import final_state
+from tests.runs import assert_same, final_state
 from vamcei_jax import parallel
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save
 from vamcei_jax.data.loader import batch_indices, draw_batch, draw_keys, view_batch
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
@@ -91,12 +94,33 @@ def on_eight_devices():
   states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
   keys = jax.numpy.stack([jax.random.key(10 + seed) for seed in seeds])
   grids = {mapped: parallel.make_grid(states, devices, mapped=mapped) for mapped in (True, False)}
+  assert_spread(grids[True], devices)
   compiled = partial(parallel.compile_grid, vamcei.make_step(config), draw)
   theirs, got = compiled(devices, mapped=True)(grids[True], parallel.replicate(data, devices), keys, 3)
   ours, expected = compiled(devices[:1], mapped=False)(grids[False], data, keys, 3)
+  assert_spread(theirs, devices)
+  with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder), keep=1) as checkpoints:
+    save(checkpoints, parallel.members(theirs), 3, None)
+    checkpoints.wait_until_finished()
+    places = parallel.grid_placement(len(states), devices)
+    restored, _ = restore_newest(checkpoints, jax.eval_shape(lambda: states), places)
+  assert [state.step.sharding for state in restored] == places
+  assert_same(restored, parallel.members(theirs))
   assert np.std(expected["loss"]) > 1e-3
   compare(([got], [own.params for own in parallel.members(theirs)]), ([expected], [own.params for own in ours]))
   print("grid")
+
+
+def assert_spread(grid, devices):
+  """Each device has its share of a grid's runs and of its bytes, and a member is on the device that has it."""
+  is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  arrays = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(grid)]
+  assert all({shard.device for shard in x.addressable_shards} == set(devices) for x in arrays)
+  assert all(len(shard.data) * len(devices) == len(x) for x in arrays for shard in x.addressable_shards)
+  members = parallel.members(grid)
+  share = len(members) // len(devices)
+  for number, member in enumerate(members):
+    assert all(x.devices() == {devices[number // share]} for x in jax.tree.leaves(member))
 
 
 def compare(got, expected):

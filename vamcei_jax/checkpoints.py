@@ -9,6 +9,7 @@ import math
 import shutil
 import sys
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -48,12 +49,13 @@ def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: floa
 
 
 def restore_newest(
-  checkpoints: ocp.CheckpointManager, abstract_state: State, placement: Sharding | None = None
+  checkpoints: ocp.CheckpointManager, abstract_state: State, placement: Sharding | list[Sharding] | None = None
 ) -> tuple[State | None, list[int]]:
   """The newest saved state that is whole and shaped as `abstract_state`, and the damaged steps after it.
 
   What is read must have the digest that was saved with it: Orbax itself does not see every flipped bit. None where
   nothing is saved yet. The state is placed as told, whatever devices it was saved from; by default on one of this host.
+  A list of states has a list of placements.
 
   Raises:
     InputError: there are checkpoints, and none is whole.
@@ -132,11 +134,13 @@ def _restore_to_read(folder: Path, abstract_state: State) -> tuple[State | None,
 
 
 def _restore(
-  checkpoints: ocp.CheckpointManager, step: int, abstract_state: State, placement: Sharding | None
+  checkpoints: ocp.CheckpointManager, step: int, abstract_state: State, placement: Sharding | list[Sharding] | None
 ) -> State:
   placement = placement or SingleDeviceSharding(jax.local_devices()[0])
-  placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement)
-  content = {"state": ocp.args.StandardRestore(jax.tree.map(placed, abstract_state)), "digest": ocp.args.JsonRestore()}
+  place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+  own = lambda sharding, state: jax.tree.map(partial(place, sharding=sharding), state)
+  placed = jax.tree.map(own, placement, abstract_state)
+  content = {"state": ocp.args.StandardRestore(placed), "digest": ocp.args.JsonRestore()}
   saved = checkpoints.restore(step, args=ocp.args.Composite(**content))
   if digest(saved["state"]) != saved["digest"]["sha256"]:
     raise ValueError("its arrays are not those that were saved")

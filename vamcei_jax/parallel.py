@@ -153,14 +153,7 @@ def over_hosts(tree: Any, devices: Devices) -> Any:
   if not on_many_hosts():
     return tree
   everywhere = placement(devices)
-
-  def share(x: Array) -> Array:
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(share(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-    own = [shard.data for shard in x.addressable_shards]
-    return jax.make_array_from_single_device_arrays(x.shape, everywhere, own)
-
-  return jax.tree.map(share, tree)
+  return jax.tree.map(lambda x: _assembled(x.shape, everywhere, [own.data for own in x.addressable_shards]), tree)
 
 
 def memory_of(device: jax.Device) -> int:
@@ -295,31 +288,55 @@ def maps_grids(devices: Devices) -> bool:
   return devices[0].platform != "cpu"
 
 
+def grid_placement(runs: int, devices: Devices) -> list[Sharding]:
+  """Where the state of each run of a grid lies: as many runs on each device, one after the other.
+
+  Raises:
+    ValueError: not all devices can have the same number.
+  """
+  if runs % len(devices):
+    raise ValueError(f"{runs} runs; expected a multiple of the {len(devices)} devices.")
+  return [SingleDeviceSharding(devices[run // (runs // len(devices))]) for run in range(runs)]
+
+
 def make_grid(states: Sequence[State], devices: Devices, *, mapped: bool) -> list[State] | State:
-  """The states of several runs as compile_grid takes them: stacked and spread over devices, or a list."""
+  """The states of several runs as compile_grid takes them: a list or, if mapped, stacked on the device of each.
+
+  No device ever holds the states of all runs, if those given lie where grid_placement says.
+  """
+  states = [jax.device_put(*one) for one in zip(states, grid_placement(len(states), devices), strict=True)]
   if not mapped:
-    return list(states)
-  if len(states) % len(devices):
-    raise ValueError(f"{len(states)} runs; expected a multiple of the {len(devices)} devices.")
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-  return jax.device_put(stacked, NamedSharding(Mesh(devices, AXIS), PartitionSpec(AXIS)))
+    return states
+  spread, own = NamedSharding(Mesh(devices, AXIS), PartitionSpec(AXIS)), len(states) // len(devices)
+
+  def stack(*rows: Array) -> Array:
+    shards = [jnp.stack(rows[first : first + own]) for first in range(0, len(rows), own)]
+    return _assembled((len(rows), *rows[0].shape), spread, shards)
+
+  return jax.tree.map(stack, *states)
 
 
 def members(grid: list[State] | State) -> list[State]:
-  """The states of the runs of a grid."""
+  """The states of the runs of a grid, each on the device that has it."""
   if isinstance(grid, list):
     return grid
-  return [jax.tree.map(lambda x, number=number: x[number], grid) for number in range(len(grid.step))]
+
+  def row(x: Array, number: int) -> Array:
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return shards[number * len(shards) // len(x)].data[number % (len(x) // len(shards))]
+
+  return [jax.tree.map(partial(row, number=number), grid) for number in range(len(grid.step))]
 
 
 def runs_at_once(step: Callable, draw: Callable, state: State, data: Any, key: Array, devices: Devices) -> int:
   """How many runs of a grid fit into the devices' memory at the same time, by what the program of one takes."""
   if devices[0].platform == "cpu":
     return sys.maxsize  # one after the other; their states alone are there at once
-  one = lambda state, data, key: step(state, draw(data, key, state.step))
+  size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
+  one = lambda state, data, key: keep_finite(state, *step(state, draw(data, key, state.step)))
   needs = jax.jit(one).lower(state, data, key).compile().memory_analysis()
-  own = needs.temp_size_in_bytes + needs.output_size_in_bytes
-  shared = sum(x.nbytes for x in jax.tree.leaves(data))
+  own = size(state) + needs.temp_size_in_bytes + needs.output_size_in_bytes  # the state before is kept till the end
+  shared = size(data)
   return len(devices) * max(1, int((_USABLE * memory_of(devices[0]) - shared) // own))
 
 
@@ -334,6 +351,15 @@ def _over_devices(function: Callable, devices: Devices, data_axis: int | None, *
     donate_argnums=1 if donated else (),
   )
   return lambda *arguments: mapped(numbers, *arguments)
+
+
+def _assembled(shape: tuple[int, ...], sharding: Sharding, shards: list[Array]) -> Array:
+  """The array that this host's devices have the shards of, in their order. Nothing is copied."""
+  if jax.dtypes.issubdtype(shards[0].dtype, jax.dtypes.prng_key):
+    numbers = [jax.random.key_data(shard) for shard in shards]
+    data = _assembled((*shape, numbers[0].shape[-1]), sharding, numbers)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(shards[0]))
+  return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
 def _own(devices: Devices) -> Devices:
