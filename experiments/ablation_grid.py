@@ -118,8 +118,9 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
       set_aside(checkpoints, damaged)
       if states is None:
         states = [jax.device_put(init(run), place) for run, place in zip(padded, places, strict=True)]
+      done, bad = int(states[0].step), [0] * len(padded)
       grid = parallel.make_grid(states, devices, mapped=mapped)
-      done, bad = int(parallel.members(grid)[0].step), [0] * len(padded)
+      del states  # for which there is no memory beside the grid
       print(f"{name}: {len(part)} of {len(runs)} runs, step {done} of {steps}", flush=True)
       with open_log(workdir, name, done) as log, noted_signals() as signals:
         stopped = False
@@ -141,7 +142,9 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
       checkpoints.wait_until_finished()
       if stopped:
         end(signals[0], f"{name} stopped at step {done}, which is saved; the same command goes on from there")
-    yield from zip(part, (state.ema for state in parallel.members(grid)), strict=False)
+    trained = [jax.device_get(state.ema) for state in parallel.members(grid)]
+    del grid  # before that of the next part is made
+    yield from ((run, jax.device_put(networks, devices[0])) for run, networks in zip(part, trained, strict=False))
 
 
 def judge(

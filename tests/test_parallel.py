@@ -13,8 +13,8 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -29,7 +29,7 @@ from vamcei_jax.data.loader import batch_indices, draw_batch, draw_keys, view_ba
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
 from vamcei_jax.methods import state as method_state
-from vamcei_jax.models.layers import pointwise
+from vamcei_jax.models.layers import EPSILON, InstanceNorm, pointwise
 from vamcei_jax.provenance import read_record
 from vamcei_jax.stages import stage_config
 from vamcei_jax.training import read_log, steps_to_go
@@ -93,11 +93,15 @@ def on_eight_devices():
   states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
   states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
   keys = jax.numpy.stack([jax.random.key(10 + seed) for seed in seeds])
-  grids = {mapped: parallel.make_grid(states, devices, mapped=mapped) for mapped in (True, False)}
-  assert_spread(grids[True], devices)
+  alone = parallel.make_grid(states, devices[:1], mapped=False)
+  states = [jax.device_put(*one) for one in zip(states, parallel.grid_placement(4, devices), strict=True)]
+  with jax.transfer_guard_device_to_device("disallow_explicit"):  # each device stacks its own
+    mapped = parallel.make_grid(states, devices, mapped=True)
+    parallel.members(mapped)
+  assert_spread(mapped, devices)
   compiled = partial(parallel.compile_grid, vamcei.make_step(config), draw)
-  theirs, got = compiled(devices, mapped=True)(grids[True], parallel.replicate(data, devices), keys, 3)
-  ours, expected = compiled(devices[:1], mapped=False)(grids[False], data, keys, 3)
+  theirs, got = compiled(devices, mapped=True)(mapped, parallel.replicate(data, devices), keys, 3)
+  ours, expected = compiled(devices[:1], mapped=False)(alone, data, keys, 3)
   assert_spread(theirs, devices)
   with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder), keep=1) as checkpoints:
     save(checkpoints, parallel.members(theirs), 3, None)
@@ -206,12 +210,44 @@ def test_normed_products_are_right_with_the_options():
   # jaxlib 0.10.2 has sums over products of more than 32,768 rows wrong in a form near to this one (jax-ml/jax#39103).
   rng = np.random.default_rng(0)
   x, kernel = rng.normal(size=(2, 160, 120, 16)), rng.normal(size=(1, 1, 16, 8))
-  norm, variables = nn.InstanceNorm(use_scale=False, use_bias=False), {"params": {"kernel": kernel.astype(np.float32)}}
-  normed = lambda x: norm.apply({}, pointwise(8, use_bias=False).apply(variables, x))
-  program = jax.jit(normed, compiler_options=parallel.compiler_options(jax.devices()))
+  ones, zeros, weights = np.ones(8), np.zeros(8), rng.normal(size=(2, 160, 120, 8))
+
+  def normed(x, kernel, scale, bias):
+    product = pointwise(8, use_bias=False).apply({"params": {"kernel": kernel}}, x)
+    return InstanceNorm().apply({"params": {"scale": scale, "bias": bias}}, product)
+
+  def with_gradients(weights, *arguments):
+    output, gradients = jax.vjp(normed, *arguments)
+    return output, *gradients(weights)
+
+  program = jax.jit(with_gradients, compiler_options=parallel.compiler_options(jax.devices()))
+  got = program(*(array.astype(np.float32) for array in (weights, x, kernel, ones, zeros)))
+
+  mean = lambda x: x.mean((1, 2), keepdims=True)
   product = x @ kernel[0, 0]
-  expected = (product - product.mean((1, 2), keepdims=True)) / product.std((1, 2), keepdims=True)
-  np.testing.assert_allclose(program(x.astype(np.float32)), expected, atol=1e-4)
+  rate = 1 / np.sqrt(mean(product**2) - mean(product) ** 2 + EPSILON)
+  output = rate * (product - mean(product))
+  of_product = rate * (weights - mean(weights) - output * mean(weights * output))
+  of_kernel = np.einsum("bhwc,bhwd->cd", x, of_product)[None, None]
+  sums = (weights * output).sum((0, 1, 2)), weights.sum((0, 1, 2))
+  for own, expected in zip(got, (output, of_product @ kernel[0, 0].T, of_kernel, *sums), strict=True):
+    np.testing.assert_allclose(own, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_as_many_runs_are_mapped_as_memory_holds():
+  config, data, key = eight_images(rate=1e-4), example(), jax.random.key(0)
+  state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
+  size = sum(x.nbytes for x in jax.tree.leaves(state))
+
+  def at_once(memory, devices=1):
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": memory})
+    draw = partial(draw_batch, config=config)
+    return parallel.runs_at_once(vamcei.make_step(config), draw, state, data, key, [device] * devices)
+
+  assert at_once(0, devices=3) == 3
+  many = at_once(4 << 30)
+  assert 1 < many < 0.8 * (4 << 30) / (2 * size)  # a state before and one after a step
+  assert at_once(4 << 30, devices=2) == 2 * many
 
 
 @pytest.mark.slow

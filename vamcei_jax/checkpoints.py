@@ -49,13 +49,15 @@ def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: floa
 
 
 def restore_newest(
-  checkpoints: ocp.CheckpointManager, abstract_state: State, placement: Sharding | list[Sharding] | None = None
-) -> tuple[State | None, list[int]]:
+  checkpoints: ocp.CheckpointManager,
+  abstract_state: State | list[State],
+  placement: Sharding | list[Sharding] | None = None,
+) -> tuple[State | list[State] | None, list[int]]:
   """The newest saved state that is whole and shaped as `abstract_state`, and the damaged steps after it.
 
   What is read must have the digest that was saved with it: Orbax itself does not see every flipped bit. None where
   nothing is saved yet. The state is placed as told, whatever devices it was saved from; by default on one of this host.
-  A list of states has a list of placements.
+  A list of states may have a list of placements.
 
   Raises:
     InputError: there are checkpoints, and none is whole.
@@ -72,7 +74,8 @@ def restore_newest(
       damaged.append(step)
   if damaged:
     raise InputError(
-      f"{checkpoints.directory}: no checkpoint in it is whole and of this version; train anew: --stages=STAGE"
+      f"{checkpoints.directory}: no checkpoint in it is whole and of this version; "
+      "train anew: --stages=STAGE or another --workdir"
     )
   return None, []
 
@@ -134,8 +137,11 @@ def _restore_to_read(folder: Path, abstract_state: State) -> tuple[State | None,
 
 
 def _restore(
-  checkpoints: ocp.CheckpointManager, step: int, abstract_state: State, placement: Sharding | list[Sharding] | None
-) -> State:
+  checkpoints: ocp.CheckpointManager,
+  step: int,
+  abstract_state: State | list[State],
+  placement: Sharding | list[Sharding] | None,
+) -> State | list[State]:
   placement = placement or SingleDeviceSharding(jax.local_devices()[0])
   place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   own = lambda sharding, state: jax.tree.map(partial(place, sharding=sharding), state)

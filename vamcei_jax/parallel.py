@@ -354,7 +354,7 @@ def _over_devices(function: Callable, devices: Devices, data_axis: int | None, *
 
 
 def _assembled(shape: tuple[int, ...], sharding: Sharding, shards: list[Array]) -> Array:
-  """The array that this host's devices have the shards of, in their order. Nothing is copied."""
+  """The array that this host's devices have the shards of. Nothing is copied."""
   if jax.dtypes.issubdtype(shards[0].dtype, jax.dtypes.prng_key):
     numbers = [jax.random.key_data(shard) for shard in shards]
     data = _assembled((*shape, numbers[0].shape[-1]), sharding, numbers)

@@ -80,7 +80,7 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
     judged = discriminator.apply({"params": state.params["discriminator"]}, probs_t)
 
     cross_entropy, dice = deep_segmentation(source, batch["source"]["label"], axis_name)
-    # Latents are reduced before they are split into domains: halves of them would be copies.
+    # What is reduced anyway is split into domains after that: halves of latents would be copies.
     prior = split([gaussian_prior_kl(latent.mu, latent.logvar) / latent.mu[0].size for latent in output.latents])
     pooled = split([pool_latent(latent) for latent in output.latents])
     unsupervised = {
@@ -141,7 +141,7 @@ def reconstruction_loss(config: ConfigDict, params: dict[str, Params], domains: 
 
 
 def alignment_loss(
-  config: ConfigDict, source: list[tuple], target: list[tuple], axis_name: str | None = None
+  config: ConfigDict, source: list[tuple[Array, Array]], target: list[tuple[Array, Array]], axis_name: str | None = None
 ) -> Array:
   """Eqs. 5-8 of each scale: (scales,), on latents of `pool_latent`; batch split over `axis_name`."""
   estimator = config.loss.global_kl.estimator

@@ -45,7 +45,10 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 class InstanceNorm(nn.Module):
-  """`nn.InstanceNorm` with the gradient of `normalize`: (B, H, W, C) -> the same. Its parameters have Flax's names."""
+  """`nn.InstanceNorm` of inputs of `dtype`, with the gradient of `normalize`: (B, H, W, C) -> the same.
+
+  Its parameters have Flax's names.
+  """
 
   dtype: Any = jnp.float32
 
