@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   config.data.name = "mmwhs"
   config.data.source = "ct"
   config.data.target = "mr"
-  config.data.view = "coronal"  # CT and MR were taken along different axes
+  config.data.plane = "coronal"  # CT and MR were taken along different axes
   # Both atria, aorta and pulmonary artery; 421 stands for 420 in one of the released masks.
   config.data.label_values = ((0, 420, 421, 550, 820, 850), 205, 500, 600)
   config.data.options = ConfigDict({"validation": 4})

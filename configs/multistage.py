@@ -16,30 +16,33 @@ def get_config() -> ConfigDict:
   config.stages = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
 
   config.stage.translate = translate = ConfigDict()
-  translate.translation = ConfigDict({
-    "width": 16,  # channels of the translators at full resolution
-    "blocks": 4,  # residual blocks
-    "discriminator_width": 16,
-    "history": 50,  # translated images that the discriminators are shown again
-  })
-  translate.loss = ConfigDict({"weights": {"adversarial": 1.0, "cycle": 10.0, "identity": 5.0}})
-  translate.optimizer = ConfigDict({"b1": 0.5, "schedule": "half_linear"})
-  translate.optimizer.rates = ConfigDict({"translators": 1e-3, "discriminators": 5e-4})
-  # What a contrast is must not be blurred by changes of contrast, nor by shapes that one domain alone has.
+  translate.translation = ConfigDict()
+  translate.translation.width = 16  # Channels of the translators at full resolution; 64 as published.
+  translate.translation.blocks = 4  # Residual blocks of the translators; 9 as published.
+  translate.translation.discriminator_width = 16  # Channels of the discriminators' first layer; 64 as published.
+  translate.translation.history = 50  # Translated images that the discriminators are shown again.
+  translate.loss = ConfigDict({"weights": {}})
+  translate.loss.weights.adversarial = 1.0  # CycleGAN: least-squares adversarial loss of the translators.
+  translate.loss.weights.cycle = 10.0  # CycleGAN: absolute error after translation there and back.
+  # CycleGAN: absolute change of images that are in the right contrast already.
+  translate.loss.weights.identity = 5.0
+  translate.optimizer = ConfigDict({"b1": 0.5, "schedule": "half_linear", "rates": {}})
+  translate.optimizer.rates.translators = 1e-3  # Peak learning rate of the CycleGAN's translators.
+  translate.optimizer.rates.discriminators = 5e-4  # Peak learning rate of the CycleGAN's discriminators.
+  # The translators must learn the contrast, so it is not changed, and no structure is added to one domain alone.
   off = ("gamma", "contrast", "bias", "blur", "noise", "gin", "ipa", "scar", "contraction")
   translate.augment = ConfigDict(dict.fromkeys(off, 0.0))
   translate.train = ConfigDict({"steps": 800, "batch_size": 4, "eval_every": 200, "checkpoint_every": 200})
 
   config.stage.distill = distill = ConfigDict()
-  distill.distillation = ConfigDict({
-    "temperature": 2.0,  # of eq. 16
-    "teachers": (0.5, 0.5),  # weights of target_vamcei, source_vamcei and, given a third, no_adaptation
-    "views": False,  # whether what they say is the mean over rotated and scaled views of the images
-    "smooth": 0.0,  # mm, of a Gaussian along the stack that what they say is put under
-    "apex": False,  # whether they are told how much rarer structures are near the apex, by the source's masks
-    "itself": 0.0,  # share of what is taught that comes, after loss.ramp, from the student's own moving average
-  })
+  distill.distillation = ConfigDict()
+  distill.distillation.temperature = 2.0  # Temperature T of eq. 16.
+  # Weights of target_vamcei, source_vamcei and, as an optional third, no_adaptation.
+  distill.distillation.teachers = (0.5, 0.5)
+  # Standard deviation in mm of a Gaussian along the stack that smooths the teachers' probabilities.
+  distill.distillation.smooth = 0.0
   distill.model = ConfigDict({"widths": (8, 16, 32, 64)})
-  distill.train = ConfigDict({"steps": 900})  # a small network learns long, and each step is cheap
-  distill.loss = ConfigDict({"weights": {"segmentation": 1.0, "distillation": 1.0}})
+  distill.train = ConfigDict({"steps": 900})  # A small network needs more steps, and each is cheap.
+  distill.loss = ConfigDict({"weights": {"segmentation": 1.0}})
+  distill.loss.weights.distillation = 1.0  # Eq. 16: tempered cross-entropy between teacher and student.
   return config

@@ -1,6 +1,4 @@
-"""VAMCEI on the embedded phantom, bSSFP -> LGE, sized for a laptop CPU.
-
-Every field of a config is explained here, those of the multi-stage framework in configs/multistage.py.
+"""VAMCEI on the embedded phantom, bSSFP -> LGE, sized for a laptop CPU. Every field of a config is explained here.
 
 python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 
@@ -13,83 +11,91 @@ from ml_collections import ConfigDict, config_dict
 
 def get_config() -> ConfigDict:
   config = ConfigDict()
-  config.seed = 0
-  # In this order, each in its folder of the workdir. "locate" in front puts the field on the heart: configs/folder.py.
+  config.seed = 0  # Seed of all random keys.
+  # The stages of vamcei_jax/pipeline/stages.py to train, in this order, each in its folder of the workdir.
   config.stages = ("no_adaptation", "vamcei")
-
-  config.stage = ConfigDict()  # stage -> what differs for it from the rest of this config; see configs/multistage.py
+  # Stage -> the fields in which it differs, as config.stage.vamcei.train.steps; see configs/multistage.py.
+  config.stage = ConfigDict()
 
   config.data = data = ConfigDict()
-  data.name = "phantom"  # a dataset of vamcei_jax/datasets
-  data.root = config_dict.placeholder(str)  # folder of the NIfTI volumes, for datasets that read some
-  data.prepared_dir = "~/.cache/vamcei_jax/data"  # prepared datasets are kept here and shared between runs
-  data.source = "bssfp"
-  data.target = "lge"
-  # Background, Myo, LV, RV in NIfTI masks; a tuple of values in place of one folds them into the class.
+  data.name = "phantom"  # Dataset: a key of vamcei_jax/datasets.
+  data.root = config_dict.placeholder(str)  # Folder of the NIfTI volumes, for datasets that read some.
+  data.prepared_dir = "~/.cache/vamcei_jax/data"  # Folder of prepared datasets, shared between runs.
+  data.source = "bssfp"  # Domain with masks.
+  data.target = "lge"  # Domain without masks; masks that exist are read by the evaluation alone.
+  # Values of background, Myo, LV and RV in masks; a tuple folds several values into one class.
   data.label_values = (0, 200, 500, 600)
-  # The slices that were taken; "axial", "coronal" or "sagittal" for volumes of the whole heart, sliced along the body.
-  data.view = "short_axis"
-  data.size = (64, 64)  # the network's field in pixels, for evaluation and prediction
-  data.crop = (48, 48)  # random crops for training
-  data.spacing = config_dict.placeholder(float)  # resample to this in-plane spacing in mm; None: use the pixel grid
-  data.zoom = 2 / 3  # without spacing: pixels of the network per pixel of the file
-  data.percentiles = (1.0, 99.0)  # of a volume's intensities, mapped to 0 and 1
-  data.empty_slices = "all"  # source slices without any structure to learn from: all, apical or none
-  data.resident = 0.3  # slices live on the device while they take at most this part of its memory; else on disk
-  data.options = ConfigDict({"seed": 0, "train": 24, "validation": 4, "test": 12})  # of the dataset's builder
+  data.plane = "short_axis"  # Slices as acquired (short_axis), or planes of the body's axes.
+  data.size = (64, 64)  # Field of the network in pixels, for evaluation and prediction.
+  data.crop = (48, 48)  # Random crops for training, in pixels.
+  data.spacing = config_dict.placeholder(float)  # Pixel size in mm to resample to; None keeps the pixel grid.
+  data.zoom = 2 / 3  # Without spacing: pixels of the network per pixel of the file.
+  data.percentiles = (1.0, 99.0)  # Intensity percentiles of a volume that become 0 and 1.
+  data.empty_slices = "all"  # Source slices without a structure to train on: all, apical or none.
+  data.resident = 0.3  # Slices are held on the device up to this share of its memory, else read from disk.
+  # Options of the dataset's builder: here of the phantom.
+  data.options = ConfigDict({"seed": 0, "train": 24, "validation": 4, "test": 12})
 
-  config.augment = augment = ConfigDict()  # largest amounts; see vamcei_jax/data/augment.py
-  augment.rotation = 0.3
-  augment.scale = 0.15
-  augment.shift = 4.0
-  augment.flip = ()
-  augment.gamma = 0.1
-  augment.contrast = 0.1
-  augment.bias = 0.0
-  augment.blur = 0.5
-  augment.noise = 0.02
-  augment.gin = 0.0  # up to 1, as published: contrasts and textures of random networks, for domains far apart
-  augment.ipa = 0.0  # probability that two of these networks share an image, blended from place to place; needs gin
-  augment.scar = 0.0  # probability that a labelled image is given bright scar in its myocardium
-  augment.contraction = 0.0  # share of its LV cavity that a labelled heart squeezes out, or a quarter of it lets in
+  # Random augmentation: the largest amounts.
+  config.augment = augment = ConfigDict()
+  augment.rotation = 0.3  # Rotation in radians.
+  augment.scale = 0.15  # Relative change of scale.
+  augment.shift = 4.0  # Shift in pixels, beyond that of the random crop.
+  augment.flip = ()  # Axes of the image that are mirrored with probability 1/2.
+  augment.gamma = 0.1  # Logarithm of the gamma exponent.
+  augment.contrast = 0.1  # Relative change of contrast; brightness changes by half of it.
+  augment.bias = 0.0  # Logarithm of a smooth bias field.
+  augment.blur = 0.5  # Standard deviation of a Gaussian blur in pixels.
+  augment.noise = 0.02  # Standard deviation of white noise.
+  augment.gin = 0.0  # Share of a random network's output in the image (GIN); 1 as published.
+  augment.ipa = 0.0  # Probability that two random networks are blended over the image (IPA); needs gin.
+  augment.scar = 0.0  # Probability that bright scar is painted into the myocardium of a labelled image.
+  # Share of the LV cavity's area that a labelled heart contracts by; it dilates by a quarter of it.
+  augment.contraction = 0.0
 
   config.model = model = ConfigDict()
-  model.widths = (16, 32, 64, 128)  # channels from full resolution down
-  model.latent_scales = 3  # the last decoder blocks that end in a Gaussian latent
-  model.logvar_range = (-3.0, -1.0)  # of log σ²; published (-1, 1), too noisy for so few channels
-  model.norm = "instance"
-  model.dtype = "float32"  # of the computation; parameters and losses are float32
-  model.discriminator_width = 16
+  model.widths = (16, 32, 64, 128)  # Channels of each level, from full resolution down.
+  model.latent_scales = 3  # Number of last decoder blocks that end in a Gaussian latent.
+  model.logvar_range = (-3.0, -1.0)  # Range of log σ²; (-1, 1) as published.
+  model.norm = "instance"  # Normalisation: instance or group.
+  model.dtype = "float32"  # Type of the computation; parameters and losses are float32.
+  model.discriminator_width = 16  # Channels of the discriminator's first layer.
 
   config.loss = loss = ConfigDict()
-  loss.weights = ConfigDict({
-    "segmentation": 1.0,
-    "reconstruction": 3e-3,
-    "prior_kl": 3e-4,
-    "global_alignment": (3e-7, 3e-7, 3e-8),  # full, half, quarter resolution
-    "prototypes": 0.33,
-    "generator": 0.1,
-  })
-  loss.ramp = (0, 100)  # unsupervised terms set in at step 0 and reach their weights in the course of 100 steps
-  loss.global_kl = ConfigDict({"estimator": "paper"})
-  loss.prototypes = ConfigDict({"temperature": 0.5, "confidence": 0.8})
+  loss.weights = weights = ConfigDict()
+  weights.segmentation = 1.0  # Eq. 4: cross-entropy and soft Dice of the source's masks.
+  weights.reconstruction = 3e-3  # Eq. 3: mean over pixels, summed over domains and scales.
+  weights.prior_kl = 3e-4  # Eq. 2: mean over latent dimensions, summed over domains and scales.
+  # Eqs. 5-8, summed over latent dimensions: full, half, quarter resolution.
+  weights.global_alignment = (3e-7, 3e-7, 3e-8)
+  weights.prototypes = 0.33  # Eq. 10: contrast of the class prototypes.
+  weights.generator = 0.1  # Eq. 12: the discriminator takes target class maps for source class maps.
+  loss.ramp = (0, 100)  # Step at which unsupervised losses start, and steps until they have full weight.
+  loss.global_kl = ConfigDict()
+  loss.global_kl.estimator = "paper"  # pairwise: a bound of eq. 6; paper: eq. 8, can be negative.
+  loss.prototypes = ConfigDict()
+  loss.prototypes.temperature = 0.5  # Temperature τ of the contrast.
+  loss.prototypes.confidence = 0.8  # Smallest probability of a pseudo-label that counts.
 
   config.optimizer = optimizer = ConfigDict()
-  optimizer.rates = ConfigDict({"segmenter": 2e-3, "decoders": 1e-3, "discriminator": 5e-4})  # peak learning rates
-  optimizer.b1 = 0.9  # of Adam
-  # Also "exponential", 0.9 every epoch_steps, and "half_linear", constant for half of the steps, then a line to zero.
+  optimizer.rates = rates = ConfigDict()
+  rates.segmenter = 2e-3  # Peak learning rate of the segmenter.
+  rates.decoders = 1e-3  # Peak learning rate of the decoders of eq. 3.
+  rates.discriminator = 5e-4  # Peak learning rate of the discriminator of eqs. 11-12.
+  optimizer.b1 = 0.9  # Decay of Adam's first moment.
+  # polynomial: (1 - step/steps)^0.9; exponential: 0.9 every epoch_steps; half_linear: constant, then linear to 0.
   optimizer.schedule = "polynomial"
-  optimizer.epoch_steps = 100
-  optimizer.clip = 10.0  # global norm of a network's gradient
+  optimizer.epoch_steps = 100  # Steps of an epoch, for the exponential schedule.
+  optimizer.clip = 10.0  # Largest global norm of a network's gradient.
 
   config.train = train = ConfigDict()
-  train.steps = 350
-  train.batch_size = 8  # images a domain
-  train.steps_per_call = 10  # steps in one dispatch, at most; on the CPU each is one of its own
-  train.log_every = 20
-  train.eval_every = 100
-  train.checkpoint_every = 100
-  train.max_bad_steps = 20  # of these in a row, with losses or gradients that are not finite, a run stops; else skipped
-  train.keep = 2  # newest checkpoints; the best one on validation is kept too
-  train.ema_decay = 0.98
+  train.steps = 350  # Steps of a stage.
+  train.batch_size = 8  # Images of each domain in a batch, over all devices.
+  train.steps_per_call = 10  # Largest number of steps in one dispatch; one on the CPU.
+  train.log_every = 20  # Steps between log lines.
+  train.eval_every = 100  # Steps between evaluations on the validation cases.
+  train.checkpoint_every = 100  # Steps between checkpoints.
+  train.max_bad_steps = 20  # A run stops after so many successive steps with a loss that is not finite.
+  train.keep = 2  # Newest checkpoints that are kept, beside the best one on validation.
+  train.ema_decay = 0.98  # Decay of the moving average of the parameters.
   return config

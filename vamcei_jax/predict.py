@@ -1,171 +1,109 @@
-"""NIfTI in, NIfTI out: masks for volumes, by the last stage of a run or by any other. Needs no dataset.
+"""Segments NIfTI volumes with exported weights, or with a stage of a run.
 
-python -m vamcei_jax.predict --workdir=runs/uda --input=volumes --output=masks
 python -m vamcei_jax.predict --weights=weights/mscmrseg_student --input=volumes --output=masks
+python -m vamcei_jax.predict --workdir=runs/uda --input=volumes --output=masks
 
-With --samples=N, also an entropy map beside each mask (NAME_entropy.nii.gz, in nats) and uncertainty.csv; with
---probabilities, the classes' probabilities (NAME_probabilities.nii.gz, the class is the fourth axis).
+Each mask has the name, grid and header of its volume. --samples=N adds an entropy map in nats (NAME_entropy.nii.gz) and
+uncertainty.csv; --probabilities adds the class probabilities (NAME_probabilities.nii.gz, classes as the fourth axis).
 """
 
 import csv
 import io
-import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from vamcei_jax import command_line
+from vamcei_jax import cli
 from vamcei_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts), or of one of its stages.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Folder of exported weights, in place of a run.")
-_INPUT = flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the masks, each with its volume's name.")
-_TTA = flags.DEFINE_bool("tta", None, "Take the mean over views: turned, scaled, flipped, within what was trained.")
-_POSTPROCESS = flags.DEFINE_bool("postprocess", None, "Keep each structure's largest component, and fill holes.")
-_SMOOTH = flags.DEFINE_float("smooth", None, "Smooth along the stack, by a Gaussian of this deviation in mm.", 0.0)
-_SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the mean of; 0 for their means.", 0)
-_PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
-_ODDS = flags.DEFINE_list("odds", None, "Multiply the probabilities of Myo, LV and RV, as 1,0.5,1 for less LV.")
-_RESAMPLE = flags.DEFINE_bool("resample", True, "Resample pixels of another size than --weights were trained on.")
-_APEX = flags.DEFINE_bool("apex", None, "Let structures be rarer near the apex, as the source's masks have it.")
-flags.register_validator("smooth", lambda mm: mm is None or math.isfinite(mm), "must be finite")
-flags.mark_flags_as_required(["input", "output"])
-flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
+if TYPE_CHECKING:
+  from vamcei_jax.inference.prediction import Prediction
 
+FLAGS = flags.FLAGS
+OPTIONS = ("tta", "postprocess", "smooth", "samples", "resample")
 UNCERTAINTY_FILE = "uncertainty.csv"
 
 
+def define_flags() -> None:
+  """Defines the flags."""
+  flags.DEFINE_string("weights", None, "Folder of exported weights.")
+  flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts) or of one of its stages.")
+  flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
+  flags.DEFINE_string("output", None, "Folder for the masks.")
+  flags.DEFINE_bool("probabilities", False, "Write the class probabilities as well.")
+  cli.define_inference_flags(*OPTIONS)
+  flags.mark_flags_as_required(["input", "output"])
+  flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
+
+
 def main() -> None:
+  """Runs the command."""
   from tqdm import tqdm
 
   from vamcei_jax.data.nifti import list_volumes
-  from vamcei_jax.restore import restore_locator, restore_predict, usual
+  from vamcei_jax.inference.load import load_segmenter
 
-  shipped = _WORKDIR.value is None
-  folder, output = Path(_WEIGHTS.value if shipped else _WORKDIR.value), Path(_OUTPUT.value)
-  odds = None if _ODDS.value is None else command_line.parse_odds(_ODDS.value)
-  paths = list_volumes(Path(_INPUT.value))
-  if any(path.parent.resolve() == output.resolve() for path in paths):
-    raise InputError(f"{output}: masks bear the volumes' names and would replace them; choose another --output")
-  predict, config = restore_predict(folder, shipped=shipped, views=_TTA.value, sampled=_SAMPLES.value > 0)
-  clean = usual(config, "postprocess") if _POSTPROCESS.value is None else _POSTPROCESS.value
-  smooth = usual(config, "smooth") if _SMOOTH.value is None else _SMOOTH.value
-  odds = usual(config, "odds") or (1.0, 1.0, 1.0) if odds is None else odds
-  apex = None if _APEX.value is False else usual(config, "apex") or None
-  if _APEX.value and not apex:
-    raise InputError(f"{folder}: does not know how hearts taper; export it with --apex, and name it by --weights")
-  locate = restore_locator(folder, config)
-
-  options = {"samples": _SAMPLES.value, "clean": clean, "smooth": smooth, "odds": odds, "apex": apex}
-  options |= {"probabilities": _PROBABILITIES.value, "resample": _RESAMPLE.value}
+  paths, output = list_volumes(Path(FLAGS.input)), Path(FLAGS.output)
+  refuse_inputs(paths, output)
+  segmenter = load_segmenter(FLAGS.weights or FLAGS.workdir, **cli.inference_options(*OPTIONS))
   failures = []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
     try:
-      found = predict_file(path, output, predict, locate, config, **options)
+      prediction = segmenter(path)
+      for finding in prediction.quality.findings:
+        tqdm.write(f"{path}: {finding.text}")
+      write_prediction(prediction, path, output, probabilities=FLAGS.probabilities)
     except InputError as error:
       failures.append(str(error))
-      continue
     except MemoryError:
       failures.append(f"{path}: too large for this machine's memory. Crop it.")
-      continue
-    update_rows(output / UNCERTAINTY_FILE, path.name, found)
   if len(failures) == len(paths):
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
   print(f"{len(paths) - len(failures)} of {len(paths)} volumes segmented: {output}")
-  command_line.end(failures)
+  cli.end(failures)
 
 
-def predict_file(
-  path: Path,
-  output: Path,
-  predict: Callable,
-  locate: Callable,
-  config: ConfigDict,
-  *,
-  samples: int = 0,
-  clean: bool = False,
-  smooth: float = 0.0,
-  odds: Sequence[float] = (1.0, 1.0, 1.0),
-  apex: Sequence[Sequence[float]] | None = None,
-  probabilities: bool = False,
-  resample: bool = True,
-) -> list[dict]:
-  """Writes what is said of one volume.
+def refuse_inputs(paths: Sequence[Path], output: Path) -> None:
+  """Raises an InputError if a mask would overwrite a volume: in the same folder, or through a link."""
+  inputs = {(stat.st_dev, stat.st_ino) for stat in map(os.stat, paths)}
+  for path in paths:
+    mask = output / path.name
+    same = path.parent.resolve() == output.resolve()
+    if same or (mask.exists() and (mask.stat().st_dev, mask.stat().st_ino) in inputs):
+      raise InputError(f"{output}: masks have the volumes' names and would replace them; choose another --output")
+
+
+def write_prediction(prediction: "Prediction", path: Path, output: Path, *, probabilities: bool = False) -> None:
+  """Writes the mask of a volume, its maps, and its rows of uncertainty.csv.
 
   Args:
+    prediction: of the volume.
     path: of the volume.
-    output: folder of what is written.
-    predict, locate, config: see vamcei_jax/restore.py.
-    samples: how often the latents are drawn; 0 for their means.
-    clean: whether the classes are postprocessed.
-    smooth: standard deviation in mm of a Gaussian along the stack, by which probabilities are smoothed; 0 for none.
-    odds: by which the probabilities of Myo, LV and RV are multiplied, before they are made to sum to 1.
-    apex: odds near the apical end of the stack, as of taper_apex; None for none.
-    probabilities: whether they are written too.
-    resample: whether pixels of another size than exported weights were trained on are resampled; see match_pixels.
-
-  Returns:
-    The rows of its uncertainty, one a structure, if latents are drawn.
-
-  Raises:
-    InputError: a volume that cannot be read, or whose pixels cannot be meant, or a map that cannot be written.
+    output: folder.
+    probabilities: whether class probabilities are written.
   """
-  import jax
-  from tqdm import tqdm
+  from vamcei_jax.data.nifti import MAPS, volume_name
 
-  from vamcei_jax.config import preprocess_settings
-  from vamcei_jax.data.nifti import MAPS, read_volume, volume_name, write_classes, write_map
-  from vamcei_jax.data.preprocess import match_pixels, preprocess_image, restore_probabilities
-  from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices, taper_apex
-  from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
-  from vamcei_jax.restore import usual
-
-  view = config.data.get("view", "short_axis")
-  volume = read_volume(path, view)
-  own = preprocess_settings(config)
-  try:
-    settings = match_pixels(own, volume.spacing, usual(config, "pixel_mm")) if resample else own
-  except InputError as error:
-    raise InputError(f"{path}: {error}") from None
-  if settings != own:
-    pixels = "×".join(f"{mm:.3g}" for mm in volume.spacing[1:])
-    tqdm.write(f"{path}: pixels of {pixels} mm, resampled to those of {settings.spacing * own.zoom:.3g} mm trained on")
-  centre = locate(volume)
-  image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
-  tapered = lambda probs: taper_apex(smooth_slices(probs, volume.spacing[0], smooth), volume.spacing[0], apex)
-  restored = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
-  restore = lambda probs: shift_prior(restored(tapered(probs)), odds)
-  if samples:
-    # The same draws for every volume: what is said of one does not depend on which others lie beside it.
-    keys = jax.random.split(jax.random.key(0), samples)
-    probs, draws = summarise_draws(restore(predict(image, key)) for key in keys)
-  else:
-    probs = restore(predict(image))
-  classes = postprocess(probs) if clean else probs.argmax(-1)
-
-  name = volume_name(path)
-  named = lambda kind: output / f"{name}_{kind}{path.name.removeprefix(name)}"
-  for earlier in (output / path.name, *map(named, MAPS)):
+  name = volume_name(path) or path.name
+  map_path = lambda kind: output / f"{name}_{kind}{path.name.removeprefix(name)}"
+  for earlier in (output / path.name, *map(map_path, MAPS)):
     earlier.unlink(missing_ok=True)
   if probabilities:
-    write_map(named("probabilities"), probs, path, view)
-  rows = []
-  if samples:
-    entropies = entropy(probs)
-    write_map(named("entropy"), entropies, path, view)
-    uncertainty = structure_uncertainty(classes, draws, entropies, volume.spacing)
-    rows = [{"volume": path.name, "structure": structure, **values} for structure, values in uncertainty.items()]
-  # Last: a volume that has a mask has all its maps.
-  write_classes(output / path.name, classes, config.data.label_values, path, view)
-  return rows
+    prediction.save(map_path("probabilities"), "probabilities")
+  if prediction.entropy is not None:
+    prediction.save(map_path("entropy"), "entropy")
+  # Last, so that a volume with a mask has all its maps.
+  prediction.save(output / path.name)
+  rows = [{"volume": path.name, "structure": name, **values} for name, values in prediction.uncertainty.items()]
+  update_rows(output / UNCERTAINTY_FILE, path.name, rows)
 
 
-def update_rows(path: Path, volume: str, rows: list[dict]) -> None:
-  """Puts a volume's rows into a csv in place of those that it had; numbers have six digits. No row, no file."""
+def update_rows(path: Path, volume: str, rows: Sequence[Mapping]) -> None:
+  """Replaces the rows of a volume in a csv file; numbers get six digits. A file without rows is removed."""
   from vamcei_jax.files import write_text
 
   rounded = lambda value: f"{value:.6g}" if isinstance(value, float) else value
@@ -183,5 +121,10 @@ def update_rows(path: Path, volume: str, rows: list[dict]) -> None:
   write_text(path, table.getvalue())
 
 
+def command() -> None:
+  """Entry point of `vamcei-predict`."""
+  cli.run(define_flags, main, __doc__)
+
+
 if __name__ == "__main__":
-  command_line.run(main)
+  command()

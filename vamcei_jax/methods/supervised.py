@@ -5,16 +5,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from ml_collections import ConfigDict
 
+from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import segmentation
 from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
 from vamcei_jax.models.layers import average_pool
 from vamcei_jax.models.unet import Segmentation, VariationalUNet
 from vamcei_jax.prng import batch_positions, example_keys
 
+NETWORKS = ("segmenter",)
+TERMS = ("segmentation",)
 
-def make_segmenter(config: ConfigDict) -> VariationalUNet:
+
+def make_segmenter(config: StageConfig) -> VariationalUNet:
   """The segmenter that every method shares."""
   model = config.model
   return VariationalUNet(
@@ -27,14 +30,14 @@ def make_segmenter(config: ConfigDict) -> VariationalUNet:
   )
 
 
-def init_state(config: ConfigDict, key: Array) -> State:
+def init_state(config: StageConfig, key: Array) -> State:
   """The state before the first step."""
   init, key = jax.random.split(key)
   params = make_segmenter(config).init(init, jnp.zeros((1, *config.data.crop, 1)))["params"]
-  return create_state({"segmenter": params}, key, config)
+  return create_state({"segmenter": params}, key, config, terms=TERMS)
 
 
-def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
+def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
   """Returns step(state, batch) -> (state, metrics); the batch, split over `axis_name`, needs "source" alone."""
   segmenter, update = make_segmenter(config), make_update(config, axis_name)
 
@@ -54,10 +57,10 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
   return step
 
 
-def make_predict(config: ConfigDict) -> Callable[..., Array]:
+def make_predict(config: StageConfig) -> Callable[..., Array]:
   """Returns predict(networks, images (B, H, W, 1), keys = None) -> class probabilities (B, H, W, K).
 
-  `networks` is a state's `ema`. With z = μ, or with z drawn by `keys` (B,), one an image.
+  `networks` is `State.ema_params`. With z = μ, or with z drawn by `keys` (B,), one an image.
   """
   segmenter = make_segmenter(config)
 

@@ -1,14 +1,13 @@
-"""run.json: what a run was made with, and what came of it, so that it can be made again without its checkpoints.
+"""run.json: what a run was made with, and digests of its parameters, so that it can be reproduced without checkpoints.
 
-    config, seed   of the run, whole
-    data           role -> name of the prepared dataset, which carries a digest of its settings and files; those of the
-                   first stage, where a run looks for the heart
-    sessions       of each program that has worked on the run, the one that began it first: versions, Git commit and
-                   devices; one that differs in none of them from the session before it is not told
-    stages         stage -> digest of the moving averages of its parameters after the last step
+    config, seed   of the run
+    data           role -> name of the prepared dataset, which contains a digest of its settings and files; of the
+                   first stage, where a run finds the hearts first
+    sessions       versions, Git commit and devices of each session that worked on the run, without repetitions
+    stages         stage -> digest of the averaged parameters after the last step
 
-The moving averages, not the whole state: they are what evaluates and predicts, every step's parameters go into them,
-and optimizers may be laid out anew in another version without a parameter being another one.
+The digest is of the averaged parameters, not of the whole state: evaluation and prediction use them, every step changes
+them, and another version may lay out its optimizer state differently with equal parameters.
 """
 
 import json
@@ -21,14 +20,13 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from vamcei_jax import __version__
-from vamcei_jax.checkpoints import digest
-from vamcei_jax.config import flat_fields, plain
+from vamcei_jax.config.schema import flat_fields
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
 from vamcei_jax.methods.state import Params
+from vamcei_jax.training.checkpoints import digest
 
 RUN_FILE = "run.json"
 _PARTS = {"config": dict, "seed": int, "data": dict, "sessions": list, "stages": dict}
@@ -36,40 +34,42 @@ _SESSION = {"versions": dict, "git": dict, "devices": dict}
 _PACKAGE = "vamcei-jax"
 
 
-def begin_record(
-  workdir: Path, config: ConfigDict, datasets: Mapping, before: dict | None, stale: Collection[str] = ()
+def start_record(
+  workdir: Path, content: Mapping, datasets: Mapping, earlier: Mapping | None, discarded: Collection[str] = ()
 ) -> dict:
-  """Writes run.json as a run begins or is gone on with, and returns what it holds.
+  """Writes run.json at the start of a session, and returns its content.
 
   Args:
     workdir: of the run.
-    config: of the run.
+    content: configuration of the run.
     datasets: role -> prepared dataset.
-    before: what run.json holds of earlier sessions; None for a new run.
-    stale: stages that are going to be trained anew.
+    earlier: run.json of earlier sessions; None for a new run.
+    discarded: stages whose folders are removed.
   """
-  sessions, stages = (before["sessions"], before["stages"]) if before else ([], {})
+  sessions, stages = (earlier["sessions"], earlier["stages"]) if earlier else ([], {})
   now = session()
   record = {
-    "config": plain(config),
-    "seed": config.seed,
+    "config": content,
+    "seed": content.get("seed", 0),
     "data": {role: builder.info.full_name for role, builder in datasets.items()},
     "sessions": sessions if sessions[-1:] == [now] else [*sessions, now],
-    "stages": {stage: own for stage, own in stages.items() if stage not in stale},
+    "stages": {stage: sha256 for stage, sha256 in stages.items() if stage not in discarded},
   }
   _write(workdir, record)
   return record
 
 
 def record_stage(workdir: Path, stage: str, networks: Mapping[str, Params]) -> None:
-  """Notes in run.json the digest of the networks that a stage ended with."""
+  """Adds the digest of a finished stage's networks to run.json."""
   record = read_record(workdir)
+  if record is None:
+    raise InputError(f"{workdir / RUN_FILE}: not found; it was removed during the run")
   record["stages"][stage] = digest(networks)
   _write(workdir, record)
 
 
 def read_record(workdir: Path) -> dict | None:
-  """What run.json of a workdir holds; None where there is none.
+  """The content of run.json of a workdir; None where there is none.
 
   Raises:
     InputError: it is damaged.
@@ -80,30 +80,31 @@ def read_record(workdir: Path) -> dict | None:
   except (FileNotFoundError, NotADirectoryError):
     return None
   except ValueError as error:
-    raise InputError(f"{path}: not valid JSON ({error}); restore it, or remove it to go on with the run") from None
-  has = lambda value, parts: isinstance(value, dict) and all(isinstance(value.get(k), own) for k, own in parts.items())
-  if not has(record, _PARTS) or not record["sessions"] or not all(has(own, _SESSION) for own in record["sessions"]):
-    raise InputError(f"{path}: not the record of a run; restore it, or remove it to go on with the run")
+    raise InputError(f"{path}: not valid JSON ({error}); restore it, or remove it to resume the run") from None
+  fits = lambda value, parts: all(isinstance(value.get(name), kind) for name, kind in parts.items())
+  has = lambda value, parts: isinstance(value, dict) and fits(value, parts)
+  if not has(record, _PARTS) or not record["sessions"] or not all(has(each, _SESSION) for each in record["sessions"]):
+    raise InputError(f"{path}: not the record of a run; restore it, or remove it to resume the run")
   return record
 
 
 def differences(then: Mapping, now: Mapping) -> list[str]:
-  """A line for each field, dotted where it is in a section, that is not the same in two sessions or records."""
+  """A line for each field (dotted name) that differs between two sessions or records."""
   then, now = flat_fields(then), flat_fields(now)
   fields = [field for field in sorted(then | now) if then.get(field) != now.get(field)]
   return [f"{field}: {then.get(field, 'not there')} then, {now.get(field, 'not there')} now" for field in fields]
 
 
 def session() -> dict:
-  """Versions, Git commit and devices of this program, as JSON holds them."""
+  """Versions, Git commit and devices of this program."""
   return {"versions": versions(), "git": git_state(Path(__file__).parent), "devices": devices()}
 
 
 def versions() -> dict[str, str]:
-  """Versions of Python, of this package, and of all installed distributions that it leads to, by name."""
+  """Versions of Python, of this package and of all installed distributions that it depends on, by name."""
   normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()
-  # Of two with a name, the first one is imported.
-  installed = {normal(own.name): own for own in reversed(list(metadata.distributions())) if own.name}
+  # Of two distributions with one name, Python imports the first.
+  installed = {normal(found.name): found for found in reversed(list(metadata.distributions())) if found.name}
   found, left = {}, [_PACKAGE] if _PACKAGE in installed else list(installed)
   while left:
     name = left.pop()
@@ -114,10 +115,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict:
-  """The commit that a folder's files are of, and whether tracked files of the checkout have been changed since.
-
-  None for both where Git does not track the folder, as in an installed package.
-  """
+  """The commit of a folder's checkout, and whether tracked files were changed since; None where Git tracks nothing."""
 
   def git(*arguments: str) -> str | None:
     try:
@@ -132,7 +130,7 @@ def git_state(folder: Path) -> dict:
 
 
 def devices() -> dict:
-  """Platform, kind and number of all devices, hosts, and this host's processor and the cores that it may use."""
+  """Platform, kind and number of devices, number of hosts, and this host's processor and usable cores."""
   first = jax.devices()[0]
   try:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -149,5 +147,5 @@ def devices() -> dict:
   }
 
 
-def _write(workdir: Path, record: dict) -> None:
+def _write(workdir: Path, record: Mapping) -> None:
   write_text(workdir / RUN_FILE, json.dumps(record, indent=2) + "\n")

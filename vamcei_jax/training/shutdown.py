@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT: training saves its state at the next step and ends; everything else ends at once.
+"""SIGTERM and SIGINT: training saves its state after the current step and ends; other programs end at once.
 
-A program may be killed at any time: what it has written is whole. Being asked is the polite form, which loses no step.
+A program may be killed at any time without damage to files. A signal lets it save the steps since the last checkpoint.
 """
 
 import os
@@ -13,29 +13,29 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 8.0  # seconds in which Python must be reached: a compilation, and a long step, hear of no signal
+PATIENCE = 8.0  # seconds until the process ends: Python handles no signal during a compilation or a long step
 
 
 def end_on_signals() -> None:
-  """From now on SIGTERM and SIGINT end the program, wherever it is."""
+  """Makes SIGTERM and SIGINT end the program from now on."""
   for number in SIGNALS:
     signal.signal(number, lambda number, frame: end(number, "stopped"))
 
 
 def end(number: int, state: str) -> NoReturn:
-  """Ends the program as a signal does in shells, with exit code 130 or 143."""
+  """Ends the program with the exit code of a signal in shells, 130 or 143."""
   _say(number, state)
   sys.exit(128 + number)
 
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-  """Signals do not end the program in this block, but are noted: yields the list of their numbers.
+  """Yields a list to which the numbers of signals are appended, in place of ending the program.
 
-  A second one ends it at once. Where Python is not reached for PATIENCE seconds, the first one does.
+  A second signal ends the program at once. A single one does, if Python does not handle it within PATIENCE seconds.
   """
   noted = []
-  if threading.current_thread() is not threading.main_thread():  # where signals cannot be heard
+  if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
     yield noted
     return
 
@@ -43,14 +43,14 @@ def noted_signals() -> Iterator[list[int]]:
     del frame
     noted.append(number)
     if len(noted) > 1:
-      end(number, "stopped at once; the same command goes on from the last checkpoint")
+      end(number, "stopped at once; the same command resumes from the last checkpoint")
 
   handlers = {number: signal.signal(number, note) for number in SIGNALS}
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
-  before = signal.set_wakeup_fd(writer)
+  earlier_fd = signal.set_wakeup_fd(writer)
 
-  def watch() -> None:
+  def end_unless_handled() -> None:
     while (received := os.read(reader, 1)) and received[0] not in SIGNALS:
       pass
     if not received:
@@ -60,17 +60,17 @@ def noted_signals() -> Iterator[list[int]]:
       if noted:
         return
       time.sleep(0.1)
-    unheard = f"stopped after {PATIENCE:.0f} s without an answer"
-    _say(received[0], f"{unheard}; the same command goes on from the last checkpoint")
+    reason = f"stopped after {PATIENCE:.0f} s without a response"
+    _say(received[0], f"{reason}; the same command resumes from the last checkpoint")
     os._exit(128 + received[0])
 
-  watcher = threading.Thread(target=watch, daemon=True)
+  watcher = threading.Thread(target=end_unless_handled, daemon=True)
   watcher.start()
   try:
     yield noted
   finally:
-    signal.set_wakeup_fd(before)
-    os.close(writer)  # which the watcher hears
+    signal.set_wakeup_fd(earlier_fd)
+    os.close(writer)  # ends the watcher
     watcher.join()
     os.close(reader)
     for number, handler in handlers.items():

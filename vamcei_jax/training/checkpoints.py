@@ -1,7 +1,7 @@
-"""Orbax checkpoints of a stage: the newest few and the best one, written while training goes on.
+"""Orbax checkpoints of a stage: the newest few and the best one, written in the background.
 
-A checkpoint holds the whole State: parameters, optimizers, moving averages, memory and the step, from which the
-position in the data follows (see data/loader.py).
+A checkpoint holds the State: parameters, optimizers, moving averages, memory and the step, from which the position in
+the data follows (see data/loader.py).
 """
 
 import hashlib
@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding, SingleDeviceSharding
-from ml_collections import ConfigDict
 
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Params, State
@@ -25,24 +24,24 @@ from vamcei_jax.methods.state import Params, State
 def open_checkpoints(folder: Path, keep: int) -> ocp.CheckpointManager:
   """The manager of a stage's checkpoints; keeps the newest `keep` and the one of the best validation Dice.
 
-  What a killed run was about to write is removed.
+  Incomplete checkpoints of a killed run are removed.
   """
   policies = ocp.checkpoint_managers
   dice = lambda metrics: metrics["dice"]
   best = policies.BestN(get_metric_fn=dice, n=1, keep_checkpoints_without_metrics=False)
   policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-  # With best_fn, though the policy decides, metrics are written: a resumed run knows the best one, too.
+  # The policy decides which checkpoints stay; best_fn makes Orbax write the metrics, which a resumed run needs.
   options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=dice, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
-def is_finished(folder: Path, config: ConfigDict) -> bool:
-  """Whether a stage's folder of checkpoints holds that of its last step."""
-  return (folder / str(config.train.steps)).is_dir()
+def is_finished(folder: Path, steps: int) -> bool:
+  """Whether a stage's folder of checkpoints holds the one of its last step, number `steps`."""
+  return (folder / str(steps)).is_dir()
 
 
 def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: float | None) -> None:
-  """Saves the state after `step` steps in the background; `dice`, where it was measured, ranks it."""
+  """Saves the state after `step` steps in the background; `dice`, if measured, decides about the best checkpoint."""
   metrics = None if dice is None or math.isnan(dice) else {"dice": dice}
   content = {"state": ocp.args.StandardSave(state), "digest": ocp.args.JsonSave({"sha256": digest(state)})}
   checkpoints.save(step, args=ocp.args.Composite(**content), metrics=metrics)
@@ -53,43 +52,51 @@ def restore_newest(
   abstract_state: State | list[State],
   placement: Sharding | list[Sharding] | None = None,
 ) -> tuple[State | list[State] | None, list[int]]:
-  """The newest saved state that is whole and shaped as `abstract_state`, and the damaged steps after it.
+  """The newest intact checkpoint, and the steps of damaged checkpoints after it.
 
-  What is read must have the digest that was saved with it: Orbax itself does not see every flipped bit. None where
-  nothing is saved yet. The state is placed as told, whatever devices it was saved from; by default on one of this host.
-  A list of states may have a list of placements.
+  A checkpoint is intact if its arrays have the digest that was saved with them: Orbax does not detect every flipped
+  bit.
+
+  Args:
+    checkpoints: manager of the stage.
+    abstract_state: shapes and types, of one state or of a list of states.
+    placement: sharding of the restored state, or one for each of a list; by default on one device of this host. It does
+      not depend on the devices from which the state was saved.
+
+  Returns:
+    The state, or None where nothing is saved yet, and the damaged steps.
 
   Raises:
-    InputError: there are checkpoints, and none is whole.
+    InputError: there are checkpoints, and none is intact.
   """
   damaged = []
   for step in sorted(checkpoints.all_steps(), reverse=True):
     try:
       return _restore(checkpoints, step, abstract_state, placement), damaged
-    except (MemoryError, PermissionError):  # no damage
+    except (MemoryError, PermissionError):  # not damage
       raise
-    except Exception as error:  # damage has many faces, of JSON, TensorStore, Orbax and the system
+    except Exception as error:  # a damaged file can raise errors of JSON, TensorStore, Orbax and the system
       reason = " ".join(str(error).split())[:200]
       print(f"{checkpoints.directory / str(step)}: cannot be used ({reason})", file=sys.stderr, flush=True)
       damaged.append(step)
   if damaged:
     raise InputError(
-      f"{checkpoints.directory}: no checkpoint in it is whole and of this version; "
-      "train anew: --stages=STAGE or another --workdir"
+      f"{checkpoints.directory}: no checkpoint in it is intact and of this version; "
+      "retrain: --stages=STAGE or another --workdir"
     )
   return None, []
 
 
 def set_aside(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> None:
-  """Moves checkpoints to STAGE/damaged: they are going to be made again, and Orbax saves no step that is there."""
+  """Moves checkpoints to STAGE/damaged, because Orbax does not overwrite the checkpoint of a step."""
   for step in steps:
     damaged = Path(checkpoints.directory) / str(step)
-    if not damaged.exists():  # another host has moved it
+    if not damaged.exists():  # another host moved it
       continue
-    aside = damaged.parent.parent / "damaged" / str(step)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(exist_ok=True)
-    shutil.move(damaged, aside)
+    destination = damaged.parent.parent / "damaged" / str(step)
+    shutil.rmtree(destination, ignore_errors=True)
+    destination.parent.mkdir(exist_ok=True)
+    shutil.move(damaged, destination)
   if steps:
     checkpoints.reload()
 
@@ -106,7 +113,7 @@ def digest(state: State | dict[str, Params]) -> str:
 
 
 def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
-  """The moving averages of the newest checkpoint of a stage's folder: what evaluation and prediction use.
+  """The averaged parameters of a stage's newest checkpoint, which evaluation and prediction use.
 
   Raises:
     InputError: there is no checkpoint.
@@ -116,22 +123,22 @@ def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
   state, _ = _restore_to_read(folder, abstract_state)
   if state is None:
     raise InputError(f"{folder}: no checkpoint yet; let the run reach its first one")
-  return state.ema
+  return state.ema_params
 
 
-def restore_last(folder: Path, config: ConfigDict, abstract_state: State) -> dict[str, Params] | None:
-  """The moving averages after the last step of a stage; None where that checkpoint cannot be had."""
-  if not is_finished(folder, config):
+def restore_last(folder: Path, steps: int, abstract_state: State) -> dict[str, Params] | None:
+  """The averaged parameters after the last step, number `steps`; None where that checkpoint is missing or damaged."""
+  if not is_finished(folder, steps):
     return None
   try:
     state, damaged = _restore_to_read(folder, abstract_state)
   except InputError:
     return None
-  return None if damaged else state.ema
+  return None if damaged or state is None else state.ema_params
 
 
 def _restore_to_read(folder: Path, abstract_state: State) -> tuple[State | None, list[int]]:
-  """restore_newest of a stage's folder that nothing is written to."""
+  """restore_newest without writing into the folder."""
   with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as checkpoints:
     return restore_newest(checkpoints, abstract_state)
 
@@ -144,10 +151,10 @@ def _restore(
 ) -> State | list[State]:
   placement = placement or SingleDeviceSharding(jax.local_devices()[0])
   place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-  own = lambda sharding, state: jax.tree.map(partial(place, sharding=sharding), state)
-  placed = jax.tree.map(own, placement, abstract_state)
+  place_state = lambda sharding, state: jax.tree.map(partial(place, sharding=sharding), state)
+  placed = jax.tree.map(place_state, placement, abstract_state)
   content = {"state": ocp.args.StandardRestore(placed), "digest": ocp.args.JsonRestore()}
   saved = checkpoints.restore(step, args=ocp.args.Composite(**content))
   if digest(saved["state"]) != saved["digest"]["sha256"]:
-    raise ValueError("its arrays are not those that were saved")
+    raise ValueError("its arrays differ from those that were saved")
   return saved["state"]

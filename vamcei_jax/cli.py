@@ -1,0 +1,168 @@
+"""What the command lines share: flags, one-line errors with exit code 2, and the folder of compiled programs."""
+
+import errno
+import hashlib
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vamcei_jax.config.schema import InferenceConfig, records
+from vamcei_jax.errors import InputError
+from vamcei_jax.training.shutdown import end_on_signals
+
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def run(define_flags: Callable[[], None], main: Callable[[], None], usage: str | None) -> NoReturn:
+  """Runs a command line, and ends the program.
+
+  Args:
+    define_flags: defines the flags of the command.
+    main: the command; its InputErrors are printed in one line.
+    usage: text of --help, the docstring of the command's file.
+  """
+  flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder of compiled programs.")
+  define_flags()
+  if usage:
+    sys.modules["__main__"].__doc__ = usage
+
+  def guarded(argv: list[str]) -> None:
+    del argv
+    # Hide the libraries' progress. The errors that they log are raised as well.
+    logging.set_verbosity(logging.FATAL)
+    end_on_signals()
+    silence_later_errors()
+    set_compilation_cache(Path(flags.FLAGS.compiled))
+    try:
+      main()
+    except InputError as error:
+      fail(str(error))
+    except Exception as error:
+      if is_disk_full(error):
+        _print_error("the disk is full; free some space, and give the same command again")
+        os._exit(2)  # further writes at exit would fail, too
+      if not isinstance(error, OSError) or error.filename is None:
+        raise
+      fail(f"{error.filename}: {error.strerror}")
+
+  app.run(guarded, flags_parser=parse)
+  raise SystemExit  # app.run does not return
+
+
+def define_inference_flags(*names: str) -> None:
+  """Defines a flag for each of these fields of InferenceConfig; a flag that is not given is None."""
+  known = dict(records(InferenceConfig))
+  for name in names:
+    record = known[name]
+    if isinstance(record.default, bool):
+      flags.DEFINE_bool(name, None, record.sentence)
+    elif isinstance(record.default, int):
+      flags.DEFINE_integer(name, None, record.sentence, 0)
+    else:
+      flags.DEFINE_float(name, None, record.sentence)
+      check = lambda value, rule=record.rule: value is None or rule.accepts(value)
+      flags.register_validator(name, check, f"must be {record.rule.expected}")
+
+
+def inference_options(*names: str) -> dict[str, Any]:
+  """The fields of InferenceConfig that flags of define_inference_flags set."""
+  return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value is not None}
+
+
+def set_compilation_cache(folder: Path) -> None:
+  """Keeps compiled programs in a folder, unless JAX_COMPILATION_CACHE_DIR names another one.
+
+  To be called before JAX is imported. CPU programs use the instructions of the processor, and JAX does not check that
+  before it runs a cached one, so each kind of processor has its own subfolder.
+  """
+  try:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    processor = sorted({line for line in lines if line.startswith(("flags", "Features"))})
+  except OSError:  # not Linux
+    processor = [platform.machine(), platform.processor()]
+  kind = hashlib.sha256("\n".join(processor).encode()).hexdigest()[:12]
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder.expanduser() / kind))
+
+
+def hint_huge_pages() -> None:
+  """Prints one line if glibc could use huge pages and does not: training on the CPU is then slower.
+
+  XLA allocates a step's memory by glibc, and frees it after the step. With ordinary pages, a tenth to a quarter of the
+  time goes into that (experiments/results/notes.md).
+  """
+  try:
+    on_request = "[madvise]" in _HUGE_PAGES.read_text(encoding="utf-8")
+  except OSError:
+    return
+  if on_request and "glibc.malloc.hugetlb" not in os.environ.get("GLIBC_TUNABLES", ""):
+    print("training on this CPU is faster with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment", flush=True)
+
+
+def silence_later_errors() -> None:
+  """Hides errors that threads raise after an error that was printed: a full disk again, or a closed event loop."""
+  thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
+  hidden = lambda error: is_disk_full(error) or str(error) == "Event loop is closed"
+  threading.excepthook = lambda details: None if hidden(details.exc_value) else thread_hook(details)
+  sys.unraisablehook = lambda details: None if hidden(details.exc_value) else unraisable_hook(details)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether a full device or quota caused the error."""
+  full = (errno.ENOSPC, errno.EDQUOT)
+  while error is not None:
+    if getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def config_path() -> Path:
+  """The file that --config names.
+
+  Raises:
+    InputError: it does not exist.
+  """
+  path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  if not path.is_file():
+    raise InputError(f"{path}: no such config; see configs/")
+  return path
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags and configuration overrides; an error is printed in one line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
+    # An unknown field is an AttributeError that wraps a KeyError, whose str() is the repr of its message.
+    while error.args and isinstance(error.args[0], Exception):
+      error = error.args[0]
+    fail(f"unknown config field {error.args[0]}" if isinstance(error, KeyError) else str(error))
+  if rest[1:]:
+    fail(f"unexpected argument {rest[1]}; flags are written --name=value")
+  return rest
+
+
+def fail(message: str) -> NoReturn:
+  """Prints one line on stderr, and ends the program with exit code 2."""
+  _print_error(message)
+  sys.exit(2)
+
+
+def end(failures: Iterable[str]) -> None:
+  """Ends a program that skipped some of its files: a line for each on stderr, and exit code 1 if there are any."""
+  failures = list(dict.fromkeys(failures))
+  for failure in failures:
+    _print_error(failure)
+  if failures:
+    sys.exit(1)
+
+
+def _print_error(message: str) -> None:
+  print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Prediction: trained networks, from a volume to a mask on the volume's grid."""

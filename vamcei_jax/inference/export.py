@@ -1,0 +1,65 @@
+"""Export of weights from a finished run."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from vamcei_jax.config.files import CONFIG_FILE, read_stage_config
+from vamcei_jax.config.schema import DataConfig, InferenceConfig
+from vamcei_jax.data.loader import load_spacings, naming_damage
+from vamcei_jax.errors import InputError
+from vamcei_jax.inference.load import last_stage, restore_final, transforms_of
+from vamcei_jax.inference.weights import WEIGHTS_FILE, check_inference, write_weights
+from vamcei_jax.methods import cyclegan
+from vamcei_jax.pipeline.stages import STAGES
+
+
+def export_weights(run: str | Path, output: str | Path, **options) -> None:
+  """Writes the network of a finished stage, in half precision, with its configuration.
+
+  Args:
+    run: folder of a run (its last stage is exported) or of one of its stages.
+    output: folder for weights.safetensors and config.json.
+    **options: fields of InferenceConfig that become the defaults of the weights.
+
+  Raises:
+    InputError: the stage is not finished, segments nothing, or needs networks of other stages.
+  """
+  check_inference(options)
+  folder, output = last_stage(Path(run)), Path(output)
+  if (output / CONFIG_FILE).exists() and not (output / WEIGHTS_FILE).exists():
+    raise InputError(f"{output}: a run; choose another --output")
+  config = read_stage_config(folder)
+  if STAGES[config.name].target != "target" or config.data.located:
+    raise InputError(f"{folder}: needs networks of other stages to predict; name another stage of the run")
+  if STAGES[config.name].method is cyclegan:
+    raise InputError(f"{folder}: a stage that translates and segments nothing; name another stage of the run")
+  inference = dataclasses.replace(InferenceConfig(), **options)
+  if inference.tta:
+    transforms_of(config, folder)
+  if (networks := restore_final(folder, config)) is None:
+    raise InputError(f"{folder}: no intact checkpoint of its last step; give the run's command again first")
+  inference = dataclasses.replace(inference, pixel_mm=trained_pixels(config.data))
+  # Paths of the machine that trained the network are of no use elsewhere.
+  data = dataclasses.replace(config.data, root=None, prepared_dir=DataConfig().prepared_dir)
+  write_weights(output, dataclasses.replace(config, data=data), inference, networks)
+
+
+def trained_pixels(data: DataConfig) -> tuple[float, float] | None:
+  """The smallest and the largest pixel, in mm, of the target volumes of a training.
+
+  None if the training resampled pixels by the headers, or if its prepared data were removed.
+  """
+  if data.spacing is not None:
+    return None
+  folder = Path(data.prepared_dir).expanduser() / (data.datasets or ("", ""))[1]
+  if not (folder / "dataset_info.json").exists():
+    way_out = "make it again with python -m vamcei_jax.prepare, or predict will use all pixels as they are"
+    print(f"{folder}: prepared data not found; {way_out}", file=sys.stderr)
+    return None
+  with naming_damage(folder):
+    target = tfds.builder_from_directory(folder)
+  pixels = [mm for spacing in load_spacings(target, "train") for mm in spacing[1:]]
+  return float(f"{min(pixels):.4g}"), float(f"{max(pixels):.4g}")

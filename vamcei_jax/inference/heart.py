@@ -1,0 +1,38 @@
+"""Where the heart is: the centre of a coarse segmentation of whole images."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from scipy import ndimage
+
+from vamcei_jax.data.preprocess import Centre, Preprocess, restore_position
+from vamcei_jax.inference.volumes import predict_volume
+
+
+def find_heart(probs: np.ndarray) -> tuple[float, float] | None:
+  """The centre (row, column) of the heart in a stack of class probabilities (D, h, w, K); None without a structure.
+
+  It is the centre of mass of the structures, summed over slices, in their largest connected patch. Other patches, where
+  the network segments something that is no heart, do not move it.
+  """
+  plane = (probs.argmax(-1) > 0).sum(axis=0)
+  patches, count = ndimage.label(plane)
+  if not count:
+    return None
+  sizes = ndimage.sum_labels(plane, patches, np.arange(1, count + 1))
+  return ndimage.center_of_mass(plane * (patches == 1 + sizes.argmax()))
+
+
+def find_centre(
+  predict: Callable, networks: Mapping, image: np.ndarray, shape: tuple, spacing: tuple, settings: Preprocess
+) -> Centre:
+  """The pixel (row, column) of the original grid on which the heart is centred; None where no heart is found.
+
+  Args:
+    predict, networks: compiled prediction and networks of the stage `locate`.
+    image: (D, h, w), prepared with `settings`.
+    shape, spacing: of the original volume.
+    settings: of the stage `locate`.
+  """
+  heart = find_heart(predict_volume(predict, networks, image))
+  return None if heart is None else restore_position(heart, shape, spacing, settings)

@@ -1,0 +1,63 @@
+"""A Prediction: mask, probabilities, volumes and quality of one volume."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vamcei_jax.data.nifti import Scan, save_map
+from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation.metrics import DENSITY
+from vamcei_jax.inference.quality import Quality
+
+MAPS = ("mask", "probabilities", "entropy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What a Segmenter predicts of one volume. Arrays have the grid and the axes of the volume.
+
+  Attributes:
+    mask: (X, Y, Z) label values, as in the masks of the training data.
+    probabilities: (X, Y, Z, K) float32 class probabilities: background, Myo, LV, RV.
+    volumes_ml: structure -> volume of the mask in ml.
+    quality: findings by name, and a score in [0, 1].
+    uncertainty: structure -> statistics over latent samples; empty without samples.
+    entropy: (X, Y, Z) of the probabilities in nats, or None without samples.
+    scan: the volume.
+  """
+
+  mask: np.ndarray
+  probabilities: np.ndarray
+  volumes_ml: Mapping[str, float]
+  quality: Quality
+  uncertainty: Mapping[str, Mapping[str, float]]
+  entropy: np.ndarray | None
+  scan: Scan
+
+  @property
+  def myocardial_mass_g(self) -> float:
+    """Mass of the myocardium in g, at 1.05 g/ml."""
+    return DENSITY * self.volumes_ml["Myo"]
+
+  def save(self, path: str | Path, what: str = "mask") -> None:
+    """Writes a map as a NIfTI file with the header of the volume.
+
+    Args:
+      path: of the file; ends in .nii or .nii.gz.
+      what: "mask", "probabilities" or "entropy".
+
+    Raises:
+      InputError: the path is that of the volume, or the file cannot be written.
+
+    Example:
+      >>> prediction.save("mask.nii.gz")
+    """
+    if what not in MAPS or getattr(self, what) is None:
+      raise InputError(f"{what}: not in this prediction; choose from {', '.join(MAPS)}, entropy with samples only")
+    path = Path(path)
+    if self.scan.path is not None and path.exists() and os.path.samefile(path, self.scan.path):
+      raise InputError(f"{path}: the volume itself; choose another file for the {what}")
+    save_map(path, getattr(self, what), self.scan)

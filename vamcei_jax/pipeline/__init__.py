@@ -1,0 +1,1 @@
+"""A run: its stages in order, from prepared data to results."""

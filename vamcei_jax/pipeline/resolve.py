@@ -1,0 +1,241 @@
+"""From a run's ConfigDict to the checked, typed configuration of each stage."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vamcei_jax.config.files import stage_content, upgrade
+from vamcei_jax.config.rules import choice, differing, each, shown
+from vamcei_jax.config.schema import (
+  DistillationConfig,
+  GridConfig,
+  StageConfig,
+  TranslationConfig,
+  build,
+  find_record,
+  flat_fields,
+  is_section,
+  records,
+)
+from vamcei_jax.errors import InputError
+from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
+from vamcei_jax.models.layers import GROUPS
+from vamcei_jax.pipeline.stages import LOCATOR, STAGES, needed_stages
+
+_FREE = {"data.crop", "data.empty_slices"}  # data fields in which stages may differ
+_COARSE = ("data.size", "data.spacing", "data.zoom")  # data fields in which the locator may differ as well
+_SECTIONS = {"translation": (cyclegan, TranslationConfig), "distillation": (distillation, DistillationConfig)}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """The resolved configuration of a run.
+
+  stages: name -> configuration, in the order of training.
+  grid: rows and seeds of an ablation grid, if the configuration has them.
+  content: the run's own configuration as config.json holds it.
+  """
+
+  stages: Mapping[str, StageConfig]
+  grid: GridConfig | None
+  content: Mapping[str, Any]
+
+  @property
+  def seed(self) -> int:
+    """Seed of the run."""
+    return next(iter(self.stages.values())).seed
+
+
+def resolve(config: ConfigDict) -> RunConfig:
+  """Checks the configuration of a run and resolves that of each stage.
+
+  Args:
+    config: as get_config() of configs/uda.py returns it.
+
+  Raises:
+    InputError: names the field that cannot be used and what it may be.
+  """
+  if not isinstance(config, ConfigDict):
+    raise InputError(f"config={shown(config)}: must be a ConfigDict, as get_config() of configs/uda.py returns it")
+  content = upgrade(_to_dict(config))
+  stages = _stage_names(content)
+  shared = {name: value for name, value in content.items() if name not in ("stage", "stages", "grid")}
+  fields = flat_fields(shared)
+  _check_fields(fields, "config.{}".format, {name: stage.method for name, stage in STAGES.items()})
+  grid = _resolve_grid(content)
+  sections = _stage_sections(content)
+  configs = {}
+  for number, name in enumerate(stages):
+    _check_order(stages, number, STAGES[name].needs)
+    own_fields = flat_fields(sections.get(name, {}))
+    _check_section(name, own_fields)
+    located = bool(fields.get("data.located")) or (LOCATOR in stages and name != LOCATOR)
+    configs[name] = _build_stage(name, fields | own_fields | {"data.located": located})
+    _check_relations(configs[name], own_fields)
+    _check_order(stages, number, needed_stages(name, configs[name]))
+  _check_grid(grid, configs)
+  return RunConfig(configs, grid, json.loads(json.dumps(content)))
+
+
+def _to_dict(config: ConfigDict) -> dict[str, Any]:
+  try:
+    return config.to_dict()
+  except (RecursionError, TypeError, ValueError) as error:
+    raise InputError(f"config: cannot be resolved ({shown(str(error))}); see configs/uda.py") from None
+
+
+def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
+  stages = content.get("stages")
+  if not differing(each(choice(tuple(STAGES)))).accepts(stages):
+    raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
+  stages = tuple(stages)
+  if LOCATOR in stages[1:] or stages == (LOCATOR,):
+    raise InputError(f"config.stages={stages}: {LOCATOR} must come first, with others after it")
+  return stages
+
+
+def _stage_sections(content: Mapping[str, Any]) -> Mapping[str, Mapping]:
+  sections = content.get("stage", {})
+  if not isinstance(sections, Mapping):
+    raise InputError(f"config.stage={shown(sections)}: must be a section, as in configs/uda.py")
+  for name, section in sections.items():
+    if name not in STAGES:
+      raise InputError(f"config.stage.{name}: no such stage; choose from {', '.join(STAGES)}")
+    if not isinstance(section, Mapping):
+      raise InputError(f"config.stage.{name}={shown(section)}: must be a section of the fields that differ for it")
+  return sections
+
+
+def _check_fields(fields: Mapping[str, Any], name_of: Callable[[str], str], methods: Mapping[str, ModuleType]) -> None:
+  """Checks each field (dotted name -> value) alone; loss terms and networks must belong to one of the methods.
+
+  Args:
+    fields: dotted name -> value.
+    name_of: dotted name -> the name by which the user knows the field.
+    methods: stage -> method.
+  """
+  for name, value in fields.items():
+    record = find_record(name)
+    if record is None:
+      known = "must be a section" if is_section(name) else "no such field"
+      raise InputError(f"{name_of(name)}={shown(value)}: {known}")
+    if not record.rule.accepts(value):
+      raise InputError(f"{name_of(name)}={shown(value)}: must be {record.rule.expected}")
+    for prefix, kind in (("loss.weights.", "TERMS"), ("optimizer.rates.", "NETWORKS")):
+      if name.startswith(prefix):
+        _check_known(name_of(name), name.removeprefix(prefix), kind, methods)
+
+
+def _check_known(field: str, name: str, kind: str, methods: Mapping[str, ModuleType]) -> None:
+  known = {name: None for method in methods.values() for name in getattr(method, kind)}
+  if name not in known:
+    what = "computes no such term" if kind == "TERMS" else "trains no such network"
+    stages = f"the method of {', '.join(methods)}" if len(methods) == 1 else "no method"
+    what = what if len(methods) == 1 else what.replace("no such", "such a")
+    raise InputError(f"{field}: {stages} {what}; choose from {', '.join(known)}")
+
+
+def _check_section(stage: str, fields: Mapping[str, Any]) -> None:
+  """Checks the fields of `config.stage.STAGE`, and that the stage may differ in them."""
+  name_of = lambda name: f"config.stage.{stage}.{name}"
+  for name in ("stages", "seed"):
+    if name in fields:
+      raise InputError(f"{name_of(name)}: set it for the run, config.{name}")
+  free = {*_FREE, *_COARSE} if stage == LOCATOR else _FREE
+  if fixed := {name for name in fields if name.startswith("data.")} - free:
+    rest = ", ".join(sorted(free))
+    raise InputError(f"{name_of(min(fixed))}: stages share their data; only {rest} may differ")
+  if stage == LOCATOR and not set(_COARSE) & set(fields):
+    raise InputError(f"config.stage.{stage}: set its {' or '.join(_COARSE)}, so that it sees whole images")
+  _check_fields(fields, name_of, {stage: STAGES[stage].method})
+
+
+def _build_stage(stage: str, fields: Mapping[str, Any]) -> StageConfig:
+  """The configuration of a stage, with the loss terms, networks and sections of its method alone."""
+  method = STAGES[stage].method
+  config = build(StageConfig, fields, name=stage)
+  chosen = lambda values, names, default: {name: values.get(name, default) for name in names}
+  for section, (user, kind) in _SECTIONS.items():
+    if method is not user:
+      config = dataclasses.replace(config, **{section: kind()})
+  loss = dataclasses.replace(config.loss, weights=chosen(config.loss.weights, method.TERMS, 0.0))
+  optimizer = dataclasses.replace(config.optimizer, rates=chosen(config.optimizer.rates, method.NETWORKS, 1e-3))
+  return dataclasses.replace(config, loss=loss, optimizer=optimizer)
+
+
+def _check_relations(config: StageConfig, section: Collection[str]) -> None:
+  fields = flat_fields(dataclasses.asdict(config))
+  for name, holds, expected in _relations(config):
+    if not holds:
+      differs = any(f"{name}.".startswith(f"{part}.") for part in section)
+      full_name = f"config.stage.{config.name}.{name}" if differs else f"config.{name}"
+      raise InputError(f"{full_name}={shown(fields[name])}: must be {expected}")
+
+
+def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
+  """(field, whether it fits the other fields, what it must be)."""
+  model, method = config.model, STAGES[config.name].method
+  has_latents = method in (supervised, vamcei)
+  yield "model.latent_scales", not has_latents or model.latent_scales < len(model.widths), "1 to len(widths) - 1"
+  coarsest = 2 ** (len(model.widths) - 1)
+  # The global alignment pools the coarsest latent by 4×4.
+  divisor = max(coarsest, 4 * 2 ** (model.latent_scales - 1)) if has_latents else coarsest
+  for name, pixels in (("size", config.data.size), ("crop", config.data.crop)):
+    yield f"data.{name}", all(n % divisor == 0 for n in pixels), f"two multiples of {divisor}"
+  short_axis = config.data.plane == "short_axis"
+  yield "data.empty_slices", short_axis or config.data.empty_slices != "apical", "all or none but for short_axis planes"
+  grouped = lambda width: model.norm != "group" or width % GROUPS == 0
+  grouping = f"positive, and a multiple of {GROUPS} for group norm"
+  yield "model.widths", all(map(grouped, model.widths)), grouping
+  if method is vamcei:
+    one_each = len(config.loss.weights["global_alignment"]) == model.latent_scales
+    yield "loss.weights.global_alignment", one_each, "one weight a latent scale"
+  if method is cyclegan:
+    yield "translation.width", grouped(config.translation.width), grouping
+    yield "translation.discriminator_width", grouped(config.translation.discriminator_width), grouping
+  if method is distillation:
+    teachers = config.distillation.teachers
+    expected = "weights of target_vamcei, source_vamcei and, if it is a teacher, no_adaptation, some of them positive"
+    yield "distillation.teachers", len(teachers) in (2, 3) and sum(teachers) > 0, expected
+
+
+def _resolve_grid(content: Mapping[str, Any]) -> GridConfig | None:
+  if "grid" not in content:
+    return None
+  if not isinstance(content["grid"], Mapping):
+    raise InputError(f"config.grid={shown(content['grid'])}: must be a section, as in configs/ablation.py")
+  fields, known = flat_fields(content["grid"]), dict(records(GridConfig))
+  for name, value in fields.items():
+    if name not in known:
+      raise InputError(f"config.grid.{name}: no such field")
+    if not known[name].rule.accepts(value):
+      raise InputError(f"config.grid.{name}={shown(value)}: must be {known[name].rule.expected}")
+  return build(GridConfig, fields)
+
+
+def _check_grid(grid: GridConfig | None, configs: Mapping[str, StageConfig]) -> None:
+  if grid is None:
+    return
+  names, terms = [name for name, _ in grid.rows], {term for _, kept in grid.rows for term in kept}
+  known = {term for config in configs.values() for term in config.loss.weights}
+  if len(set(names)) < len(names) or not terms <= known:
+    expected = f"rows of different names, with terms of {', '.join(sorted(known))}"
+    raise InputError(f"config.grid.rows={shown(grid.rows)}: must be {expected}")
+
+
+def _check_order(stages: tuple[str, ...], number: int, needs: Collection[str]) -> None:
+  if missing := [need for need in needs if need not in stages[:number]]:
+    raise InputError(f"config.stages={stages}: {missing[0]} must come before {stages[number]}")
+
+
+def format_config(config: RunConfig) -> str:
+  """The resolved configuration of each stage as YAML."""
+  stages = {}
+  for name, stage in config.stages.items():
+    content = stage_content(stage)
+    stages[name] = {key: value for key, value in content.items() if key not in ("stage", "stages")}
+  return str(ConfigDict({"stages": stages})).rstrip()

@@ -1,0 +1,77 @@
+"""What a run ends with: results.json, metrics of each stage, report.html, overlays.png and curves.png."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vamcei_jax.config.schema import DataConfig
+from vamcei_jax.data.loader import Patient
+from vamcei_jax.data.preprocess import preprocess_settings
+from vamcei_jax.evaluation.figures import save_curves, save_panels
+from vamcei_jax.evaluation.report import Case, write_report
+from vamcei_jax.evaluation.statistics import format_table, write_csv, write_results
+from vamcei_jax.pipeline.validation import overlay_rows, prepared_masks, score
+from vamcei_jax.training.log import METRICS_FILE, read_log
+
+RESULTS = ("results.json", "report.html", "overlays.png", "curves.png")
+
+
+def remove_results(workdir: Path) -> None:
+  """Removes the results of an earlier run, which a run in the workdir makes invalid."""
+  for file in RESULTS:
+    (workdir / file).unlink(missing_ok=True)
+
+
+def write_run_results(
+  data: DataConfig,
+  content: Mapping,
+  patients: Sequence[Patient],
+  split: str,
+  probs: Mapping[str, Sequence[np.ndarray]],
+  workdir: Path,
+) -> dict:
+  """Scores predictions, writes the results of a run and prints their table.
+
+  Args:
+    data: of the run.
+    content: the run's configuration, for the report.
+    patients: of `split`, with or without masks.
+    split: "test", "validation" or "train".
+    probs: stage -> class probabilities (D, h, w, K) of each patient.
+    workdir: of the run.
+
+  Returns:
+    The content of results.json.
+  """
+  settings = preprocess_settings(data)
+  scores = {stage: score(patients, maps, settings) for stage, maps in probs.items()}
+  scores = {stage: by_patient for stage, by_patient in scores.items() if by_patient}
+  for stage, by_patient in scores.items():
+    write_results(workdir / stage / "metrics.json", {stage: by_patient}, split=split)
+    write_csv(workdir / stage / "metrics.csv", by_patient)
+  results = write_results(workdir / "results.json", scores, split=split)
+  save_panels(workdir / "overlays.png", overlay_rows(patients, probs, settings))
+  log = read_log(workdir / METRICS_FILE)
+  save_curves(workdir / "curves.png", log)
+
+  index = {patient.name: i for i, patient in enumerate(patients)}
+
+  def load_case(name: str) -> Case:
+    patient = patients[index[name]]
+    masks = prepared_masks(patient, {stage: maps[index[name]] for stage, maps in probs.items()}, settings)
+    pixel = patient.spacing[1:] if settings.spacing is None else (1.0, 1.0)
+    return Case(patient.image, masks.pop("truth", None), masks, pixel)
+
+  target, report = f"{data.name}/{data.target}", workdir / "report.html"
+  about = {"Masks of": f"{len(patients)} {split} patients of {target}", "Run": str(workdir)}
+  text = json.dumps(content, indent=2, sort_keys=True)
+  write_report(report, f"Run {workdir.name}", about, scores, load_case, names=list(index), log=log, config=text)
+  if scores:
+    table = format_table({stage: method["summary"] for stage, method in results["methods"].items()})
+    print(f"\n{len(patients)} {split} patients of {target}\n{table}")
+  else:
+    print(f"\n{target} has no masks to score predictions with; see the predictions in {report}")
+  print(f"Report, pictures and numbers: {workdir}")
+  return results

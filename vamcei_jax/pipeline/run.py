@@ -1,0 +1,158 @@
+"""A run: its data, its stages in order, and its results. Finished stages are skipped, interrupted ones resumed."""
+
+import contextlib
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from vamcei_jax import distributed
+from vamcei_jax.config.files import stage_content, write_config
+from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.data.preprocess import preprocess_settings
+from vamcei_jax.files import locked
+from vamcei_jax.inference.volumes import predict_volume, translate_volume
+from vamcei_jax.methods import cyclegan, distillation
+from vamcei_jax.pipeline.domains import (
+  Datasets,
+  locate_hearts,
+  prepare_datasets,
+  scored_patients,
+  translate_datasets,
+  with_datasets,
+)
+from vamcei_jax.pipeline.plan import Plan, inspect_folders, make_plan, remove_stages
+from vamcei_jax.pipeline.record import read_record, record_stage, start_record
+from vamcei_jax.pipeline.resolve import RunConfig, resolve
+from vamcei_jax.pipeline.results import remove_results, write_run_results
+from vamcei_jax.pipeline.stages import LOCATOR, STAGES, stage_key
+from vamcei_jax.pipeline.teachers import load_stage, scored_stacks, teacher_probabilities
+from vamcei_jax.pipeline.validation import segmentation_evaluator, translation_evaluator
+from vamcei_jax.training.loop import train
+
+
+def run(
+  config: ConfigDict,
+  workdir: Path,
+  retrain: Collection[str] = (),
+  on_start: Callable[[dict], None] = lambda record: None,
+) -> dict:
+  """Runs all stages of a configuration in `workdir`; an existing run in it is resumed.
+
+  The results are of the target's test patients where their masks are known, else of its validation patients, after the
+  last step: no choice is made by target labels. Without any mask, predictions are pictured and not scored.
+
+  On several hosts, all of them call it alike, with a shared workdir and shared prepared data. The first one writes, and
+  returns the results.
+
+  Args:
+    config: of the run, see configs/uda.py.
+    workdir: of the run.
+    retrain: stages to train from the start, with all stages that need them.
+    on_start: called on the first host before training, with the content of run.json.
+
+  Returns:
+    The content of results.json.
+
+  Raises:
+    InputError: config, data or workdir cannot be used; nothing was trained or removed.
+  """
+  resolved = resolve(config)
+  first = next(iter(resolved.stages.values()))
+  for stage in resolved.stages.values():  # raises an error if the hosts cannot share a batch
+    distributed.devices_for(stage.train.batch_size)
+  datasets = distributed.first_host_first(lambda: prepare_datasets(first.data, workdir))
+  configs = name_datasets(resolved.stages, datasets, after_locator=False)
+  with contextlib.ExitStack() as stack:
+    distributed.first_host_first(lambda: distributed.is_first_host() and stack.enter_context(locked(workdir)))
+    plan = make_plan(configs, inspect_folders(configs, workdir), retrain, workdir)
+    earlier = read_record(workdir)
+    distributed.wait_for_hosts("checked")
+    if distributed.is_first_host():
+      on_start(prepare_workdir(resolved, plan, datasets, earlier, workdir))
+    distributed.wait_for_hosts("cleared")
+    results = run_stages(resolved, configs, datasets, workdir)
+    distributed.wait_for_hosts("finished")
+    return results
+
+
+def prepare_workdir(config: RunConfig, plan: Plan, datasets: Datasets, earlier: dict | None, workdir: Path) -> dict:
+  """Writes config.json and run.json, and removes what the plan discards; returns the content of run.json."""
+  write_config(workdir, config.content)
+  record = start_record(workdir, config.content, datasets, None if plan.starts_over else earlier, plan.discard)
+  remove_stages(workdir, plan.discard)
+  if not plan.keeps_results:
+    remove_results(workdir)
+  return record
+
+
+def name_datasets(
+  configs: Mapping[str, StageConfig], datasets: Datasets, *, after_locator: bool
+) -> dict[str, StageConfig]:
+  """The stages' configurations with the names of their datasets.
+
+  In a run that finds the hearts first, those of the later stages are known after the locator.
+  """
+  located = LOCATOR in configs
+  named = lambda stage: not located or (stage == LOCATOR) != after_locator
+  return {stage: with_datasets(config, datasets) if named(stage) else config for stage, config in configs.items()}
+
+
+def run_stages(
+  resolved: RunConfig, configs: Mapping[str, StageConfig], datasets: Datasets, workdir: Path
+) -> dict:
+  """Trains the stages of a checked run, and writes its results; returns the content of results.json.
+
+  Args:
+    resolved: configuration of the run.
+    configs: of each stage, in order, with the names of their datasets.
+    datasets: role -> prepared dataset of the first stage.
+    workdir: of the run.
+  """
+  predict = {stage: jax.jit(STAGES[stage].method.make_predict(config)) for stage, config in configs.items()}
+  networks, probs = {}, {}
+  for stage in configs:
+    config, folder, method = configs[stage], workdir / stage, STAGES[stage].method
+    if distributed.is_first_host():
+      write_config(folder, stage_content(config))
+    evaluate = make_evaluator(config, predict[stage], datasets, folder)
+    load = partial(load_stage, config, datasets, predict, networks)
+    networks[stage] = train(config, method, stage_key(resolved.seed, stage), load, evaluate, workdir)
+    if distributed.is_first_host():
+      record_stage(workdir, stage, networks[stage])
+
+    if stage == LOCATOR:
+      locate = partial(locate_hearts, config.data, predict[stage], networks[stage], datasets["target"], folder)
+      distributed.first_host_first(locate)
+      later = next(each for name, each in configs.items() if name != LOCATOR)
+      datasets = distributed.first_host_first(partial(prepare_datasets, later.data, workdir))
+      configs = name_datasets(configs, datasets, after_locator=True)
+    elif method is cyclegan:
+      translate = partial(translate_volume, predict[stage])
+      make = partial(translate_datasets, translate, networks[stage], datasets, folder / "data")
+      datasets.update(distributed.first_host_first(make))
+    elif distributed.is_first_host():
+      if method is distillation:
+        stacks = scored_stacks(config, datasets)
+        probs["teachers"] = teacher_probabilities(config, predict, networks, stacks)
+      _, patients = scored_patients(datasets[STAGES[stage].target])
+      probs[stage] = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
+
+  if not distributed.is_first_host():
+    return {}
+  split, patients = scored_patients(datasets["target"])
+  data = list(configs.values())[-1].data  # the locator, which may come first, has another grid
+  return write_run_results(data, resolved.content, patients, split, probs, workdir)
+
+
+def make_evaluator(
+  config: StageConfig, predict: Callable, datasets: Datasets, folder: Path
+) -> Callable[[dict, int], Mapping[str, float]]:
+  """evaluate(networks, step) -> scores of a stage during training."""
+  stage = STAGES[config.name]
+  if stage.method is cyclegan:
+    return translation_evaluator(partial(translate_volume, predict), datasets, folder)
+  _, validation_cases = scored_patients(datasets[stage.target], ("validation",))
+  return segmentation_evaluator(predict, validation_cases, preprocess_settings(config.data), folder, config.name)

@@ -1,0 +1,1 @@
+"""Training of one stage: the loop, its checkpoints, its log, and how it is stopped."""
