@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from vamcei_jax.data.labels import STRUCTURES
 
@@ -36,11 +37,17 @@ METRICS = {
   "assd_mm": Metric(
     "ASSD, mm",
     0.0,
-    "Average symmetric surface distance: the mean, over the surface voxels of both masks, of the distance to the "
-    "nearest surface voxel of the other one",
+    "Average symmetric surface distance: the mean, over the surface voxels of both masks together, of the distance to "
+    "the nearest surface voxel of the other mask",
     _DISTANCE,
   ),
-  "hd95_mm": Metric("HD95, mm", 0.0, "The 95th percentile of the same distances", _DISTANCE),
+  "hd95_mm": Metric(
+    "HD95, mm",
+    0.0,
+    "95th percentile of the Hausdorff distance: the larger of two 95th percentiles, of the distances from the surface "
+    "voxels of the prediction to the nearest surface voxel of the truth, and from those of the truth to the prediction",
+    _DISTANCE,
+  ),
   "volume_difference_ml": Metric("Volume difference, ml", 0.0, "Predicted less true volume"),
   "volume_ml": Metric("Volume, ml", None, "Predicted volume"),
   "true_volume_ml": Metric("True volume, ml", None, "True volume"),
@@ -101,18 +108,29 @@ def measure_structure(prediction: np.ndarray, truth: np.ndarray, spacing: Sequen
 
 
 def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
-  """ASSD and HD95 (mm) of two boolean masks (D, H, W), by MedPy; 0 where both are empty, the diagonal where one is.
+  """ASSD and HD95 (mm) of two boolean masks (D, H, W), as METRICS defines them.
 
-  A surface voxel is one that has a background voxel, or the volume's border, beside one of its six faces.
+  A surface voxel is a voxel of the mask with a background voxel, or the volume's border, at one of its six faces.
+  Distances are between centres of voxels. Definitions as in MONAI.
+
+  Args:
+    a, b: (D, H, W) masks.
+    spacing: mm along D, H and W.
+
+  Returns:
+    0 and 0 if both masks are empty, the volume's diagonal twice if one mask is.
   """
-  # Imported late, like SciPy elsewhere: training needs none of it.
-  from medpy.metric.binary import assd, hd95
-
   if not a.any() or not b.any():
     distance = float(np.linalg.norm(np.multiply(a.shape, spacing))) if a.any() or b.any() else 0.0
     return distance, distance
-  # Nothing lies outside the box about both, and distances are found many times faster in it.
-  where = np.nonzero(a | b)
-  box = tuple(slice(max(axis.min() - 1, 0), axis.max() + 2) for axis in where)
-  a, b = a[box], b[box]
-  return float(assd(a, b, voxelspacing=spacing)), float(hd95(a, b, voxelspacing=spacing))
+  # The box around both masks holds all surface voxels, and distance transforms take far less time in it.
+  (box,) = ndimage.find_objects((a | b).astype(np.uint8))
+  a_surface, b_surface = _surface(a[box]), _surface(b[box])
+  from_a = ndimage.distance_transform_edt(~b_surface, sampling=spacing)[a_surface]
+  from_b = ndimage.distance_transform_edt(~a_surface, sampling=spacing)[b_surface]
+  assd = np.concatenate([from_a, from_b]).mean()
+  return float(assd), float(max(np.percentile(from_a, 95), np.percentile(from_b, 95)))
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+  return mask & ~ndimage.binary_erosion(mask)
