@@ -172,7 +172,7 @@ def write_table(rows: Sequence[str], scores: Mapping[Run, Mapping[str, float]], 
   """Writes ablation.csv, .json, .md and .png, and prints the table: mean ± standard deviation over seeds."""
   import numpy as np
 
-  from vamcei_jax.evaluation.pictures import save_bars
+  from vamcei_jax.evaluation.figures import save_bars
   from vamcei_jax.files import write_text
 
   columns = list(next(iter(scores.values())))

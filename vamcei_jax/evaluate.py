@@ -30,7 +30,7 @@ PRINTED = {"dice": 3, "assd_mm": 2, "hd95_mm": 2}  # metric -> digits
 def main() -> None:
   from vamcei_jax.config import CONFIG_FILE
   from vamcei_jax.data.nifti import list_volumes, name_volumes, read_classes, read_mask
-  from vamcei_jax.evaluation.matching import list_labels, match, read_image, score_files
+  from vamcei_jax.evaluation.pairing import list_labels, match, read_image, score_files
   from vamcei_jax.evaluation.report import Case, counted_as_empty, write_report
   from vamcei_jax.evaluation.statistics import compare, format_table, summarise, write_metrics
   from vamcei_jax.restore import run_folder

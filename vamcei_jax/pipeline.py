@@ -23,8 +23,8 @@ from vamcei_jax.datasets import left_out, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation.figures import save_curves, save_panels
 from vamcei_jax.evaluation.inference import average_views, predict_volume, trained_views
-from vamcei_jax.evaluation.pictures import save_curves, save_panels
 from vamcei_jax.evaluation.postprocess import smooth_slices, taper_apex
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics

@@ -13,8 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.evaluation.figures import box_plot, draw_agreement, draw_boxes, draw_curve, slice_stack
 from vamcei_jax.evaluation.metrics import measure
-from vamcei_jax.evaluation.pictures import box_plot, draw_agreement, draw_boxes, draw_curve, slice_stack
 from vamcei_jax.evaluation.report import Case, counted_as_empty, pick_cases, write_report
 from vamcei_jax.evaluation.statistics import agreement, compare, summarise
 

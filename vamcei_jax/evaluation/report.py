@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.evaluation.figures import COLOURS, WEBP_PIXELS, bland_altman, box_plot, curves, slice_stack
 from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.pictures import COLOURS, WEBP_PIXELS, bland_altman, box_plot, curves, slice_stack
 from vamcei_jax.evaluation.statistics import Scores, agreement, compare, summarise
 from vamcei_jax.files import write_text
 

@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.loader import Patient, load_slices
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, restore_probabilities
+from vamcei_jax.evaluation.figures import save_panels
 from vamcei_jax.evaluation.inference import predict_volume
 from vamcei_jax.evaluation.metrics import dice, measure
-from vamcei_jax.evaluation.pictures import save_panels
 from vamcei_jax.evaluation.statistics import Scores
 
 PICTURED = 6  # cases in a picture
