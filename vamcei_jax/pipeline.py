@@ -23,11 +23,11 @@ from vamcei_jax.datasets import left_out, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation import statistics
 from vamcei_jax.evaluation.figures import save_curves, save_panels
 from vamcei_jax.evaluation.inference import average_views, predict_volume, trained_views
 from vamcei_jax.evaluation.postprocess import smooth_slices, taper_apex
 from vamcei_jax.evaluation.report import Case, write_report
-from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics
 from vamcei_jax.evaluation.watch import (
   PICTURED,
   overlay_rows,
@@ -186,9 +186,9 @@ def write_results(
   scores = {name: score(patients, probs, settings) for name, probs in maps.items()}
   scores = {name: by_patient for name, by_patient in scores.items() if by_patient}
   for name, by_patient in scores.items():
-    write_metrics(workdir / name, by_patient, split=split)
-  results = {name: summarise(by_patient) for name, by_patient in scores.items()}
-  write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    statistics.write_results(workdir / name / "metrics.json", {name: by_patient}, split=split)
+    statistics.write_csv(workdir / name / "metrics.csv", by_patient)
+  results = statistics.write_results(workdir / "results.json", scores, split=split)
   save_panels(workdir / "overlays.png", overlay_rows(patients, maps, settings))
   log = read_log(workdir / METRICS_FILE)
   save_curves(workdir / "curves.png", log)
@@ -206,8 +206,9 @@ def write_results(
   text = (workdir / CONFIG_FILE).read_text(encoding="utf-8")
   report, title = workdir / "report.html", f"Run {workdir.name}"
   write_report(report, title, about, scores, load_case, names=list(numbers), log=log, config=text)
-  if results:
-    print(f"\n{len(patients)} {split} patients of {target}\n{format_table(results)}")
+  if scores:
+    table = statistics.format_table({name: method["summary"] for name, method in results["methods"].items()})
+    print(f"\n{len(patients)} {split} patients of {target}\n{table}")
   else:
     print(f"\n{target} has no masks to score predictions by; look at them in {report}")
   print(f"Report, pictures and numbers: {workdir}")
