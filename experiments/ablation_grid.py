@@ -172,13 +172,14 @@ def write_table(rows: Sequence[str], scores: Mapping[Run, Mapping[str, float]], 
   """Writes ablation.csv, .json, .md and .png, and prints the table: mean ± standard deviation over seeds."""
   import numpy as np
 
-  from vamcei_jax.evaluation.pictures import save_bars
+  from vamcei_jax.evaluation.figures import save_bars
+  from vamcei_jax.evaluation.statistics import format_mean, sample_std
   from vamcei_jax.files import write_text
 
   columns = list(next(iter(scores.values())))
   seeds = {row: [own for (name, _), own in scores.items() if name == row] for row in rows}
   means = {row: {c: float(np.mean([own[c] for own in seeds[row]])) for c in columns} for row in rows}
-  stds = {row: {c: float(np.std([own[c] for own in seeds[row]])) for c in columns} for row in rows}
+  stds = {row: {c: sample_std([own[c] for own in seeds[row]]) for c in columns} for row in rows}
 
   text = io.StringIO()
   lines = csv.writer(text, lineterminator="\n")
@@ -188,7 +189,7 @@ def write_table(rows: Sequence[str], scores: Mapping[Run, Mapping[str, float]], 
   write_text(workdir / "ablation.json", json.dumps({"mean": means, "std": stds}, indent=2) + "\n")
   table = ["| Dice | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
   for row in rows:
-    table.append(f"| {row} | " + " | ".join(f"{means[row][c]:.3f} ± {stds[row][c]:.3f}" for c in columns) + " |")
+    table.append(f"| {row} | " + " | ".join(format_mean(means[row][c], stds[row][c]) for c in columns) + " |")
   write_text(workdir / "ablation.md", "\n".join(table) + "\n")
   save_bars(workdir / "ablation.png", means, stds, "Dice, mean ± standard deviation over seeds")
   print("\n" + "\n".join(table) + f"\nTables and picture: {workdir}")

@@ -22,13 +22,14 @@ def main() -> None:
   from vamcei_jax import pipeline
   from vamcei_jax.evaluation.statistics import format_table
 
-  config, results = _CONFIG.value, {}
+  config, summaries = _CONFIG.value, {}
   config.stages = ("no_adaptation",)
   for labels in (config.data.source, config.data.target):
     config.data.source = labels
     name = f"{labels}_labels"
-    results[name] = pipeline.run(config, Path(_WORKDIR.value) / name)["no_adaptation"]
-  print(f"\n{format_table(results)}")
+    results = pipeline.run(config, Path(_WORKDIR.value) / name)
+    summaries[name] = results["methods"]["no_adaptation"]["summary"]
+  print(f"\n{format_table(summaries)}")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def main() -> None:
 
   from vamcei_jax.config import read_config
   from vamcei_jax.errors import InputError
+  from vamcei_jax.evaluation.figures import save_scatter
   from vamcei_jax.evaluation.latents import class_means, measure_gap
-  from vamcei_jax.evaluation.pictures import save_scatter
   from vamcei_jax.files import write_text
   from vamcei_jax.pipeline import prepare_datasets
   from vamcei_jax.restore import restore_stage

@@ -32,7 +32,7 @@ def main() -> None:
 
   from vamcei_jax.data.phantom import draw_patient
   from vamcei_jax.errors import InputError
-  from vamcei_jax.evaluation.pictures import save_panels
+  from vamcei_jax.evaluation.figures import save_panels
   from vamcei_jax.files import write_text
   from vamcei_jax.restore import restore_predict
 

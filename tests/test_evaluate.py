@@ -1,4 +1,4 @@
-"""`evaluate` as a user meets it: its numbers are those of the masks, and what it cannot use is named."""
+"""The command line `evaluate`: its numbers are those of the masks, and it names the files that it cannot use."""
 
 import json
 import re
@@ -55,6 +55,10 @@ def metrics_of(root):
   return json.loads((root / "scores" / "metrics.json").read_text())
 
 
+def patients_of(root, method="near"):
+  return metrics_of(root)["methods"][method]["patients"]
+
+
 def spacing(number):
   return nib.affines.voxel_sizes(draw(number).affine)
 
@@ -76,9 +80,10 @@ def test_predictions_score_what_their_masks_are_worth(root, evaluate):
   finished = evaluate("near", "labels", f"--images={root / 'labels'}", f"--against={root / 'far'}")
   assert finished.returncode == 0, finished.stderr
   assert "1 of 3 predictions have no label and are not scored" in finished.stdout
-  content, near, far = metrics_of(root), scores_of(1), scores_of(3)
-  assert_same_scores(content["patients"], near)
-  comparison = content["against"]["comparison"]["LV"]["dice"]
+  near, far = scores_of(1), scores_of(3)
+  assert_same_scores(patients_of(root), near)
+  assert_same_scores(patients_of(root, "far"), far)
+  comparison = metrics_of(root)["comparison"]["tests"]["LV"]["dice"]
   assert comparison == pytest.approx(compare(near, far)["LV"]["dice"], rel=1e-4)
   assert comparison["median_difference"] > 0
   mean = np.mean([near[patient]["Myo"]["assd_mm"] for patient in near])
@@ -100,7 +105,7 @@ def test_orientation_names_and_label_values_make_no_difference(root, evaluate):
     turned.to_filename(root / "truth" / f"patient{number}_LGE.nii.gz")
   finished = evaluate("nnunet", "truth", "--label_values=(0,(1,4),2,3)")
   assert finished.returncode == 0, finished.stderr
-  assert_same_scores(metrics_of(root)["patients"], scores_of(1))
+  assert_same_scores(patients_of(root, "nnunet"), scores_of(1))
 
 
 def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(root, evaluate):
@@ -109,7 +114,7 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(root, evaluate):
   assert finished.returncode == 1
   assert "error: " in finished.stderr
   assert "patient1_LGE.nii.gz: not a readable NIfTI file" in finished.stderr
-  assert list(metrics_of(root)["patients"]) == ["patient2_LGE"]
+  assert list(patients_of(root)) == ["patient2_LGE"]
 
   (root / "near" / "patient1_LGE.nii.gz").unlink()
   finished = evaluate()
@@ -124,7 +129,7 @@ def test_an_empty_prediction_counts_as_a_failure_and_is_named(root, evaluate):
   finished = evaluate()
   assert finished.returncode == 0, finished.stderr
   assert "Empty masks: 3, the first near, patient1_LGE, Myo, prediction" in finished.stdout
-  scores = metrics_of(root)["patients"]["patient1_LGE"]["RV"]
+  scores = patients_of(root)["patient1_LGE"]["RV"]
   assert (scores["dice"], scores["volume_ml"]) == (0.0, 0.0)
   assert scores["hd95_mm"] == pytest.approx(np.linalg.norm(np.multiply(draw(1).classes.shape, spacing(1))))
 
@@ -147,8 +152,8 @@ def test_images_are_found_by_name_and_a_bad_one_is_named(root, evaluate):
   assert evaluate("truth", "labels").returncode == 0
   blank = panels(root)
   assert [title for title, _ in blank] == ["truth", "truth"] * (PATIENTS - 1)
-  shown = evaluate("truth", "labels", f"--images={root / 'images'}")
-  assert shown.returncode == 0, shown.stderr
+  finished = evaluate("truth", "labels", f"--images={root / 'images'}")
+  assert finished.returncode == 0, finished.stderr
   pictures = panels(root)
   assert [title for title, _ in pictures] == ["image", "truth", "truth"] * (PATIENTS - 1)
   assert len({picture for _, picture in [*blank, *pictures]}) == 5 * (PATIENTS - 1)
@@ -167,11 +172,15 @@ def test_only_patients_of_both_are_tested(root, evaluate):
   assert finished.returncode == 1
   assert "patient2_LGE_manual.nii.gz: no prediction of it in" in finished.stderr
   content = metrics_of(root)
-  assert list(content["patients"]) == ["patient1_LGE"]
+  assert {name: list(method["patients"]) for name, method in content["methods"].items()} == {
+    "far": ["patient1_LGE"],
+    "near": ["patient1_LGE"],
+  }
   expected = {step: scores_of(step)["patient1_LGE"]["Myo"]["dice"] for step in (1, 3)}
-  assert content["Myo"]["dice"]["mean"] == pytest.approx(expected[1])
-  assert content["against"]["Myo"]["dice"]["mean"] == pytest.approx(expected[3])
-  assert content["against"]["comparison"]["Myo"]["dice"]["n"] == 1
+  mean = lambda method: content["methods"][method]["summary"]["Myo"]["dice"]["mean"]
+  assert mean("near") == pytest.approx(expected[1])
+  assert mean("far") == pytest.approx(expected[3])
+  assert content["comparison"]["tests"]["Myo"]["dice"]["n"] == 1
   assert "Patients: 1." in report_of(root)
 
   (root / "near" / "patient1_LGE.nii.gz").unlink()
@@ -190,8 +199,8 @@ def test_bad_input_is_one_line(root, evaluate):
   assert "config.json" in error_of(evaluate("near", "labels", f"--workdir={root}"))
   (root / "others").mkdir()
   shutil.copy(root / "near" / "patient1_LGE.nii.gz", root / "others" / "someone.nii.gz")
-  assert "of a label in" in (said := error_of(evaluate("others")))
-  assert said.endswith("labels, as patient1_LGE; found someone.nii.gz. Rename them.")
+  assert "of a label in" in (error := error_of(evaluate("others")))
+  assert error.endswith("labels, as patient1_LGE; found someone.nii.gz. Rename them.")
   assert "no image bears the name of a label" in error_of(evaluate("near", "labels", f"--images={root / 'others'}"))
   (root / "config.json").write_text('{"stages": ["vamcei"], "data": {"label_values": [0, 200, 500, 600]}}')
   (root / "metrics.jsonl").write_text("damaged\n")
@@ -203,7 +212,7 @@ def test_bad_input_is_one_line(root, evaluate):
 
 
 def test_a_run_and_its_predictions_score_the_same(run_command, tiny_run, tmp_path):
-  """What `main` says of its test patients, `evaluate` says of what `predict` makes of their files."""
+  """`evaluate` gives the masks that `predict` writes for a run's test patients the scores of the run."""
   options = json.loads((tiny_run / "config.json").read_text())["data"]["options"]
   first = options["train"] + options["validation"]
   for index in range(first, first + options["test"]):
@@ -220,6 +229,6 @@ def test_a_run_and_its_predictions_score_the_same(run_command, tiny_run, tmp_pat
   }.items():
     finished = run_command(f"vamcei_jax.{command}", f"--workdir={tiny_run}", *flags)
     assert finished.returncode == 0, finished.stderr
-  run = json.loads((tiny_run / "vamcei" / "metrics.json").read_text())
-  assert_same_scores(metrics_of(tmp_path)["patients"], run["patients"])
+  run = json.loads((tiny_run / "vamcei" / "metrics.json").read_text())["methods"]["vamcei"]
+  assert_same_scores(patients_of(tmp_path, "masks"), run["patients"])
   assert '"steps": 8' in (tmp_path / "scores" / "report.html").read_text().replace("&#34;", '"')

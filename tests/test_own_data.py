@@ -106,7 +106,7 @@ def test_prepare_names_what_it_leaves_out_and_the_run_does_without(run_command, 
   assert finished.returncode == 0, finished.stderr
   assert "4 files were left out when it was prepared" in finished.stdout
   results = json.loads((tmp_path / "run" / "results.json").read_text())
-  assert set(results) == {"no_adaptation"}
+  assert set(results["methods"]) == {"no_adaptation"}
 
 
 def test_the_summary_is_of_the_files(run_command, root, prepared):
@@ -161,7 +161,7 @@ def test_a_target_without_any_mask_is_trained_on_and_pictured(root, train, tmp_p
   finished = train(own, tmp_path / "run")
   assert finished.returncode == 0, finished.stderr
   assert "folder/lge has no masks to score predictions by" in finished.stdout
-  assert json.loads((tmp_path / "run" / "results.json").read_text()) == {}
+  assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"split": "train", "methods": {}}
   assert (tmp_path / "run" / "overlays.png").stat().st_size > 1000
   assert 'id="summary"' not in (tmp_path / "run" / "report.html").read_text()
   assert (tmp_path / "run" / "vamcei" / "pictures" / "000008.png").stat().st_size > 1000
@@ -209,8 +209,9 @@ def test_a_located_run_predicts_what_it_scored(located_run, root, run_command, t
   assert finished.returncode == 0, finished.stderr
   metrics = json.loads((located_run / "vamcei" / "metrics.json").read_text())
   assert metrics["split"] == "test"
-  assert set(metrics["patients"]) == {"lge_002", "lge_003"}
-  for name, scores in metrics["patients"].items():
+  patients = metrics["methods"]["vamcei"]["patients"]
+  assert set(patients) == {"lge_002", "lge_003"}
+  for name, scores in patients.items():
     volume = read_volume(root / "lge" / "imagesTr" / f"{name}_0000.nii.gz")
     masks = (output / f"{name}_0000.nii.gz", root / "lge" / "labelsTr" / f"{name}.nii.gz")
     predicted, truth = (read_classes(mask, volume, LABELS) for mask in masks)

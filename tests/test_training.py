@@ -57,14 +57,16 @@ def test_a_run_writes_what_others_read(tiny_run):
   assert {"dice", "dice_Myo", "dice_LV", "dice_RV"} <= set(adapted[-1])
 
   results = json.loads((tiny_run / "results.json").read_text())
+  assert list(results["methods"]) == ["no_adaptation", "vamcei"]
+  assert (results["split"], results["comparison"]["method"]) == ("test", "vamcei")
   for stage in ("no_adaptation", "vamcei"):
     metrics = json.loads((tiny_run / stage / "metrics.json").read_text())
-    assert {name: metrics[name] for name in results[stage]} == results[stage]
-    assert metrics["split"] == "test"
-    by_patient = [scores["Myo"]["dice"] for scores in metrics["patients"].values()]
-    assert results[stage]["Myo"]["dice"]["mean"] == pytest.approx(np.mean(by_patient))
-    means = [results[stage][structure]["dice"]["mean"] for structure in ("Myo", "LV", "RV")]
-    assert results[stage]["mean"]["dice"]["mean"] == pytest.approx(np.mean(means))
+    assert metrics == {"split": "test", "methods": {stage: results["methods"][stage]}}
+    summary, patients = (results["methods"][stage][part] for part in ("summary", "patients"))
+    by_patient = [scores["Myo"]["dice"] for scores in patients.values()]
+    assert summary["Myo"]["dice"]["mean"] == pytest.approx(np.mean(by_patient))
+    means = [summary[structure]["dice"]["mean"] for structure in ("Myo", "LV", "RV")]
+    assert summary["mean"]["dice"]["mean"] == pytest.approx(np.mean(means))
     assert len((tiny_run / stage / "metrics.csv").read_text().splitlines()) == 1 + 3 * len(by_patient)
     assert list((tiny_run / stage).glob("events.*"))
     pictures = sorted(picture.name for picture in (tiny_run / stage / "pictures").iterdir())
@@ -122,7 +124,8 @@ def test_target_labels_change_no_training_result(tiny_run, tiny_config, tmp_path
   tiny_config.stages = ("vamcei",)
   results = run(tiny_config, tmp_path / "run")
   assert_same(final_state(tmp_path / "run", "vamcei"), final_state(tiny_run, "vamcei"))
-  assert results["vamcei"] != json.loads((tiny_run / "results.json").read_text())["vamcei"]
+  methods = json.loads((tiny_run / "results.json").read_text())["methods"]
+  assert results["methods"]["vamcei"] != methods["vamcei"]
 
 
 def test_a_resumed_log_drops_what_will_be_logged_again(tmp_path):

@@ -11,7 +11,7 @@ SHAPE = (5, 8, 8, 3)  # images, h, w, channels
 
 @pytest.fixture
 def domain():
-  """A latent, and classes, all of which are there."""
+  """A latent, and a class map with every class."""
   rng = np.random.default_rng(0)
   mu, logvar = rng.uniform(-1, 1, SHAPE), rng.uniform(-3, -1, SHAPE)
   return Latent(mu, logvar, mu), rng.integers(0, len(CLASSES), SHAPE[:3])
@@ -57,6 +57,6 @@ def test_a_point_is_a_class_in_a_slice_that_has_enough_of_it(domain):
   features, classes = domain[0].mu, domain[1].copy()
   classes[0] = 0
   classes[1] = np.repeat([[1, 1, 1, 1, 1, 2, 2, 0]], 8, axis=0)  # 40, 16 and 8 pixels
-  points, shown = class_means(features[:2], classes[:2])
-  assert shown.tolist() == [0, 1]
+  points, indices = class_means(features[:2], classes[:2])
+  assert indices.tolist() == [0, 1]
   np.testing.assert_allclose(points, [features[0].mean((0, 1)), features[1][classes[1] == 1].mean(0)])

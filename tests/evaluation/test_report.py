@@ -1,4 +1,4 @@
-"""The report as its reader meets it: in a browser, from disk, at the width of a desk and of a phone."""
+"""The report in a browser, opened from disk, at the width of a desktop and of a phone; and its figures."""
 
 import html
 import io
@@ -13,9 +13,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.evaluation.figures import box_plot, draw_agreement, draw_boxes, draw_curve, slice_stack
 from vamcei_jax.evaluation.metrics import measure
-from vamcei_jax.evaluation.pictures import box_plot, draw_agreement, draw_boxes, draw_curve, slice_stack
-from vamcei_jax.evaluation.report import Case, counted_as_empty, pick_cases, write_report
+from vamcei_jax.evaluation.report import Case, list_empty_masks, pick_cases, write_report
 from vamcei_jax.evaluation.statistics import agreement, compare, summarise
 
 PATIENTS = 8
@@ -25,12 +25,12 @@ LOG = [{"stage": "vamcei", "step": step, "loss": 1 / step, "dice": step / 10} fo
 
 
 def grey(slice_number):
-  """What the images of a slice are filled with."""
+  """The grey value of all images of a slice."""
   return 0.1 + 0.2 * slice_number
 
 
 def draw_case(name):
-  """An image whose slices tell their number, and a mask far from its middle."""
+  """An image whose grey value tells the number of the slice, and a mask far from its middle."""
   image = np.tile(np.array([grey(z) for z in range(SLICES)], np.float32)[:, None, None], (1, 64, 64))
   mask = np.zeros(image.shape, np.uint8)
   mask[:, 1:60, 1:3] = 1
@@ -40,7 +40,7 @@ def draw_case(name):
 
 @pytest.fixture(scope="module")
 def scores():
-  """Two methods' scores of random masks; the last patient has no RV, and none was seen."""
+  """Two methods' scores of random masks; the last patient has no RV, in truth and predictions."""
   rng, spacing = np.random.default_rng(0), (8.0, 1.25, 1.25)
   names = [f"patient{n}" for n in range(PATIENTS - 1)] + [HOSTILE]
   truths = {name: rng.integers(0, 4, (3, 8, 8)) for name in names}
@@ -98,7 +98,8 @@ def click_heading(page, title):
 
 def test_a_click_on_a_heading_sorts_by_value(page, scores):
   number = click_heading(page, "HD95,")
-  values = sorted(own["hd95_mm"] for structures in scores["vamcei"].values() for own in structures.values())
+  by_structure = [values for structures in scores["vamcei"].values() for values in structures.values()]
+  values = sorted(metrics["hd95_mm"] for metrics in by_structure)
   assert [float(cell) for cell in column(page, number)] == pytest.approx(values, abs=0.006)
   click_heading(page, "HD95,")
   assert [float(cell) for cell in column(page, number)] == pytest.approx(values[::-1], abs=0.006)
@@ -115,13 +116,13 @@ def test_what_is_missing_is_sorted_last(page):
 
 def test_the_slider_shows_the_slice_that_it_names(page):
   case = page.find_element(By.CSS_SELECTOR, ".case")
-  slider, says = case.find_element(By.TAG_NAME, "input"), case.find_element(By.TAG_NAME, "output")
+  slider, caption = case.find_element(By.TAG_NAME, "input"), case.find_element(By.TAG_NAME, "output")
   panels = case.find_elements(By.CLASS_NAME, "view")
   assert len(panels) == 3  # image, truth, vamcei
   page.execute_script("arguments[0].scrollIntoView()", case)
   slider.send_keys(Keys.HOME)
   for number in range(SLICES):
-    assert says.text == f"slice {number}"
+    assert caption.text == f"slice {number}"
     for panel in panels:
       pixels = np.asarray(Image.open(io.BytesIO(panel.screenshot_as_png)).convert("L")) / 255
       middle = pixels[len(pixels) // 4 : -len(pixels) // 4, len(pixels) // 4 : -len(pixels) // 4]
@@ -169,19 +170,20 @@ def test_tables_say_what_was_measured(page, scores):
 def test_boxes_are_of_the_patients_values(scores):
   axis = Figure().subplots()
   draw_boxes(axis, scores, "hd95_mm")
-  shown = [scatter.get_offsets()[:, 1].tolist() for scatter in axis.collections]
+  drawn = [scatter.get_offsets()[:, 1].tolist() for scatter in axis.collections]
   expected = [
     [patient[structure]["hd95_mm"] for patient in patients.values()]
     for patients in scores.values()
     for structure in STRUCTURES
   ]
-  assert shown == expected
+  assert drawn == expected
 
 
 def test_agreement_is_drawn_over_the_mean(scores):
   axis = Figure().subplots()
   draw_agreement(axis, scores["vamcei"], "Myocardial mass, g")
-  pairs = [(own["Myo"]["mass_g"], own["Myo"]["true_mass_g"]) for own in scores["vamcei"].values()]
+  masses = lambda metric: [structures["Myo"][metric] for structures in scores["vamcei"].values()]
+  pairs = zip(masses("mass_g"), masses("true_mass_g"), strict=True)
   expected = [((predicted + true) / 2, predicted - true) for predicted, true in pairs]
   np.testing.assert_allclose(axis.collections[0].get_offsets(), expected)
   heights = [line.get_ydata()[0] for line in axis.lines]
@@ -218,17 +220,25 @@ def test_any_name_of_a_method_is_drawn_as_it_is(scores, name):
 
 
 def test_the_cases_are_the_worst_and_the_best(scores):
-  dice = {name: np.mean([own["dice"] for own in structures.values()]) for name, structures in scores["vamcei"].items()}
-  order = sorted(dice, key=dice.get)
+  mean_dice = lambda structures: np.mean([values["dice"] for values in structures.values()])
+  order = sorted(scores["vamcei"], key=lambda name: mean_dice(scores["vamcei"][name]))
   assert pick_cases(scores["vamcei"]) == order[:4] + order[-2:]
   few = {name: scores["vamcei"][name] for name in order[3:]}
   assert pick_cases(few) == order[3:]
 
 
 def test_empty_masks_are_named(scores):
-  counted = counted_as_empty(scores)
-  assert ("vamcei", HOSTILE, "RV", "prediction and truth") in counted
-  assert {patient for _, patient, *_ in counted} == {HOSTILE}
+  empty = list_empty_masks(scores)
+  assert ("vamcei", HOSTILE, "RV", "prediction and truth") in empty
+  assert {patient for _, patient, *_ in empty} == {HOSTILE}
+
+
+def test_one_patient_has_no_standard_deviation_and_definitions_are_in_the_report(scores, tmp_path):
+  one = {method: {"patient0": patients["patient0"]} for method, patients in scores.items()}
+  write_report(tmp_path / "report.html", "Run", {}, one, draw_case)
+  text = html.unescape((tmp_path / "report.html").read_text())
+  assert text.count(f"{scores['vamcei']['patient0']['LV']['dice']:.3f} ± –\n") == 1
+  assert "the larger of two 95th percentiles" in text
 
 
 def test_without_truth_there_are_pictures_and_curves_alone(tmp_path):

@@ -26,10 +26,11 @@ def test_structures_by_hand():
   rows = structure_uncertainty(classes, [classes, smaller], entropies, (10.0, 2.0, 5.0))  # 0.1 ml a voxel
   assert rows["Myo"] == pytest.approx({
     "volume_ml": 0.4,
-    "volume_std_ml": 0.1,
+    "volume_std_ml": 0.2 / np.sqrt(2),  # of 0.4 and 0.2
     "entropy": 1.5,
     "agreement": (1 + 2 * 2 / 6) / 2,
   })
   assert rows["LV"] == pytest.approx({"volume_ml": 0.2, "volume_std_ml": 0.0, "entropy": 4.5, "agreement": 1.0})
   assert rows["RV"]["volume_ml"] == 0.0
   assert np.isnan(rows["RV"]["entropy"])
+  assert structure_uncertainty(classes, [smaller], entropies, (10.0, 2.0, 5.0))["Myo"]["volume_std_ml"] is None

@@ -104,7 +104,7 @@ def test_evaluate_goes_on_without_them(tmp_path):
   assert finished.returncode == 1, finished.stderr[-3000:]
   errors = finished.stderr.splitlines()
   assert all(line.startswith("error: ") for line in errors), finished.stderr[-3000:]
-  scored = json.loads((tmp_path / "scores" / "metrics.json").read_text())["patients"]
+  scored = json.loads((tmp_path / "scores" / "metrics.json").read_text())["methods"]["masks"]["patients"]
   assert len(errors) + len(scored) == len(list(labels.iterdir()))
   assert min(len(errors), len(scored)) > 30
   assert memory < MEMORY

@@ -1,4 +1,4 @@
-"""How far apart two domains are in the latent space, measured by what the losses of adaptation look at."""
+"""The distance between two domains in the latent space, by the quantities that the adaptation losses minimise."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,22 +8,22 @@ import numpy as np
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.losses import class_prototypes, global_alignment
 
-PIXELS = 20  # of a class in a slice, for its mean to count
+PIXELS = 20  # that a class needs in a slice to have a mean
 
 
 def measure_gap(
   pooled: Mapping[str, Sequence[tuple]], features: Mapping[str, np.ndarray], classes: Mapping[str, np.ndarray]
 ) -> dict:
-  """The distances of "source" and "target".
+  """The distances between the domains "source" and "target".
 
   Args:
-    pooled: domain -> (mean, log variance) (N, n) of all its slices by scale, as pool_latent gives them.
+    pooled: domain -> for each scale, mean and log variance (N, n) of the latents of all slices, from pool_latent.
     features: domain -> (N, h, w, C) means of the full-resolution latent.
     classes: domain -> (N, h, w) true class indices.
 
   Returns:
-    "global_kl": estimator -> eqs. 5-8 by scale, in nats a latent dimension.
-    "prototype_distance": class -> 1 - cosine of the domains' prototypes (eq. 9), of the classes that both have.
+    "global_kl": estimator -> eqs. 5-8 for each scale, in nats per latent dimension.
+    "prototype_distance": class -> 1 - cosine of the domains' prototypes (eq. 9), for the classes in both domains.
   """
   scales = list(zip(pooled["source"], pooled["target"], strict=True))
   alignment = lambda s, t, estimator: float(global_alignment(*s, *t, estimator=estimator)) / s[0].shape[1]
@@ -37,14 +37,17 @@ def measure_gap(
 
 
 def class_means(features: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The mean feature of every class with PIXELS or more in a slice: (P, C), and the classes (P,).
+  """The mean feature of each class in each slice in which it has at least PIXELS pixels.
 
   Args:
     features: (N, h, w, C).
     classes: (N, h, w) class indices.
+
+  Returns:
+    (P, C) means, and the class indices (P,) that they belong to.
   """
   inside = classes[..., None] == np.arange(len(CLASSES))  # (N, h, w, K)
   sizes = inside.sum((1, 2))
   means = np.einsum("nhwk,nhwc->nkc", inside, features) / np.maximum(sizes, 1)[..., None]
-  slices, shown = np.nonzero(sizes >= PIXELS)
-  return means[slices, shown], shown
+  slices, indices = np.nonzero(sizes >= PIXELS)
+  return means[slices, indices], indices

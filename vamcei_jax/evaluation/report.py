@@ -1,6 +1,6 @@
-"""One HTML file that says how good masks are: tables that sort, plots, worst and best cases to leaf through.
+"""The report on predicted masks: one HTML file with sortable tables, plots, and the slices of the worst and best cases.
 
-It needs nothing beside itself: pictures and script are inside, and it opens from disk.
+The file holds its images and its script, so it opens from disk and fetches nothing.
 """
 
 import base64
@@ -13,25 +13,25 @@ from pathlib import Path
 import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.evaluation.figures import COLOURS, WEBP_PIXELS, bland_altman, box_plot, curves, slice_stack
 from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.pictures import COLOURS, WEBP_PIXELS, bland_altman, box_plot, curves, slice_stack
-from vamcei_jax.evaluation.statistics import Scores, agreement, compare, summarise
+from vamcei_jax.evaluation.statistics import Scores, format_mean, results_table
 from vamcei_jax.files import write_text
 
 BOXED = ("dice", "assd_mm", "hd95_mm", "volume_difference_ml")
-WORST, BEST = 4, 2  # cases shown
+WORST, BEST = 4, 2  # cases in the report
 SLICES = 40  # of a case, at most
-MARGIN = 10  # voxels shown about the heart
-PANEL = 240  # screen pixels of a panel, about
+MARGIN = 10  # voxels around the heart
+PANEL = 240  # approximate width or height of a panel in screen pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What is shown of a patient.
+  """A patient's image and masks, as the report shows them side by side.
 
-  image: (D, h, w) in [0, 1], or None where there is none.
-  truth: (D, h, w) class indices, or None where there is none.
-  masks: method -> class indices (D, h, w); in this order beside the image.
+  image: (D, h, w) in [0, 1], or None if it is missing.
+  truth: (D, h, w) class indices, or None if they are unknown.
+  masks: method -> class indices (D, h, w), in the order of the panels.
   pixel: (height, width) of a pixel, in any unit.
   """
 
@@ -57,20 +57,22 @@ def write_report(
   Args:
     path: of the HTML file.
     title: its heading.
-    about: what the masks are of and by: name -> value.
-    scores: method -> patient -> structure -> metric -> value, of the same patients. The last method is the one that
-      matters: its patients are listed, its worst and best cases shown, and it is tested against the first. Empty where
-      there is no truth.
-    load_case: name -> Case.
-    names: patients to show where there are no scores.
+    about: lines below the heading: name -> value.
+    scores: method -> patient -> structure -> metric -> value, with the same patients for all methods. The report lists
+      the patients of the last method, shows its worst and best cases, and compares it with the first method. Empty if
+      no truth is known.
+    load_case: patient -> Case.
+    names: patients to show if `scores` is empty.
     log: lines of metrics.jsonl, for the curves.
-    config: of the run, as text.
+    config: configuration of the run, as text.
   """
-  # Imported late: what only predicts needs no template.
+  # Imported late: prediction needs no template.
   import jinja2
 
-  own = list(scores.values())[-1] if scores else {}
-  shown = pick_cases(own) or list(names)[: WORST + BEST]
+  results = results_table(scores)
+  last = list(scores)[-1] if scores else None
+  patients = scores[last] if scores else {}
+  cases = pick_cases(patients) or list(names)[: WORST + BEST]
   template = files("vamcei_jax.evaluation").joinpath("report.html").read_text(encoding="utf-8")
   page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
   content = page.render(
@@ -78,30 +80,33 @@ def write_report(
     about={**about, "vamcei_jax": version("vamcei_jax")},
     metrics=METRICS,
     colours=COLOURS,
-    methods=list(scores),
-    summaries={method: summarise(patients) for method, patients in scores.items()},
-    scores=own,
-    counted=counted_as_empty(scores),
-    comparison=compare(own, next(iter(scores.values()))) if len(scores) > 1 else {},
+    methods=results["methods"],
+    last=last,
+    scores=patients,
+    empty_masks=list_empty_masks(scores),
+    comparison=results.get("comparison"),
     boxes=[(METRICS[metric].title, _svg_source(box_plot(scores, metric))) for metric in BOXED] if scores else [],
-    agreement=agreement(own) if own else {},
-    limits=[(amount, _svg_source(svg)) for amount, svg in bland_altman(own)] if own else [],
-    cases=[_panels(name, load_case(name), own.get(name)) for name in shown],
-    worst=shown[:WORST] if len(own) > WORST + BEST else [],
+    limits=[(amount, _svg_source(svg)) for amount, svg in bland_altman(patients)] if scores else [],
+    cases=[_panels(name, load_case(name), patients.get(name)) for name in cases],
+    worst=cases[:WORST] if len(patients) > WORST + BEST else [],
     curves=[(metric, _svg_source(svg)) for metric, svg in curves(log)],
     config=config,
+    format_mean=format_mean,
   )
   write_text(path, content)
 
 
 def pick_cases(scores: Scores) -> list[str]:
-  """The patients that are shown, by mean Dice: the worst first, then the best; all where they are few."""
+  """The WORST and the BEST patients by mean Dice, in ascending order; all patients if they are not more."""
   order = sorted(scores, key=lambda name: np.mean([scores[name][structure]["dice"] for structure in STRUCTURES]))
   return order if len(order) <= WORST + BEST else order[:WORST] + order[-BEST:]
 
 
-def counted_as_empty(scores: Mapping[str, Scores]) -> list[tuple[str, str, str, str]]:
-  """(method, patient, structure, which masks are empty): where METRICS' definitions for empty masks have counted."""
+def list_empty_masks(scores: Mapping[str, Scores]) -> list[tuple[str, str, str, str]]:
+  """(method, patient, structure, which) for each structure with empty masks.
+
+  `which` is "prediction", "truth" or "prediction and truth".
+  """
   found = []
   for method, patients in scores.items():
     for patient, structures in patients.items():
@@ -113,7 +118,7 @@ def counted_as_empty(scores: Mapping[str, Scores]) -> list[tuple[str, str, str, 
 
 
 def _panels(name: str, case: Case, scores: Mapping | None) -> dict:
-  """A case as the template shows it: its panels, each a stack of slices that are `ratio` times as wide as high."""
+  """The template's entries for a case: panels as stacks of slices, the slices' numbers, and the size of a slice."""
   masks = [(method, mask) for method, mask in (("truth", case.truth), *case.masks.items()) if mask is not None]
   foreground = np.any([mask > 0 for _, mask in masks], axis=0)
   window = _window(foreground)
@@ -137,7 +142,7 @@ def _panels(name: str, case: Case, scores: Mapping | None) -> dict:
 
 
 def _window(foreground: np.ndarray) -> tuple[slice, slice, slice]:
-  """The box about the heart with a margin; everything where there is no heart."""
+  """The box around the foreground with a margin; the whole volume if there is no foreground."""
   if not foreground.any():
     return slice(None), slice(None), slice(None)
   box = []

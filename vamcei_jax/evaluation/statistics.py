@@ -1,12 +1,13 @@
-"""From patients' scores to what is said of them all: summaries, agreement of volumes, tests, tables, files.
+"""Statistics over patients: summaries, limits of agreement, Wilcoxon's test, tables and result files.
 
-Scores are patient -> structure -> metric -> value, of all metrics of evaluation/metrics.py or of some.
+Scores map patient -> structure -> metric -> value, for all metrics of evaluation/metrics.py or for some of them.
+Standard deviations are those of the sample (n - 1).
 """
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from vamcei_jax.evaluation.metrics import METRICS
 from vamcei_jax.files import write_text
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-Summary = dict[str, dict[str, dict[str, float]]]
+Summary = dict[str, dict[str, dict[str, float | None]]]
+Comparison = dict[str, dict[str, dict[str, float]]]
 
-# What clinicians read off masks: title -> structure, its predicted and its true amount.
+# What clinicians read off masks: title -> structure, metric of the predicted and metric of the true amount.
 AMOUNTS = {
   "LV volume, ml": ("LV", "volume_ml", "true_volume_ml"),
   "RV volume, ml": ("RV", "volume_ml", "true_volume_ml"),
@@ -26,74 +28,113 @@ AMOUNTS = {
 }
 
 
-def summarise(scores: Scores) -> Summary:
-  """Structure -> metric -> {"mean", "std", "median", "worst"} over patients, and the same of "mean", over structures.
+def sample_std(values: Sequence[float] | np.ndarray) -> float | None:
+  """Standard deviation of a sample (n - 1); None for a single value."""
+  return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
-  The last is of patients' means over structures, of overlaps and distances. std is that of the population. "worst" is
-  the value farthest from a perfect mask's; metrics that are neither good nor bad have none.
+
+def format_mean(mean: float, std: float | None, digits: int = 3) -> str:
+  """A mean and its standard deviation as text: "0.812 ± 0.034", or "0.812 ± –" without a standard deviation."""
+  return f"{mean:.{digits}f} ± " + ("–" if std is None else f"{std:.{digits}f}")
+
+
+def summarise(scores: Scores) -> Summary:
+  """Statistics over patients: structure -> metric -> {"mean", "std", "median", "worst"}.
+
+  The structure "mean" describes the patients' means over all structures, for overlaps and distances only. "std" is
+  None for a single patient. "worst" is the value farthest from that of a perfect mask; a metric that is neither good
+  nor bad has none.
   """
-  by_structure = {name: {} for name in (*STRUCTURES, "mean")}
-  for name in STRUCTURES:
-    for metric in next(iter(scores.values()))[name]:
-      by_structure[name][metric] = np.array([patient[name][metric] for patient in scores.values()])
-  for metric in by_structure[STRUCTURES[0]]:
-    if METRICS[metric].empty:  # overlaps and distances: too much of one structure does not make up for another
-      by_structure["mean"][metric] = np.mean([by_structure[name][metric] for name in STRUCTURES], axis=0)
+  first = next(iter(scores.values()))
+  columns = {name: {metric: _column(scores, name, metric) for metric in first[name]} for name in STRUCTURES}
+  # No mean over structures of volumes: too much of one structure does not make up for too little of another.
+  averaged = [metric for metric in first[STRUCTURES[0]] if METRICS[metric].empty]
+  columns["mean"] = {metric: np.mean([columns[name][metric] for name in STRUCTURES], axis=0) for metric in averaged}
   return {
-    name: {metric: _describe(values, METRICS[metric].best) for metric, values in own.items()}
-    for name, own in by_structure.items()
+    name: {metric: _describe(values, METRICS[metric].best) for metric, values in by_metric.items()}
+    for name, by_metric in columns.items()
   }
 
 
 def agreement(scores: Scores) -> dict[str, dict[str, float]]:
-  """Bland and Altman's limits of agreement of each of AMOUNTS: "bias", mean of predicted less true, and "lower" and
-  "upper", bias ± 1.96 standard deviations (of the sample) of it; of one patient, the bias alone.
+  """Limits of agreement of each of AMOUNTS (Bland and Altman, Lancet 1:307-310, 1986).
+
+  Returns:
+    title -> {"bias", "lower", "upper"}: the mean of predicted minus true amount, and bias ± 1.96 standard deviations.
+    For a single patient, the bias alone.
   """
   limits = {}
-  for title, differences in ((title, predicted - true) for title, (predicted, true) in amounts(scores).items()):
-    limits[title] = {"bias": float(differences.mean())}
-    if len(differences) > 1:
-      spread = 1.96 * float(differences.std(ddof=1))
-      limits[title] |= {"lower": limits[title]["bias"] - spread, "upper": limits[title]["bias"] + spread}
+  for title, (predicted, true) in amounts(scores).items():
+    bias, std = float(np.mean(predicted - true)), sample_std(predicted - true)
+    limits[title] = {"bias": bias}
+    if std is not None:
+      limits[title] |= {"lower": bias - 1.96 * std, "upper": bias + 1.96 * std}
   return limits
 
 
 def amounts(scores: Scores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Title -> the patients' predicted and true values of each of AMOUNTS."""
-  column = lambda structure, metric: np.array([patient[structure][metric] for patient in scores.values()])
   return {
-    title: (column(structure, predicted), column(structure, true))
+    title: (_column(scores, structure, predicted), _column(scores, structure, true))
     for title, (structure, predicted, true) in AMOUNTS.items()
   }
 
 
-def compare(scores: Scores, against: Scores) -> dict[str, dict[str, dict[str, float]]]:
-  """Wilcoxon's signed-rank test over the patients that both have, two-sided: structure -> metric -> result.
+def compare(scores: Scores, against: Scores) -> Comparison:
+  """Wilcoxon's signed-rank test, two-sided, over the patients that are in both.
 
-  A result is the number of patients "n", the "median_difference" of `scores` less `against` and the "p_value", which is
-  1 where no patient differs. Metrics that are neither good nor bad are not compared; of those that are best at 0, the
-  absolute values are. Empty where no patient is in both.
+  Metrics that are neither good nor bad are left out. Of metrics that are best at 0, absolute values are compared.
+
+  Returns:
+    structure -> metric -> {"n", "median_difference", "p_value"}: the number of patients, the median of `scores` minus
+    `against`, and p, which is 1 where no patient differs. Empty if no patient is in both.
   """
-  from scipy.stats import wilcoxon
-
-  patients = [name for name in scores if name in against]
-  results = {}
-  for structure in STRUCTURES if patients else ():
-    results[structure] = {}
-    for metric in (metric for metric in METRICS if METRICS[metric].best is not None):
-      own, other = (_compared(some, patients, structure, metric) for some in (scores, against))
-      differences = own - other
-      results[structure][metric] = {
-        "n": len(patients),
-        "median_difference": float(np.median(differences)),
-        "p_value": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
-      }
-  return results
+  common = [name for name in scores if name in against]
+  if not common:
+    return {}
+  first, second = ({name: patients[name] for name in common} for patients in (scores, against))
+  return {
+    structure: {
+      metric: _signed_rank_test(_column(first, structure, metric), _column(second, structure, metric), best)
+      for metric in first[common[0]][structure]
+      if (best := METRICS[metric].best) is not None
+    }
+    for structure in STRUCTURES
+  }
 
 
-def write_metrics(folder: Path, scores: Scores, **more) -> None:
-  """metrics.json (structure -> metric -> mean, std, …; "patients"; **more) and metrics.csv (a row a structure)."""
-  content = {**more, **summarise(scores), "agreement": agreement(scores), "patients": scores}
+def results_table(scores: Mapping[str, Scores], **about) -> dict:
+  """The content of results.json and metrics.json.
+
+  Args:
+    scores: method -> scores.
+    about: further entries, such as split="test".
+
+  Returns:
+    {**about, "methods": method -> {"summary", "agreement", "patients"}}, see summarise and agreement; "patients" are
+    the method's scores. With several methods, also "comparison" of the last one with the first: {"method", "against",
+    "tests"}, see compare.
+  """
+  methods = {
+    name: {"summary": summarise(patients), "agreement": agreement(patients), "patients": patients}
+    for name, patients in scores.items()
+  }
+  table = {**about, "methods": methods}
+  if len(scores) > 1:
+    first, *_, last = scores
+    table["comparison"] = {"method": last, "against": first, "tests": compare(scores[last], scores[first])}
+  return table
+
+
+def write_results(path: Path, scores: Mapping[str, Scores], **about) -> dict:
+  """Writes results_table(scores, **about) as JSON, and returns it."""
+  table = results_table(scores, **about)
+  write_text(path, json.dumps(table, indent=2) + "\n")
+  return table
+
+
+def write_csv(path: Path, scores: Scores) -> None:
+  """Writes the scores of one method: a row for each structure of each patient, a column for each of METRICS."""
   rows = io.StringIO()
   writer = csv.DictWriter(rows, ["patient", "structure", *METRICS], restval="", lineterminator="\n")
   writer.writeheader()
@@ -101,24 +142,28 @@ def write_metrics(folder: Path, scores: Scores, **more) -> None:
     for structure, values in structures.items():
       rounded = {metric: f"{value:.6g}" for metric, value in values.items()}
       writer.writerow({"patient": patient, "structure": structure, **rounded})
-  write_text(folder / "metrics.csv", rows.getvalue())
-  write_text(folder / "metrics.json", json.dumps(content, indent=2) + "\n")
+  write_text(path, rows.getvalue())
 
 
 def format_table(
-  results: Mapping[str, Summary], metric: str = "dice", digits: int = 3, p_values: Mapping[str, float] | None = None
+  summaries: Mapping[str, Summary], metric: str = "dice", p_values: Mapping[str, float] | None = None
 ) -> str:
-  """A metric of each stage as text: mean ± std over patients, what the last one gains over the first, and p values."""
-  names = [*STRUCTURES, "mean"]
-  width = max(16, *(len(stage) + 2 for stage in results))
+  """A metric of several methods as text: mean ± standard deviation over patients, by structure.
+
+  Args:
+    summaries: method -> summary. With several methods, a line has the difference of the last one and the first.
+    metric: one of METRICS.
+    p_values: structure -> p, for a last line.
+  """
+  names, digits = [*STRUCTURES, "mean"], METRICS[metric].digits
+  width = max(16, *(len(method) + 2 for method in summaries))
   row = lambda title, cells: f"{title:<{width}}" + "".join(f"{cell:>16}" for cell in cells)
   lines = [row(METRICS[metric].title, names)]
-  for stage, summary in results.items():
-    own = [summary[name][metric] for name in names]
-    cells = [f"{values['mean']:.{digits}f} ± {values['std']:.{digits}f}" for values in own[:-1]]
-    lines.append(row(stage, [*cells, f"{own[-1]['mean']:.{digits}f}"]))
-  if len(results) > 1:
-    first, *_, last = results.values()
+  for method, summary in summaries.items():
+    cells = [format_mean(summary[name][metric]["mean"], summary[name][metric]["std"], digits) for name in STRUCTURES]
+    lines.append(row(method, [*cells, f"{summary['mean'][metric]['mean']:.{digits}f}"]))
+  if len(summaries) > 1:
+    first, *_, last = summaries.values()
     gains = [last[name][metric]["mean"] - first[name][metric]["mean"] for name in names]
     lines.append(row("difference", [f"{gain:+.{digits}f}" for gain in gains]))
   if p_values:
@@ -126,11 +171,21 @@ def format_table(
   return "\n".join(lines)
 
 
-def _compared(scores: Scores, patients: list[str], structure: str, metric: str) -> np.ndarray:
-  values = np.array([scores[name][structure][metric] for name in patients])
-  return np.abs(values) if METRICS[metric].best == 0.0 else values
+def _column(scores: Scores, structure: str, metric: str) -> np.ndarray:
+  return np.array([patient[structure][metric] for patient in scores.values()])
 
 
-def _describe(values: np.ndarray, best: float | None) -> dict[str, float]:
-  described = {"mean": float(values.mean()), "std": float(values.std()), "median": float(np.median(values))}
+def _describe(values: np.ndarray, best: float | None) -> dict[str, float | None]:
+  described = {"mean": float(values.mean()), "std": sample_std(values), "median": float(np.median(values))}
   return described if best is None else described | {"worst": float(values[np.abs(values - best).argmax()])}
+
+
+def _signed_rank_test(first: np.ndarray, second: np.ndarray, best: float) -> dict[str, float]:
+  from scipy.stats import wilcoxon  # imported late: it takes half a second, and most callers need none
+
+  differences = np.abs(first) - np.abs(second) if best == 0.0 else first - second
+  return {
+    "n": len(differences),
+    "median_difference": float(np.median(differences)),
+    "p_value": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
+  }

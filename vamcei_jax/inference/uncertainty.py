@@ -6,6 +6,7 @@ import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation.metrics import dice
+from vamcei_jax.evaluation.statistics import sample_std
 
 
 def entropy(probs: np.ndarray) -> np.ndarray:
@@ -27,7 +28,7 @@ def summarise_draws(draws: Iterable[np.ndarray]) -> tuple[np.ndarray, list[np.nd
 
 def structure_uncertainty(
   classes: np.ndarray, draws: list[np.ndarray], entropies: np.ndarray, spacing: tuple[float, float, float]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
   """What is uncertain of each structure of a volume (Roy et al., Bayesian QuickNAT, NeuroImage 195:11-22, 2019).
 
   Args:
@@ -37,8 +38,8 @@ def structure_uncertainty(
     spacing: mm along D, H, W.
 
   Returns:
-    structure -> volume_ml of the mask; volume_std_ml over the draws; entropy, the mean over the mask's voxels in nats
-    (nan where it has none); agreement, the mean Dice of the draws with the mask.
+    structure -> volume_ml of the mask; volume_std_ml over the draws (n - 1; None for one draw); entropy, the mean over
+    the mask's voxels in nats (nan where it has none); agreement, the mean Dice of the draws with the mask.
   """
   millilitres = np.prod(spacing) / 1000.0
   overlaps = [dice(draw, classes) for draw in draws]
@@ -47,7 +48,7 @@ def structure_uncertainty(
     inside = classes == index
     rows[name] = {
       "volume_ml": float(inside.sum() * millilitres),
-      "volume_std_ml": float(np.std([(draw == index).sum() for draw in draws]) * millilitres),
+      "volume_std_ml": sample_std([float((draw == index).sum() * millilitres) for draw in draws]),
       "entropy": float(entropies[inside].mean()) if inside.any() else float("nan"),
       "agreement": float(np.mean([overlap[name] for overlap in overlaps])),
     }

@@ -1,4 +1,4 @@
-"""Pictures of predictions, of scores and of training: PNG files, and SVG and WebP for reports."""
+"""Figures of predictions, scores and training: PNG files, and SVG and WebP images for the report."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +13,15 @@ from vamcei_jax.files import replacing
 
 COLOURS = {"Myo": "#35b779", "LV": "#e4572e", "RV": "#3f8efc"}
 MARKERS = {"source": "o", "target": "x"}
-WEBP_PIXELS = 16383  # a picture's largest height
+WEBP_PIXELS = 16383  # the largest height of a WebP image
 
 
 def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.ndarray | None]]]) -> None:
-  """Rows of titled images, each with the outlines of a mask.
+  """Saves a PNG of images in rows, each with a title and the outlines of a mask.
 
   Args:
     path: of the PNG.
-    rows: of (title, image (h, w) in [0, 1], class indices (h, w) or None).
+    rows: each a list of (title, image (h, w) in [0, 1], class indices (h, w) or None).
   """
   plt = _pyplot()
   columns = max(map(len, rows))
@@ -42,7 +42,12 @@ def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.nd
 
 
 def save_curves(path: Path, lines: Sequence[Mapping]) -> None:
-  """A panel a metric over steps, one curve a stage, from the lines of metrics.jsonl."""
+  """Saves a PNG with one panel per logged metric and one curve per stage, over steps.
+
+  Args:
+    path: of the PNG.
+    lines: of metrics.jsonl.
+  """
   plt = _pyplot()
   names, colours = _logged(lines), _stage_colours(lines)
   columns = 4
@@ -58,7 +63,7 @@ def save_curves(path: Path, lines: Sequence[Mapping]) -> None:
 
 
 def curves(lines: Sequence[Mapping]) -> Iterator[tuple[str, str]]:
-  """(metric, SVG) of the lines of metrics.jsonl, one curve a stage."""
+  """(metric, SVG) for each metric in the lines of metrics.jsonl; one curve per stage."""
   colours = _stage_colours(lines)
   for name in _logged(lines):
     figure, axis = _pyplot().subplots(figsize=(3.6, 2.4))
@@ -68,7 +73,7 @@ def curves(lines: Sequence[Mapping]) -> Iterator[tuple[str, str]]:
 
 
 def draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, str]) -> None:
-  """A line a stage that has logged the metric `name`, over its steps."""
+  """Draws the metric `name` over steps, one line for each stage that has logged it."""
   for stage, colour in colours.items():
     if points := _points(lines, stage, name):
       axis.plot(*zip(*points, strict=True), color=colour, linewidth=1)
@@ -77,14 +82,14 @@ def draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, 
 
 
 def box_plot(scores: Mapping[str, Scores], metric: str) -> str:
-  """SVG: a metric of the patients by structure, a box a method; a dot is a patient."""
+  """SVG of a metric: for each structure, one box per method over its patients, and one dot per patient."""
   figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
   draw_boxes(axis, scores, metric)
   return _svg(figure)
 
 
 def draw_boxes(axis, scores: Mapping[str, Scores], metric: str) -> None:
-  """See box_plot; for each method, in their order, a scatter of the patients' values for each structure."""
+  """Draws what box_plot describes; the axis holds one scatter for each method and structure, in this order."""
   width = 0.8 / len(scores)
   for number, patients in enumerate(scores.values()):
     values = [[patient[structure][metric] for patient in patients.values()] for structure in STRUCTURES]
@@ -98,17 +103,20 @@ def draw_boxes(axis, scores: Mapping[str, Scores], metric: str) -> None:
       boxprops={"facecolor": "none", "edgecolor": f"C{number}"},
       **{f"{part}props": {"color": f"C{number}"} for part in ("whisker", "cap", "median")},
     )
-    # Apart from each other, and the same in every picture.
+    # Random places make dots of equal values visible; the seed makes them the same in every figure.
     spread = np.random.default_rng(0).uniform(-0.2, 0.2, len(patients)) * width
-    for place, own in zip(places, values, strict=True):
-      axis.scatter(place + spread, own, s=12, color=f"C{number}", alpha=0.6, linewidths=0)
+    for place, dots in zip(places, values, strict=True):
+      axis.scatter(place + spread, dots, s=12, color=f"C{number}", alpha=0.6, linewidths=0)
   axis.set_xticks(range(len(STRUCTURES)), STRUCTURES)
   axis.set_ylabel(METRICS[metric].title)
   _add_legend(axis, {method: f"C{number}" for number, method in enumerate(scores)})
 
 
 def bland_altman(scores: Scores) -> Iterator[tuple[str, str]]:
-  """(amount, SVG): predicted less true value of each patient over their mean, with bias and limits of agreement."""
+  """(title, SVG) for each of AMOUNTS: predicted minus true value over their mean, one dot per patient.
+
+  Lines mark the bias and the limits of agreement.
+  """
   for title in AMOUNTS:
     figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
     draw_agreement(axis, scores, title)
@@ -116,7 +124,7 @@ def bland_altman(scores: Scores) -> Iterator[tuple[str, str]]:
 
 
 def draw_agreement(axis, scores: Scores, title: str) -> None:
-  """See bland_altman; `title` is one of AMOUNTS."""
+  """Draws what bland_altman describes, for `title` of AMOUNTS."""
   predicted, true = amounts(scores)[title]
   axis.scatter((predicted + true) / 2, predicted - true, s=10, color="C0", linewidths=0)
   axis.axhline(0.0, color="0.8", linewidth=0.8)
@@ -125,16 +133,16 @@ def draw_agreement(axis, scores: Scores, title: str) -> None:
     axis.annotate(f" {value:.1f}", (1, value), xycoords=("axes fraction", "data"), va="center", fontsize=7)
   axis.tick_params(labelsize=7)
   axis.set_xlabel(f"Mean of prediction and truth: {title}", fontsize=8)
-  axis.set_ylabel("Prediction less truth", fontsize=8)
+  axis.set_ylabel("Prediction minus truth", fontsize=8)
 
 
 def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
-  """WebP: the slices of a volume below each other, enlarged, each with the outlines of its mask.
+  """WebP image of the slices of a volume, one below the other, each with the outlines of its mask.
 
   Args:
     image: (D, h, w) in [0, 1].
     mask: (D, h, w) class indices, or None.
-    zoom: screen pixels a voxel; D h zoom must not exceed WEBP_PIXELS.
+    zoom: screen pixels per voxel; D * h * zoom must not exceed WEBP_PIXELS.
   """
   from matplotlib.colors import to_rgb
   from PIL import Image
@@ -157,7 +165,12 @@ def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
 def save_scatter(
   path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, Sequence[str], np.ndarray]]]
 ) -> None:
-  """PNG: rows of (title, points (N, 2), domain of each, class index of each)."""
+  """Saves a PNG of scatter plots in rows; colours stand for classes, markers for domains.
+
+  Args:
+    path: of the PNG.
+    rows: each a list of (title, points (N, 2), domain of each point, class index of each point).
+  """
   plt = _pyplot()
   figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(14, 6 * len(rows)), squeeze=False)
   for axis, (title, points, domains, classes) in zip(axes.flat, sum(rows, []), strict=True):
@@ -176,13 +189,20 @@ def save_scatter(
 
 
 def save_bars(path: Path, means: Mapping[str, Mapping], stds: Mapping[str, Mapping], label: str) -> None:
-  """A picture of numbers by row and column, with their standard deviations: a group of bars a column, a bar a row."""
+  """Saves a PNG of bars: one group per column, one bar per row.
+
+  Args:
+    path: of the PNG.
+    means: row -> column -> height of the bar.
+    stds: row -> column -> half length of its error bar, or None for none.
+    label: of the axis.
+  """
   plt = _pyplot()
   columns, width = list(next(iter(means.values()))), 0.8 / len(means)
   figure, axis = plt.subplots(figsize=(10, 4), layout="constrained")
   for number, row in enumerate(means):
     places = np.arange(len(columns)) + (number - (len(means) - 1) / 2) * width
-    heights, errors = ([of[row][column] for column in columns] for of in (means, stds))
+    heights, errors = (np.array([values[row][column] for column in columns], float) for values in (means, stds))
     axis.bar(places, heights, width, yerr=errors, label=row, capsize=2)
   axis.set_xticks(range(len(columns)), columns)
   axis.set_ylabel(label)
@@ -203,18 +223,18 @@ def _points(lines: Sequence[Mapping], stage: str, name: str) -> list[tuple[int, 
 
 
 def _add_legend(axis, colours: Mapping[str, str]) -> None:
-  """Names below the axis; a blank before them, since Matplotlib takes those that begin with _ for its own."""
+  """Puts names below the axis. The blank before each is for Matplotlib, which hides names that begin with "_"."""
   handles = [_pyplot().Line2D([], [], color=colour, label=f" {name}") for name, colour in colours.items()]
   where = {"loc": "upper left", "bbox_to_anchor": (0, -0.12), "ncols": 2}
   axis.legend(handles=handles, frameon=False, fontsize=7, **where)
 
 
 def _pyplot():
-  # Imported late: importing the package must stay cheap, and most of it draws nothing.
+  # Imported late: the import takes a second, and most users of this package draw nothing.
   import matplotlib
 
   matplotlib.use("Agg")
-  matplotlib.rcParams["text.parse_math"] = False  # names of folders are no formulas
+  matplotlib.rcParams["text.parse_math"] = False  # a folder's name with "$" in it is no formula
   import matplotlib.pyplot as plt
 
   return plt
@@ -228,7 +248,7 @@ def _save(figure, path: Path) -> None:
 
 def _svg(figure) -> str:
   text = io.StringIO()
-  # Text stays text, in the font of the page's reader, and the same figure is the same file.
+  # Text stays text, in a font of the reader's browser, and equal figures are equal files.
   with _pyplot().rc_context({"svg.fonttype": "none", "svg.hashsalt": "", "font.family": "sans-serif"}):
     figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
   _pyplot().close(figure)
