@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vamcei_jax.config.files import CONFIG_FILE
 from vamcei_jax.data.labels import CLASSES, LABEL_VALUES, LabelValues, are_label_values
 from vamcei_jax.data.nifti import Volume, check_grid, read_classes, read_mask, read_volume
 from vamcei_jax.data.preprocess import Preprocess, preprocess_image
@@ -201,8 +202,6 @@ def read_image(path: Path, truth: Volume) -> np.ndarray:
 
 def check_output(folder: Path) -> None:
   """Raises an InputError if the folder is a file, or the folder of a run, whose report would be replaced."""
-  from vamcei_jax.config import CONFIG_FILE  # imported late: it imports JAX
-
   if folder.exists() and not folder.is_dir():
     raise InputError(f"{folder}: a file; choose another --output")
   if (folder / CONFIG_FILE).exists():
