@@ -1,6 +1,5 @@
 """Scores predicted masks by true masks: metrics.csv, metrics.json and report.html.
 
-
 python -m vamcei_jax.evaluate --predictions=masks --labels=DIR/LGE --images=DIR/LGE --output=scores
 
 The label of a prediction NAME is NAME_manual if --labels has such files (its other files are images then), else NAME.
@@ -28,7 +27,7 @@ def define_flags() -> None:
   flags.DEFINE_string("against", None, "Folder of other predicted masks to compare with.")
   flags.DEFINE_string("images", None, "Folder of the images, with the names of the predictions, for the report.")
   flags.DEFINE_string("workdir", None, "Folder of a run: its label values, curves and configuration.")
-  flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV; default: those of the run, or 0,200,500,600.")
+  flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV; default: of the run, or 0,200,500,600.")
   flags.mark_flags_as_required(["predictions", "labels", "output"])
 
 
