@@ -7,12 +7,12 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from vamcei_jax.phantom.scanner import draw_patient, write_patient
 
 from tests.datasets.trees import draw
 from tests.test_command_lines import error_of
 from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.data.phantom import draw_patient, write_patient
 from vamcei_jax.evaluation.metrics import measure
 from vamcei_jax.evaluation.statistics import compare
 
