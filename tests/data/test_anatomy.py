@@ -1,6 +1,6 @@
 import numpy as np
+from vamcei_jax.phantom.anatomy import GRID, LV, MYO, draw_anatomy
 
-from vamcei_jax.data.anatomy import GRID, LV, MYO, draw_anatomy
 from vamcei_jax.data.sequences import BLOOD, MYOCARDIUM, SCAR
 
 

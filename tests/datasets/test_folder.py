@@ -3,10 +3,10 @@ import shutil
 
 import numpy as np
 import pytest
+from vamcei_jax.phantom.scanner import write_nnunet
 
 from tests.datasets.trees import GRID, build, draw, labelled, patients, write
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.data.phantom import write_nnunet
 from vamcei_jax.errors import InputError
 
 LABELS = (0, 1, 2, 3)

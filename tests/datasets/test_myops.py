@@ -2,10 +2,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from vamcei_jax.phantom.scanner import write_patient
 
 from tests.datasets.trees import build, draw, labelled, patients
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.data.phantom import write_patient
 from vamcei_jax.errors import InputError
 
 FOLDED = (0, (200, 1220, 2221), 500, 600)

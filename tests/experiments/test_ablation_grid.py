@@ -7,12 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from vamcei_jax.checkpoints import open_checkpoints, restore_newest
+from vamcei_jax.provenance import read_record
 
 from tests.configs import tiny_ablation
 from tests.runs import assert_same, final_state
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest
 from vamcei_jax.methods import vamcei
-from vamcei_jax.provenance import read_record
 from vamcei_jax.training import read_log
 
 RUNS = [(row, seed) for row, _ in tiny_ablation.get_config().grid.rows for seed in (0, 1)]

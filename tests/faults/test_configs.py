@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from configs import ablation, folder, multistage
 from tests.faults.corpus import broken_fields
 from tests.test_command_lines import error_of
-from vamcei_jax.config import flat_fields
+from vamcei_jax.config.rules import shown
+from vamcei_jax.config.schema import flat_fields
 from vamcei_jax.errors import InputError
-from vamcei_jax.ranges import shown
-from vamcei_jax.stages import stage_configs
+from vamcei_jax.pipeline.resolve import resolve
 
 
 def framework() -> ConfigDict:
@@ -45,12 +45,12 @@ def with_field(config: dict, field: str, value: object) -> ConfigDict:
 
 @pytest.mark.parametrize(("base", "least"), [(framework, 1200), (located, 900)])
 def test_every_broken_field_is_named_in_one_line(base, least):
-  stage_configs(base())
+  resolve(base())
   good, tries, amiss = base().to_dict(), 0, []
   for field, value in broken_fields(flat_fields(good)):
     tries += 1
     try:
-      stage_configs(with_field(good, field, value))
+      resolve(with_field(good, field, value))
     except InputError as error:
       message = str(error)
     else:

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vamcei_jax.stages import stage_config
 
 from tests.configs import tiny_multistage
 from tests.methods.batches import assert_skips_what_is_not_finite, guarded
 from vamcei_jax.methods import cyclegan
-from vamcei_jax.stages import stage_config
 
 TERMS = ("adversarial", "cycle", "identity")
 

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vamcei_jax.stages import stage_config
 
 from tests.configs import tiny_multistage
 from vamcei_jax.losses import distillation as eq_16
 from vamcei_jax.losses import segmentation
 from vamcei_jax.methods import distillation
 from vamcei_jax.methods.distillation import mean_probabilities
-from vamcei_jax.stages import stage_config
 
 
 @pytest.fixture(scope="module")

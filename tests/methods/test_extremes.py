@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vamcei_jax.stages import STAGES, stage_config
 
 from tests.configs import tiny_multistage
 from tests.methods.batches import (
@@ -19,7 +20,6 @@ from tests.methods.batches import (
   guarded,
   make_batch,
 )
-from vamcei_jax.stages import STAGES, stage_config
 
 # A stage of each method. Those that compile long have a sample in the tests of their own.
 SLOW = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("distill, by itself", "target_vamcei", "translate")]

@@ -12,7 +12,7 @@ from jax import Array
 
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
 from vamcei_jax.data.labels import STRUCTURES, folded_values
-from vamcei_jax.data.nifti import Scan, Volume, read_scan, scan_of_array, scan_of_image
+from vamcei_jax.data.nifti import Volume
 from vamcei_jax.data.preprocess import (
   Centre,
   Preprocess,
@@ -21,6 +21,7 @@ from vamcei_jax.data.preprocess import (
   preprocess_settings,
   restore_probabilities,
 )
+from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_image
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction

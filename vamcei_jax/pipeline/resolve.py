@@ -75,7 +75,7 @@ def resolve(config: ConfigDict) -> RunConfig:
     _check_section(name, own_fields)
     located = bool(fields.get("data.located")) or (LOCATOR in stages and name != LOCATOR)
     configs[name] = _build_stage(name, fields | own_fields | {"data.located": located})
-    _check_relations(configs[name], own_fields)
+    check_relations(configs[name], own_fields)
     _check_order(stages, number, needed_stages(name, configs[name]))
   _check_grid(grid, configs)
   return RunConfig(configs, grid, json.loads(json.dumps(content)))
@@ -167,7 +167,16 @@ def _build_stage(stage: str, fields: Mapping[str, Any]) -> StageConfig:
   return dataclasses.replace(config, loss=loss, optimizer=optimizer)
 
 
-def _check_relations(config: StageConfig, section: Collection[str]) -> None:
+def check_relations(config: StageConfig, section: Collection[str] = ()) -> None:
+  """Checks the fields of a stage that depend on each other.
+
+  Args:
+    config: of the stage.
+    section: dotted names of the fields that `config.stage.STAGE` sets.
+
+  Raises:
+    InputError: names the field and what it may be.
+  """
   fields = flat_fields(dataclasses.asdict(config))
   for name, holds, expected in _relations(config):
     if not holds:

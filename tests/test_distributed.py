@@ -19,20 +19,20 @@ import jax
 import numpy as np
 import optax
 import pytest
+from vamcei_jax.stages import stage_config
 
 from tests.configs import tiny
 from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
-from vamcei_jax import parallel
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save
-from vamcei_jax.data.loader import batch_indices, draw_batch, draw_keys, view_batch
+from vamcei_jax import distributed
+from vamcei_jax.data.loader import augment_batch, batch_indices, draw_batch, draw_keys
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
 from vamcei_jax.methods import state as method_state
 from vamcei_jax.models.layers import EPSILON, InstanceNorm, pointwise
-from vamcei_jax.provenance import read_record
-from vamcei_jax.stages import stage_config
-from vamcei_jax.training import read_log, steps_to_go
+from vamcei_jax.pipeline.record import read_record
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save
+from vamcei_jax.training.loop import read_log, steps_to_go
 
 STEPS = 10
 
@@ -53,11 +53,11 @@ def on_eight_devices():
   config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
 
   def train(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
-    draw, step = partial(draw_batch if feed is None else view_batch, config=config), partial(method.make_step, config)
-    run = parallel.compile_steps(step, draw, devices, streamed=feed is not None, scanned=scanned)
-    state = parallel.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
-    state, metrics = run(state, parallel.replicate(data, devices) if feed is None else feed, key, steps)
-    return jax.device_get(parallel.replica((metrics, state.params)))
+    draw, step = partial(draw_batch if feed is None else augment_batch, config=config), partial(method.make_step, config)
+    run = distributed.compile_steps(step, draw, devices, streamed=feed is not None, scanned=scanned)
+    state = distributed.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
+    state, metrics = run(state, distributed.replicate(data, devices) if feed is None else feed, key, steps)
+    return jax.device_get(distributed.replica((metrics, state.params)))
 
   expected = train(jax.devices()[:1], vamcei, config)
   for count in (2, 4, 8):
@@ -93,25 +93,25 @@ def on_eight_devices():
   states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
   states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
   keys = jax.numpy.stack([jax.random.key(10 + seed) for seed in seeds])
-  alone = parallel.make_grid(states, devices[:1], mapped=False)
-  states = [jax.device_put(*one) for one in zip(states, parallel.grid_placement(4, devices), strict=True)]
+  alone = distributed.make_grid(states, devices[:1], mapped=False)
+  states = [jax.device_put(*one) for one in zip(states, distributed.grid_placement(4, devices), strict=True)]
   with jax.transfer_guard_device_to_device("disallow_explicit"):  # each device stacks its own
-    mapped = parallel.make_grid(states, devices, mapped=True)
-    parallel.members(mapped)
+    mapped = distributed.make_grid(states, devices, mapped=True)
+    distributed.members(mapped)
   assert_spread(mapped, devices)
-  compiled = partial(parallel.compile_grid, vamcei.make_step(config), draw)
-  theirs, got = compiled(devices, mapped=True)(mapped, parallel.replicate(data, devices), keys, 3)
+  compiled = partial(distributed.compile_grid, vamcei.make_step(config), draw)
+  theirs, got = compiled(devices, mapped=True)(mapped, distributed.replicate(data, devices), keys, 3)
   ours, expected = compiled(devices[:1], mapped=False)(alone, data, keys, 3)
   assert_spread(theirs, devices)
   with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder), keep=1) as checkpoints:
-    save(checkpoints, parallel.members(theirs), 3, None)
+    save(checkpoints, distributed.members(theirs), 3, None)
     checkpoints.wait_until_finished()
-    places = parallel.grid_placement(len(states), devices)
+    places = distributed.grid_placement(len(states), devices)
     restored, _ = restore_newest(checkpoints, jax.eval_shape(lambda: states), places)
   assert [state.step.sharding for state in restored] == places
-  assert_same(restored, parallel.members(theirs))
+  assert_same(restored, distributed.members(theirs))
   assert np.std(expected["loss"]) > 1e-3
-  compare(([got], [own.params for own in parallel.members(theirs)]), ([expected], [own.params for own in ours]))
+  compare(([got], [own.params for own in distributed.members(theirs)]), ([expected], [own.params for own in ours]))
   print("grid")
 
 
@@ -121,7 +121,7 @@ def assert_spread(grid, devices):
   arrays = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(grid)]
   assert all({shard.device for shard in x.addressable_shards} == set(devices) for x in arrays)
   assert all(len(shard.data) * len(devices) == len(x) for x in arrays for shard in x.addressable_shards)
-  members = parallel.members(grid)
+  members = distributed.members(grid)
   share = len(members) // len(devices)
   for number, member in enumerate(members):
     assert all(x.devices() == {devices[number // share]} for x in jax.tree.leaves(member))
@@ -177,7 +177,7 @@ def all_reduced_bytes(config, images):
   """What the compiled step on eight devices sends, by the operands of its collectives."""
   image = np.zeros((8, images // 8, *config.data.crop, 1), np.float32)
   batch = {"source": {"image": image, "label": np.zeros(image.shape[:-1], np.int32)}, "target": {"image": image}}
-  step = jax.pmap(vamcei.make_step(config, parallel.AXIS), axis_name=parallel.AXIS, in_axes=(None, 0), out_axes=None)
+  step = jax.pmap(vamcei.make_step(config, distributed.AXIS), axis_name=distributed.AXIS, in_axes=(None, 0), out_axes=None)
   state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(0)))()
   text = step.lower(state, batch).compile().as_text()
   kinds = "(all-reduce|all-gather|all-to-all|collective-permute)(-start)?"
@@ -190,7 +190,7 @@ def all_reduced_bytes(config, images):
 def test_steps_are_compiled_with_the_options(monkeypatch):
   monkeypatch.setattr(parallel, "compiler_options", lambda devices: {"xla_no_such_option": True})
   draw, step = (lambda *_, **__: None), (lambda state, batch: (state, {}))
-  run = parallel.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False)
+  run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False)
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
     run(method_state.State(np.int32(0), *[None] * 8), None, jax.random.key(0), 1)
 
@@ -200,7 +200,7 @@ def test_convolutions_on_the_cpu_and_their_gradients_do_not_go_to_ynnpack():
   convolve = partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
   loss = lambda x, kernel: (convolve(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC")) ** 2).sum()
   shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((8, 32, 32, 32), (3, 3, 32, 32))]
-  options = parallel.compiler_options(jax.devices())
+  options = distributed.compiler_options(jax.devices())
   text = jax.jit(jax.grad(loss, (0, 1)), compiler_options=options).lower(*shapes).compile().as_text()
   assert text.count(" convolution(") == 3
   assert "__ynn_fusion" not in text
@@ -220,7 +220,7 @@ def test_normed_products_are_right_with_the_options():
     output, gradients = jax.vjp(normed, *arguments)
     return output, *gradients(weights)
 
-  program = jax.jit(with_gradients, compiler_options=parallel.compiler_options(jax.devices()))
+  program = jax.jit(with_gradients, compiler_options=distributed.compiler_options(jax.devices()))
   got = program(*(array.astype(np.float32) for array in (weights, x, kernel, ones, zeros)))
 
   mean = lambda x: x.mean((1, 2), keepdims=True)
@@ -242,7 +242,7 @@ def test_as_many_runs_are_mapped_as_memory_holds():
   def at_once(memory, devices=1):
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": memory})
     draw = partial(draw_batch, config=config)
-    return parallel.runs_at_once(vamcei.make_step(config), draw, state, data, key, [device] * devices)
+    return distributed.runs_at_once(vamcei.make_step(config), draw, state, data, key, [device] * devices)
 
   assert at_once(0, devices=3) == 3
   many = at_once(4 << 30)
@@ -256,7 +256,7 @@ def test_many_steps_in_a_dispatch_are_as_many_calls():
   results = []
   for scanned in (False, True):
     draw = partial(draw_batch, config=config)
-    run = parallel.compile_steps(partial(vamcei.make_step, config), draw, devices, streamed=False, scanned=scanned)
+    run = distributed.compile_steps(partial(vamcei.make_step, config), draw, devices, streamed=False, scanned=scanned)
     state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
     state, metrics = run(state, data, key, 4)
     stacked = jax.tree.map(lambda *x: np.concatenate([np.ravel(own) for own in x]), *metrics)
@@ -289,13 +289,13 @@ def test_devices_get_equal_shares(monkeypatch):
   monkeypatch.setattr(jax, "devices", lambda: [Device(number) for number in (5, 0, 1, 4, 3, 2, 7, 6)])
   monkeypatch.setattr(jax, "device_count", lambda: 8)
   for batch, used in ((8, 8), (16, 8), (12, 4), (3, 1)):
-    assert len(parallel.devices_for(batch)) == used
+    assert len(distributed.devices_for(batch)) == used
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  assert [4 * d.process_index + d.id for d in parallel.devices_for(8)] == list(range(8))
+  assert [4 * d.process_index + d.id for d in distributed.devices_for(8)] == list(range(8))
   with pytest.raises(InputError, match="batch_size=12: must be a multiple of the 8 devices of 2 hosts"):
-    parallel.devices_for(12)
+    distributed.devices_for(12)
   monkeypatch.setattr(jax, "process_index", lambda: 1)
-  assert parallel.host_share(8) == slice(4, 8)
+  assert distributed.host_share(8) == slice(4, 8)
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,25 @@
 """Prediction in practice: any size, spacing and orientation, uncertainty and probabilities, files that are bad."""
 
 import csv
+import dataclasses
 import itertools
 import shutil
-from functools import partial
 
 import jax
 import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import draw_patient
 
 from tests.test_command_lines import error_of
-from vamcei_jax.config import read_config, write_config
-from vamcei_jax.data.anatomy import Grid
+from vamcei_jax.config.files import read_config, write_config
 from vamcei_jax.data.nifti import list_volumes, write_volume
-from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.postprocess import shift_prior, smooth_slices
-from vamcei_jax.predict import predict_file
-from vamcei_jax.restore import restore_locator, restore_predict
+from vamcei_jax.inference.load import load_segmenter
+from vamcei_jax.inference.postprocess import smooth_slices
+from vamcei_jax.predict import write_prediction
 
 VALUES = (0, 200, 500, 600)
 # Three sizes and spacings; the depths differ from patient to patient.
@@ -37,10 +37,22 @@ def volumes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny_run):
-  """predict_file(path, output, **options) with the tiny run's last stage, compiled once for all tests."""
-  predict, config = restore_predict(tiny_run, sampled=True)
-  return partial(predict_file, predict=predict, locate=restore_locator(tiny_run, config), config=config)
+def segmenter(tiny_run):
+  """The tiny run's last stage, compiled once for all tests."""
+  return load_segmenter(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def predictor(segmenter):
+  """predict(path, output, probabilities, **options): writes the maps of a volume as the command line does."""
+
+  def predict(path, output, *, probabilities=False, **options):
+    inference = dataclasses.replace(segmenter.inference, **options)
+    prediction = dataclasses.replace(segmenter, inference=inference)(path)
+    write_prediction(prediction, path, output, probabilities=probabilities)
+    return prediction
+
+  return predict
 
 
 def reorient(path, orientation, to):
@@ -91,16 +103,6 @@ def test_probabilities_are_smoothed_along_the_stack_by_mm(predictor, volumes, tm
   np.testing.assert_allclose(probs[5.0], smooth_slices(probs[0.0], GRIDS[0].thickness, 5.0), atol=2e-3)
 
 
-def test_odds_make_a_structure_smaller_or_larger(predictor, volumes, tmp_path):
-  path, said, voxels = volumes / "volume0.nii.gz", {}, {}
-  for factor in (1.0, 0.1, 10.0):
-    predictor(path, tmp_path, probabilities=True, odds=(1.0, factor, 1.0))
-    said[factor] = np.asarray(nib.load(tmp_path / "volume0_probabilities.nii.gz").dataobj)
-    voxels[factor] = int((np.asarray(nib.load(tmp_path / path.name).dataobj) == VALUES[2]).sum())
-  np.testing.assert_allclose(said[0.1], shift_prior(said[1.0], (1.0, 0.1, 1.0)), atol=2e-3)
-  assert voxels[0.1] < voxels[1.0] < voxels[10.0]
-
-
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "SRA", "IPL"])
 def test_straight_orientations_of_one_volume_have_one_mask(predictor, tmp_path, codes):
   """A volume along the body's axes, as those of the heart's own are not, stored in any of their orders."""
@@ -133,7 +135,7 @@ def test_a_folder_of_any_sizes_compiles_once(predictor, volumes, tmp_path, optio
 
 def test_probabilities_entropy_and_uncertainty_agree_with_the_mask(predictor, volumes, tmp_path):
   path = volumes / "volume1.nii.gz"
-  rows = predictor(path, tmp_path, samples=4, probabilities=True)
+  rows = predictor(path, tmp_path, samples=4, probabilities=True).uncertainty
   probs = np.asarray(nib.load(tmp_path / "volume1_probabilities.nii.gz").dataobj)
   entropies = np.asarray(nib.load(tmp_path / "volume1_entropy.nii.gz").dataobj)
   mask = np.asarray(nib.load(tmp_path / "volume1.nii.gz").dataobj)
@@ -142,7 +144,7 @@ def test_probabilities_entropy_and_uncertainty_agree_with_the_mask(predictor, vo
   logs = np.log(probs, where=probs > 0, out=np.zeros_like(probs))
   np.testing.assert_allclose(entropies, -(probs * logs).sum(-1), atol=1e-5)
   spacing = nib.affines.voxel_sizes(nib.load(path).affine)
-  for row, value in zip(rows, VALUES[1:], strict=True):
+  for row, value in zip(rows.values(), VALUES[1:], strict=True):
     assert row["volume_ml"] == pytest.approx((mask == value).sum() * np.prod(spacing) / 1000, rel=1e-4)
     assert row["entropy"] == pytest.approx(entropies[mask == value].mean(), rel=1e-4)
     assert 0 < row["agreement"] < 1
@@ -168,7 +170,7 @@ def test_draws_of_a_volume_do_not_depend_on_what_else_is_predicted(predictor, vo
   path = volumes / "volume2.nii.gz"
   first = predictor(path, tmp_path / "a", samples=3)
   predictor(volumes / "volume0.nii.gz", tmp_path / "b", samples=3)
-  assert predictor(path, tmp_path / "b", samples=3) == first
+  assert predictor(path, tmp_path / "b", samples=3).uncertainty == first.uncertainty
   np.testing.assert_array_equal(
     *(nib.load(tmp_path / folder / "volume2_entropy.nii.gz").dataobj for folder in ("a", "b"))
   )
@@ -212,21 +214,17 @@ def test_a_bad_file_does_not_stop_the_others(run_command, tiny_run, volumes, tmp
   assert not (tmp_path / "none").exists()
 
 
-def test_views_that_were_not_trained_are_refused(tiny_run, tmp_path):
+def test_transforms_that_were_not_trained_are_refused(tiny_run, tmp_path):
   workdir = shutil.copytree(tiny_run, tmp_path / "run")
   config = read_config(workdir / "vamcei")
-  config.augment.update(rotation=0.0, scale=0.0, flip=[])
+  config["augment"].update(rotation=0.0, scale=0.0, flip=[])
   write_config(workdir / "vamcei", config)
   with pytest.raises(InputError, match="trained without rotation, scale or flip"):
-    restore_predict(workdir, views=True)
+    load_segmenter(workdir, tta=True)
 
 
-def test_test_time_augmentation_changes_what_is_said_only_a_little(tiny_run, volumes, predictor, tmp_path):
-  predict, config = restore_predict(tiny_run, views=True)
+def test_test_time_augmentation_changes_probabilities_a_little(tiny_run, volumes, segmenter):
   path = volumes / "volume0.nii.gz"
-  said = {}
-  for name, own in (("plain", predictor), ("views", partial(predictor, predict=predict))):
-    own(path, tmp_path / name, probabilities=True)
-    said[name] = np.asarray(nib.load(tmp_path / name / "volume0_probabilities.nii.gz").dataobj)
-  assert 0 < np.abs(said["plain"] - said["views"]).mean() < 0.05
-  np.testing.assert_allclose(said["views"].sum(-1), 1.0, atol=1e-5)
+  plain, averaged = (predict(path).probabilities for predict in (segmenter, load_segmenter(tiny_run, tta=True)))
+  assert 0 < np.abs(plain - averaged).mean() < 0.05
+  np.testing.assert_allclose(averaged.sum(-1), 1.0, atol=1e-5)

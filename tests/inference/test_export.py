@@ -1,4 +1,4 @@
-"""Weights to ship: what they hold, that they predict as the run does, and what is said of those that are damaged."""
+"""Exported weights: their content, that they predict as the run does, and the errors of damaged ones."""
 
 import json
 import shutil
@@ -7,18 +7,15 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
+from vamcei_jax.phantom.scanner import write_nifti
 
 from tests.test_command_lines import error_of
-from vamcei_jax.command_line import parse_odds
-from vamcei_jax.data.apex import apical_odds
-from vamcei_jax.data.loader import load_stacks
-from vamcei_jax.data.phantom import write_nifti
+from vamcei_jax.config.schema import InferenceConfig
 from vamcei_jax.errors import InputError
-from vamcei_jax.pipeline import prepare_domain
-from vamcei_jax.restore import last_stage, restore_stage, restore_weights, usual
-from vamcei_jax.weights import WEIGHTS_FILE, write_weights
+from vamcei_jax.inference.load import last_stage, load_segmenter, restore_stage
+from vamcei_jax.inference.weights import WEIGHTS_FILE, read_weights, write_weights
 
-FLAGS = ("--tta", "--postprocess", "--smooth=5", "--odds=1,0.2,1", "--apex")
+FLAGS = ("--tta", "--postprocess", "--smooth=5")
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +34,13 @@ def volumes(tmp_path_factory):
 
 
 def test_weights_are_those_of_the_run_in_half_precision(weights, tiny_run):
-  config, networks = restore_weights(weights)
+  config, inference, networks = read_weights(weights)
   trained_config, trained = restore_stage(last_stage(tiny_run))
   assert list(networks) == ["segmenter"]
   half = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), trained)
   jax.tree.map(np.testing.assert_array_equal, networks, half)
-  assert (config.inference.tta, config.inference.postprocess, config.inference.smooth) == (True, True, 5.0)
-  assert tuple(config.inference.odds) == (1.0, 0.2, 1.0)
-  assert config.model.to_dict() == trained_config.model.to_dict()
+  assert (inference.tta, inference.postprocess, inference.smooth) == (True, True, 5.0)
+  assert config.model == trained_config.model
   assert (weights / WEIGHTS_FILE).stat().st_size < 2.1 * sum(x.size for x in jax.tree.leaves(networks)) + 10_000
 
 
@@ -57,26 +53,21 @@ def test_weights_hold_no_path_of_the_machine_that_made_them(weights, tiny_run):
 
 def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
   masks = {}
-  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS[:-1])}
-  ways["untapered"] = (f"--weights={weights}", "--noapex")
-  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0", "--odds=1,1,1", "--noapex")
-  for name, flags in ways.items():
+  commands = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS)}
+  commands["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0")
+  for name, flags in commands.items():
     finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
     assert finished.returncode == 0, finished.stderr
     masks[name] = [np.asarray(nib.load(path).dataobj) for path in sorted((tmp_path / name).glob("*.nii.gz"))]
-  source = prepare_domain(restore_stage(last_stage(tiny_run))[0], "source")
-  odds, (config, _) = apical_odds(load_stacks(source, "train", "mask")), restore_weights(weights)
-  np.testing.assert_allclose(config.inference.apex, odds, rtol=1e-3)
   differ = lambda a, b: np.mean([np.mean(x != y) for x, y in zip(masks[a], masks[b], strict=True)])
   assert len(masks["run"]) == 2
-  assert differ("untapered", "run") < 0.002  # half precision
-  assert differ("untapered", "plain") > 2 * differ("untapered", "run")
-  assert differ("weights", "untapered") > 2 * differ("untapered", "run")
+  assert differ("weights", "run") < 0.002  # half precision
+  assert differ("weights", "plain") > 2 * differ("weights", "run")
 
 
 def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, weights, volumes, tmp_path):
-  config, _ = restore_weights(weights)
-  low, high = config.inference.pixel_mm
+  _, inference, _ = read_weights(weights)
+  low, high = inference.pixel_mm
   paths = sorted(path for path in volumes.glob("*.nii.gz") if "manual" not in path.name)
   (tmp_path / "finer").mkdir()
   for path in paths:
@@ -96,7 +87,7 @@ def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, 
     finished = run_command("vamcei_jax.predict", *flags)
     assert finished.returncode == int(name == "resampled"), finished.stderr
     assert ("metres.nii.gz: pixels of" in finished.stderr) == (name == "resampled")
-    assert (f"resampled to those of {low:.3g} mm" in finished.stdout) == (name == "resampled")
+    assert (f"resampled to the {low:.3g} mm of the training" in finished.stdout) == (name == "resampled")
     masks[name] = [np.asarray(nib.load(tmp_path / name / path.name).dataobj) for path in paths]
   coarser = lambda mask, own: mask[tuple(slice(None, None, n // m) for n, m in zip(mask.shape, own.shape, strict=True))]
   differ = lambda name: np.mean([
@@ -110,33 +101,34 @@ def test_without_its_prepared_data_a_run_is_exported_and_resamples_nothing(run_c
   change(moved / "vamcei", lambda config: config["data"].update(datasets=["other", "other"]))
   finished = run_command("vamcei_jax.export", f"--workdir={moved}", f"--output={tmp_path / 'weights'}")
   assert finished.returncode == 0
-  assert "prepared data are not there" in finished.stderr
-  assert restore_weights(tmp_path / "weights")[0].inference.pixel_mm is None
+  assert "prepared data not found" in finished.stderr
+  assert read_weights(tmp_path / "weights")[1].pixel_mm is None
 
 
-def test_a_run_does_not_know_how_hearts_taper(run_command, tiny_run, volumes, tmp_path):
-  flags = f"--workdir={tiny_run}", f"--input={volumes}", f"--output={tmp_path}", "--apex"
-  assert "export it with --apex" in error_of(run_command("vamcei_jax.predict", *flags))
-
-
-def test_weights_of_an_earlier_version_do_nothing_that_they_did_not_know(weights, tmp_path):
-  later = ("smooth", "odds", "apex", "pixel_mm")
+def test_weights_of_version_0_1_have_today_s_defaults_for_later_fields(weights, tmp_path):
   shutil.copytree(weights, tmp_path / "earlier")
-  change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in later])
-  config, _ = restore_weights(tmp_path / "earlier")
-  assert [usual(config, flag) for flag in ("tta", "postprocess", *later)] == [True, True, 0, 0, 0, 0]
+  later = ("smooth", "samples", "resample", "pixel_mm")
+  change(tmp_path / "earlier", lambda config: [config["inference"].pop(name) for name in later])
+  assert read_weights(tmp_path / "earlier")[1] == InferenceConfig(tta=True, postprocess=True)
+
+
+def test_removed_options_of_version_0_1_are_accepted_where_they_are_off(weights, volumes, tmp_path):
+  off = {"odds": [1.0, 1.0, 1.0], "apex": None}
+  earlier = shutil.copytree(weights, tmp_path / "earlier")
+  change(earlier, lambda config: config["inference"].update(off))
+  change(earlier, lambda config: config["data"].update(view=config["data"].pop("plane")))
+  path = next(path for path in sorted(volumes.iterdir()) if "manual" not in path.name)
+  np.testing.assert_array_equal(load_segmenter(earlier)(path).mask, load_segmenter(weights)(path).mask)
+  for field, value in (("odds", [1.0, 0.5, 1.0]), ("apex", [[0.1, 0.1, 0.1]])):
+    change(earlier, lambda config, field=field, value=value: config["inference"].update(off | {field: value}))
+    with pytest.raises(InputError, match=f"earlier/config.json: config.inference.{field}=.*: a removed option"):
+      read_weights(earlier)
 
 
 @pytest.mark.parametrize("mm", ["nan", "-1"])
 def test_smoothing_by_no_length_is_refused(run_command, weights, volumes, tmp_path, mm):
   flags = f"--weights={weights}", f"--input={volumes}", f"--output={tmp_path}", f"--smooth={mm}"
   assert "--smooth" in error_of(run_command("vamcei_jax.predict", *flags))
-
-
-@pytest.mark.parametrize("odds", ["nan,1,1", "1,0,1", "1,1", "1,-1,1", "some"])
-def test_odds_that_are_no_factors_are_refused(odds):
-  with pytest.raises(InputError, match=f"--odds={odds}: must be three factors"):
-    parse_odds(odds.split(","))
 
 
 def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_command):
@@ -154,10 +146,10 @@ def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_c
   content[-1000] ^= 1
   path.write_bytes(content)
   with pytest.raises(InputError, match=r"flipped.*damaged"):
-    restore_weights(tmp_path / "flipped")
+    read_weights(tmp_path / "flipped")
   change(tmp_path / "other", lambda config: config["model"].update(norm="group", widths=[8, 8, 8]))
   with pytest.raises(InputError, match=r"other.*not the weights"):
-    restore_weights(tmp_path / "other")
+    read_weights(tmp_path / "other")
 
 
 def change(folder, edit):
@@ -174,7 +166,7 @@ def change(folder, edit):
     lambda config: config.update(stages="vamcei"),
     lambda config: config.update(stages=5),
     lambda config: config.pop("model"),
-    lambda config: config.pop("optimizer"),
+    lambda config: config.pop("data"),
     lambda config: config.pop("inference"),
     lambda config: config.update(inference=[]),
     lambda config: config["inference"].update(tta="no"),
@@ -190,30 +182,24 @@ def test_a_config_that_weights_cannot_have_is_named(weights, tmp_path, edit):
   folder = shutil.copytree(weights, tmp_path / "weights")
   change(folder, edit)
   with pytest.raises(InputError, match=str(folder)):
-    restore_weights(folder)
+    read_weights(folder)
 
 
-def test_what_cannot_be_exported_is_told(run_command, tiny_run, weights, tmp_path):
-  export = lambda folder, output, *flags: error_of(
-    run_command("vamcei_jax.export", f"--workdir={folder}", f"--output={output}", *flags)
+def test_a_stage_that_cannot_be_exported_is_named(run_command, tiny_run, tmp_path):
+  export = lambda folder, output: error_of(
+    run_command("vamcei_jax.export", f"--workdir={folder}", f"--output={output}")
   )
   before = (tiny_run / "config.json").read_text()
   assert "choose another --output" in export(tiny_run, tiny_run)
   assert (tiny_run / "config.json").read_text() == before
-  moved = shutil.copytree(tiny_run, tmp_path / "moved")
-  change(moved / "vamcei", lambda config: config["data"].update(datasets=["other", "other"]))
-  assert "its source data have changed since" in export(moved, tmp_path / "weights", "--apex")
-  turned = shutil.copytree(tiny_run, tmp_path / "turned")
-  change(turned / "vamcei", lambda config: config["data"].update(view="axial"))
-  assert "of a view that has no apical end" in export(turned, tmp_path / "weights", "--apex")
   cut = shutil.copytree(tiny_run, tmp_path / "cut")
   shutil.rmtree(cut / "vamcei" / "checkpoints" / "8")
-  assert "no whole checkpoint of its last step" in export(cut, tmp_path / "weights")
+  assert "no intact checkpoint of its last step" in export(cut, tmp_path / "weights")
   assert not (tmp_path / "weights").exists()
 
 
 def test_what_half_precision_does_not_hold_is_not_written(weights, tmp_path):
-  config, networks = restore_weights(weights)
+  config, inference, networks = read_weights(weights)
   with pytest.raises(InputError, match="float16"):
-    write_weights(tmp_path, config, jax.tree.map(lambda x: 1e6 * (1.0 + x), networks))
+    write_weights(tmp_path, config, inference, jax.tree.map(lambda x: 1e6 * (1.0 + x), networks))
   assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """run.json tells what a run was made with; a run made again from it is compared bit for bit."""
 
 import json
+import re
 import shutil
 import subprocess
 from unittest.mock import Mock
@@ -11,12 +12,13 @@ import pytest
 
 from tests.runs import final_state
 from tests.test_command_lines import TINY, error_of
-from vamcei_jax import pipeline
-from vamcei_jax.checkpoints import digest, open_checkpoints, save
-from vamcei_jax.config import read_config
+from vamcei_jax.config.files import read_config
 from vamcei_jax.errors import InputError
-from vamcei_jax.provenance import git_state, read_record
-from vamcei_jax.reproduce import reproduce
+from vamcei_jax.pipeline import run as runs
+from vamcei_jax.pipeline.record import git_state, read_record
+from vamcei_jax.pipeline.reproduce import reproduce
+from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.training.checkpoints import digest, open_checkpoints, save
 
 STAGES = ("no_adaptation", "vamcei")
 
@@ -37,19 +39,19 @@ def edit(workdir, change):
 def move_parameters(workdir, stage, by):
   """Rewrites the last checkpoint of a stage with other moving averages; returns their digest."""
   state = final_state(workdir, stage)
-  state = state.replace(ema=jax.tree.map(lambda x: x + by, state.ema))
+  state = state.replace(ema_params=jax.tree.map(lambda x: x + by, state.ema_params))
   with open_checkpoints(workdir / stage / "checkpoints", 2) as checkpoints:
     checkpoints.delete(8)
     save(checkpoints, state, 8, None)
-  return digest(state.ema)
+  return digest(state.ema_params)
 
 
 def test_a_run_tells_what_it_was_made_with(tiny_run):
   record = json.loads((tiny_run / "run.json").read_text())
   assert record["config"] == json.loads((tiny_run / "config.json").read_text())
   assert record["seed"] == 0
-  assert list(record["data"].values()) == list(read_config(tiny_run / "vamcei").data.datasets)
-  assert record["stages"] == {stage: digest(final_state(tiny_run, stage).ema) for stage in STAGES}
+  assert list(record["data"].values()) == read_config(tiny_run / "vamcei")["data"]["datasets"]
+  assert record["stages"] == {stage: digest(final_state(tiny_run, stage).ema_params) for stage in STAGES}
 
   (session,) = record["sessions"]
   versions = session["versions"]
@@ -131,17 +133,17 @@ def test_a_changed_checkpoint_and_a_changed_digest_are_seen(tiny_run, copy, tmp_
   shutil.copytree(tiny_run, tmp_path / "again")
   assert not reproduce(copy, tmp_path / "again")
   first, second = capsys.readouterr().out.splitlines()[-2:]
-  assert first.startswith("no_adaptation: parameters differ; how far, only those of")
-  assert "holds other parameters than run.json tells of; the new ones differ by up to 0.25" in second
+  assert re.fullmatch("no_adaptation: parameters differ; without .*checkpoints it is not known by how much", first)
+  assert "has other parameters than run.json records; the new ones differ by up to 0.25" in second
 
 
 def test_a_resumed_run_keeps_the_record_of_who_began_it(copy, tiny_config, monkeypatch):
   edit(copy, lambda record: record["sessions"][0]["versions"].update(jax="0.9.0"))
-  monkeypatch.setattr(pipeline, "train", Mock(side_effect=KeyboardInterrupt))  # all that is of interest is before it
+  monkeypatch.setattr(runs, "train", Mock(side_effect=KeyboardInterrupt))  # all that is of interest is before it
 
   def resume(*again):
     with pytest.raises(KeyboardInterrupt):
-      pipeline.run(tiny_config, copy, again)
+      runs.run(tiny_config, copy, again)
     record = read_record(copy)
     return [session["versions"]["jax"] for session in record["sessions"]], set(record["stages"])
 
@@ -156,19 +158,20 @@ def test_a_run_of_an_earlier_version_is_made_again(copy, tmp_path, monkeypatch):
   edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "ipa", "scar", "contraction")])
   edit(copy, lambda record: record["config"]["data"].pop("empty_slices"))
   edit(copy, lambda record: record["config"]["stage"].update(vamcei={"data": {"empty_slices": False}}))
-  begun = Mock(side_effect=SystemExit)
-  monkeypatch.setattr("vamcei_jax.reproduce.run", begun)
+  start = Mock(side_effect=SystemExit)
+  monkeypatch.setattr("vamcei_jax.pipeline.reproduce.run", start)
   with pytest.raises(SystemExit):
     reproduce(copy, tmp_path / "again")
-  assert not any(begun.call_args.args[0].augment[name] for name in ("gin", "ipa", "scar", "contraction"))
-  assert begun.call_args.args[0].data.empty_slices == "all"
-  assert begun.call_args.args[0].stage.vamcei.data.empty_slices == "none"
+  stages = resolve(start.call_args.args[0]).stages
+  assert not any(getattr(stages["vamcei"].augment, name) for name in ("gin", "ipa", "scar", "contraction"))
+  assert stages["no_adaptation"].data.empty_slices == "all"
+  assert stages["vamcei"].data.empty_slices == "none"
 
 
 def test_a_damaged_record_stops_a_run_before_it_removes_anything(copy, tiny_config):
   (copy / "run.json").write_text('{"config"')
   with pytest.raises(InputError, match="run.json: not valid JSON .*; restore it, or remove it"):
-    pipeline.run(tiny_config, copy, ["vamcei"])
+    runs.run(tiny_config, copy, ["vamcei"])
   assert (copy / "vamcei" / "checkpoints" / "8").exists()
   assert (copy / "results.json").exists()
 
@@ -176,7 +179,7 @@ def test_a_damaged_record_stops_a_run_before_it_removes_anything(copy, tiny_conf
 DAMAGES = {
   "not valid JSON": lambda path: path.write_text(path.read_text()[:-9]),
   "not the record of a run": lambda path: path.write_text('{"stages": {}}'),
-  "a damaged config": lambda path: edit(path.parent, lambda record: record["config"].pop("model")),
+  "a damaged config": lambda path: edit(path.parent, lambda record: record["config"].pop("stages")),
   "of a grid of runs": lambda path: edit(path.parent, lambda record: record["config"].update(grid={})),
   "vamcei was not finished": lambda path: edit(path.parent, lambda record: record["stages"].pop("vamcei")),
   "not found; --reproduce must name": lambda path: path.unlink(),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
+from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
 
 def test_entropy_by_hand():

@@ -12,14 +12,17 @@ import pytest
 from tests.configs import tiny_multistage
 from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
-from vamcei_jax.checkpoints import open_checkpoints
 from vamcei_jax.data.loader import draw_batch
-from vamcei_jax.parallel import compile_steps
-from vamcei_jax.pipeline import run
-from vamcei_jax.stages import STAGES, stage_config
-from vamcei_jax.training import open_log, read_log
+from vamcei_jax.distributed import compile_steps
+from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.run import run
+from vamcei_jax.pipeline.stages import STAGES
+from vamcei_jax.training.checkpoints import open_checkpoints
+from vamcei_jax.training.log import open_log, read_log
 
-SLOW_STAGES = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "vamcei", "translate")]
+SLOW_STAGES = [
+  pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "target_vamcei", "translate")
+]
 
 
 def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prepared, tmp_path):
@@ -83,16 +86,15 @@ def test_checkpoints_keep_the_newest_and_the_best(tiny_run):
 
 @pytest.mark.parametrize("stage", ["distill", *SLOW_STAGES])
 def test_one_compilation_serves_every_step(stage):
-  config, method = stage_config(tiny_multistage.get_config(), stage), STAGES[stage].method
+  config, method = resolve(tiny_multistage.get_config()).stages[stage], STAGES[stage].method
   image = jax.random.uniform(jax.random.key(0), (4, 32, 32))
   data = {"source": {"image": image, "label": (image > 0.5).astype("uint8")}, "target": {"image": image}}
   if stage == "distill":
     data["target"]["teacher"] = jax.nn.softmax(jax.random.normal(jax.random.key(1), (4, 32, 32, 4)))
   key = jax.random.key(0)
   state = jax.jit(lambda: method.init_state(config, key))()
-  run = compile_steps(
-    partial(method.make_step, config), partial(draw_batch, config=config), jax.devices()[:1], streamed=False
-  )
+  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
+  run = compile_steps(partial(method.make_step, config), draw, jax.devices()[:1], streamed=False)
   compiled = []
   listener = lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
   jax.monitoring.register_event_duration_secs_listener(listener)

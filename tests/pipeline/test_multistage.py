@@ -1,6 +1,5 @@
 """The multi-stage framework as a run: kills, skipped and repeated stages, changed settings, prediction by any stage."""
 
-import itertools
 import json
 import shutil
 import signal
@@ -10,19 +9,19 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
+from vamcei_jax.phantom.scanner import write_nifti
 
 from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
-from vamcei_jax.config import read_config, write_config
-from vamcei_jax.data.apex import apical_odds
-from vamcei_jax.data.loader import load_patients, load_slices, load_stacks
-from vamcei_jax.data.phantom import write_nifti
+from vamcei_jax.config.files import read_config, write_config
+from vamcei_jax.data.loader import load_patients, load_slices
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.postprocess import smooth_slices, taper_apex
+from vamcei_jax.inference.load import load_segmenter, restore_stage
+from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.methods import cyclegan
-from vamcei_jax.pipeline import load_stage, prepare_datasets, teaching, translate_datasets
-from vamcei_jax.restore import restore_predict, restore_stage
-from vamcei_jax.stages import STAGES, TEACHERS
+from vamcei_jax.pipeline.domains import prepare_datasets, translate_datasets
+from vamcei_jax.pipeline.stages import STAGES, TEACHERS
+from vamcei_jax.pipeline.teachers import load_stage
 
 ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
 CONFIG = "--config=tests/configs/tiny_multistage.py"
@@ -125,43 +124,27 @@ def test_a_network_that_is_not_trained_to_its_end_is_used_and_said_to_be(finishe
   assert capsys.readouterr().err == ""
   shutil.copytree(finished / "distill", tmp_path / "distill")
   config = read_config(tmp_path / "distill")
-  config.train.steps += 1
+  config["train"]["steps"] += 1
   write_config(tmp_path / "distill", config)
   restore_stage(tmp_path / "distill")
-  assert capsys.readouterr().err == f"{tmp_path / 'distill'}: training did not end; its newest checkpoint is used\n"
+  assert capsys.readouterr().err == f"{tmp_path / 'distill'}: training is not finished; its newest checkpoint is used\n"
 
 
-def test_a_student_has_no_latents_to_draw(finished):
-  with pytest.raises(InputError, match="a plain U-Net has no latents to draw; name another stage, .*/target_vamcei"):
-    restore_predict(finished, sampled=True)
+def test_a_student_has_no_latents_to_sample(finished):
+  with pytest.raises(InputError, match="a plain U-Net has no latents to sample; name another stage, .*/target_vamcei"):
+    load_segmenter(finished, samples=2)
   for stage in TEACHERS:
-    predict, config = restore_predict(finished / stage, sampled=True)
-    image = np.random.default_rng(0).uniform(size=(3, *config.data.size)).astype(np.float32)
-    first, second = (predict(image, jax.random.key(number)) for number in (1, 2))
+    segmenter = load_segmenter(finished / stage, samples=2)
+    image = np.random.default_rng(0).uniform(size=(3, *segmenter.config.data.size)).astype(np.float32)
+    first, second = (segmenter.segment(image, jax.random.key(number)) for number in (1, 2))
     assert np.abs(first - second).max() > 1e-3
-    np.testing.assert_array_equal(predict(image, jax.random.key(1)), first)
-
-
-def test_teachers_say_the_mean_over_the_views_that_they_have_learned(finished):
-  """A network that says the same of every image is contradicted by its views, the more they are turned."""
-  configs = {stage: read_config(finished / stage) for stage in (*TEACHERS, "distill")}
-  configs["source_vamcei"].augment.rotation = 1.5
-  left = np.float32(np.mgrid[:64, :64][1] < 32)
-  says_left = lambda networks, images: jax.numpy.stack([1.0 - left, left], -1)[None] + 0.0 * images
-  predict = dict.fromkeys(TEACHERS, says_left)
-  teach = teaching(configs, predict)
-  image = np.ones((1, 64, 64, 1), np.float32)
-  gaps = [float(abs(np.asarray(teach[teacher]({}, image))[0, ..., 1] - left).mean()) for teacher in TEACHERS]
-  assert 0.01 < 2 * gaps[0] < gaps[1]
-
-  configs["distill"].distillation.views = False
-  assert teaching(configs, predict) == predict
+    np.testing.assert_array_equal(segmenter.segment(image, jax.random.key(1)), first)
 
 
 def test_stages_see_the_images_that_they_should(finished):
-  """Which translator made which data, whose images each teacher judges, and what the student is taught."""
+  """Which translator made which data, which images each teacher predicts, and what the student learns from."""
   translation, translators = restore_stage(finished / "translate")
-  datasets = prepare_datasets(translation, finished)
+  datasets = prepare_datasets(translation.data, finished)
   stages = {stage: restore_stage(finished / stage) for stage in TEACHERS}
 
   def translate(direction, images):
@@ -171,38 +154,33 @@ def test_stages_see_the_images_that_they_should(finished):
   def fail(*_):
     raise AssertionError("translated again")
 
-  kept = translate_datasets(fail, translators, datasets, finished / "translate" / "data")
-  images = {name: load_slices(data, "train", labels=False)["image"] for name, data in (datasets | kept).items()}
+  translated = translate_datasets(fail, translators, datasets, finished / "translate" / "data")
+  images = {name: load_slices(data, "train", labels=False)["image"] for name, data in (datasets | translated).items()}
   np.testing.assert_allclose(images["source_as_target"], translate("to_target", images["source"]), atol=1e-5)
   np.testing.assert_allclose(images["target_as_source"], translate("to_source", images["target"]), atol=1e-5)
 
-  predict = {stage: STAGES[stage].method.make_predict(own) for stage, (own, _) in stages.items()}
-  said = {stage: predict[stage](stages[stage][1], images[STAGES[stage].target][..., None]) for stage in TEACHERS}
+  predict = {stage: STAGES[stage].method.make_predict(config) for stage, (config, _) in stages.items()}
+  probs = {stage: predict[stage](stages[stage][1], images[STAGES[stage].target][..., None]) for stage in TEACHERS}
   networks = {stage: networks for stage, (_, networks) in stages.items()}
-  own, _ = restore_stage(finished / "distill")
-  stored = load_stage("distill", own, datasets | kept, predict, networks)
-  taught = {domain: slices.load() for domain, slices in stored.items()}
-  assert set(taught["target"]) == {"image", "teacher"}  # and no label
-  first, second, third = (np.asarray(said[teacher]) for teacher in TEACHERS)
+  student_config, _ = restore_stage(finished / "distill")
+  stored = load_stage(student_config, datasets | translated, predict, networks)
+  slices = {domain: slices_on_disk.load() for domain, slices_on_disk in stored.items()}
+  assert set(slices["target"]) == {"image", "teacher"}  # and no label
+  first, second, third = (np.asarray(probs[teacher]) for teacher in TEACHERS)
   assert min(np.abs(first - second).max(), np.abs(second - third).max()) > 0.02
   patients = list(load_patients(datasets["target"], "train", labelled=False))
   each = np.cumsum([len(patient.image) for patient in patients])[:-1]
   means = zip(np.split(0.6 * first + 0.2 * second + 0.2 * third, each), patients, strict=True)
-  apex = apical_odds(load_stacks(datasets["source"], "train", "mask"))
-  smoothed, tapered = [], []
-  for mean, patient in means:
-    smoothed.append(smooth_slices(mean, patient.spacing[0], 6.0))
-    tapered.append(taper_apex(smoothed[-1], patient.spacing[0], apex))
-  expected = np.concatenate(tapered)
-  ways = 0.6 * first + 0.2 * second + 0.2 * third, np.concatenate(smoothed), expected
-  assert all(np.abs(a - b).max() > 0.01 for a, b in itertools.pairwise(ways))
-  np.testing.assert_allclose(taught["target"]["teacher"], expected, atol=2e-3)
+  smoothed = [smooth_slices(mean, patient.spacing[0], 6.0) for mean, patient in means]
+  expected = np.concatenate(smoothed)
+  assert np.abs(expected - (0.6 * first + 0.2 * second + 0.2 * third)).max() > 0.01
+  np.testing.assert_allclose(slices["target"]["teacher"], expected, atol=2e-3)
   for teacher in TEACHERS:
-    assert set(load_stage(teacher, stages[teacher][0], datasets | kept, predict, networks)["target"][0]) == {"image"}
-  np.testing.assert_array_equal(taught["target"]["image"], images["target"])
-  np.testing.assert_array_equal(taught["source"]["image"], images["source_as_target"])
+    assert set(load_stage(stages[teacher][0], datasets | translated, predict, networks)["target"][0]) == {"image"}
+  np.testing.assert_array_equal(slices["target"]["image"], images["target"])
+  np.testing.assert_array_equal(slices["source"]["image"], images["source_as_target"])
 
-  alone, _ = restore_predict(finished / "source_vamcei")
-  np.testing.assert_allclose(alone(images["target"][:3]), said["source_vamcei"][:3], atol=1e-4)
-  student, _ = restore_predict(finished)
-  assert np.abs(student(images["target"][:3]) - said["source_vamcei"][:3]).max() > 1e-3
+  alone = load_segmenter(finished / "source_vamcei").segment
+  np.testing.assert_allclose(alone(images["target"][:3]), probs["source_vamcei"][:3], atol=1e-4)
+  student = load_segmenter(finished).segment
+  assert np.abs(student(images["target"][:3]) - probs["source_vamcei"][:3]).max() > 1e-3
