@@ -101,8 +101,9 @@ print(json.dumps(found))
 
 def blocks(heading):
   """(language, text) of the code blocks below a heading."""
-  (section,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-  return re.findall(r"^```(\w*)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+  page, multiline = PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+  (section,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", page, multiline)
+  return re.findall(r"^```(\w*)\n(.*?)^```$", section, multiline)
 
 
 def apply_block(language, text, root):
