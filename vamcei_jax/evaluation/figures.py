@@ -162,9 +162,7 @@ def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
   return file.getvalue()
 
 
-def save_scatter(
-  path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, Sequence[str], np.ndarray]]]
-) -> None:
+def save_scatter(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, Sequence[str], np.ndarray]]]) -> None:
   """Saves a PNG of scatter plots in rows; colours stand for classes, markers for domains.
 
   Args:
