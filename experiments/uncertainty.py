@@ -11,12 +11,13 @@ of the options of prediction.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from vamcei_jax import cli
+from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def measure_uncertainty(workdir: Path, patients: int = PATIENTS, samples: int = 
     patient = draw_patient(data.options["seed"], index, data.target)
     cases.append(examine(f"patient{index}", patient, segmenters))
 
-  order = np.argsort([case["uncertainty"] for case in cases])  # the least uncertain patient first
+  order = np.argsort([case.uncertainty for case in cases])  # the least uncertain patient first
   results = {"patients": patients, "samples": samples, **summarise_cases([cases[i] for i in order])}
   write_text(workdir / "uncertainty.json", json.dumps(results, indent=2) + "\n")
   pictured = order[np.linspace(0, patients - 1, PICTURED).round().astype(int)]
@@ -81,18 +82,26 @@ def measure_uncertainty(workdir: Path, patients: int = PATIENTS, samples: int = 
   return results
 
 
-def examine(name: str, patient: "Phantom", segmenters: Mapping[str, "Segmenter"]) -> dict[str, Any]:
-  """Predictions of a patient against the truth.
+class Case(NamedTuple):
+  """Predictions of a phantom against the truth; maps and `uncertainty` are of the latent samples."""
+
+  name: str
+  patient: "Phantom"
+  classes: np.ndarray  # (D, H, W)
+  entropy: np.ndarray  # (D, H, W) in nats
+  wrong: np.ndarray  # (D, H, W) whether a class is not the true one
+  near: np.ndarray  # (D, H, W) whether a voxel is near the heart
+  uncertainty: float  # mean entropy over segmented voxels; without any, that of a uniform distribution
+  dice: dict[str, float]  # option of prediction -> mean over structures
+
+
+def examine(name: str, patient: "Phantom", segmenters: Mapping[str, "Segmenter"]) -> Case:
+  """Predicts a phantom.
 
   Args:
     name: of the patient.
     patient: with the true classes.
     segmenters: option of prediction -> segmenter; that of SAMPLED samples its latents.
-
-  Returns:
-    name, patient; of the latent samples: classes (D, H, W), entropy (D, H, W) in nats, wrong (D, H, W), whether a class
-    is not the true one, near (D, H, W), whether a voxel is near the heart, and uncertainty, the mean entropy over
-    segmented voxels, the highest possible without any; and dice: option -> mean Dice over structures.
   """
   from nibabel.affines import voxel_sizes
   from scipy import ndimage
@@ -105,21 +114,20 @@ def examine(name: str, patient: "Phantom", segmenters: Mapping[str, "Segmenter"]
   masks = {option: prediction.probabilities.argmax(-1) for option, prediction in predictions.items()}
   masks |= {f"{option}, postprocessed": postprocess(each.probabilities) for option, each in predictions.items()}
   classes, entropy = masks[SAMPLED], predictions[SAMPLED].entropy
-  highest = np.log(predictions[SAMPLED].probabilities.shape[-1])  # of a uniform distribution
   heart = (patient.classes > 0) | (classes > 0)
-  return {
-    "name": name,
-    "patient": patient,
-    "classes": classes,
-    "entropy": entropy,
-    "wrong": classes != patient.classes,
-    "near": ndimage.binary_dilation(heart, np.ones((1, 3, 3)), iterations=NEAR),
-    "uncertainty": entropy[classes > 0].mean() if classes.any() else highest,
-    "dice": {option: float(np.mean(list(dice(mask, patient.classes).values()))) for option, mask in masks.items()},
-  }
+  return Case(
+    name=name,
+    patient=patient,
+    classes=classes,
+    entropy=entropy,
+    wrong=classes != patient.classes,
+    near=ndimage.binary_dilation(heart, np.ones((1, 3, 3)), iterations=NEAR),
+    uncertainty=float(entropy[classes > 0].mean()) if classes.any() else float(np.log(len(CLASSES))),
+    dice={option: float(np.mean(list(dice(mask, patient.classes).values()))) for option, mask in masks.items()},
+  )
 
 
-def summarise_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_cases(cases: Sequence[Case]) -> dict[str, Any]:
   """Statistics over patients.
 
   Args:
@@ -129,16 +137,16 @@ def summarise_cases(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     auroc and auroc_near_the_heart of the entropy for wrong voxels; mean_entropy of wrong and of right voxels, in nats;
     error_when_left_out: share of the patients -> 1 - mean Dice of the others; dice: option -> mean.
   """
-  join = lambda name: np.concatenate([case[name].ravel() for case in cases])
+  join = lambda name: np.concatenate([getattr(case, name).ravel() for case in cases])
   entropy, wrong, near = join("entropy"), join("wrong"), join("near")
-  errors = np.array([1.0 - case["dice"][SAMPLED] for case in cases])
+  errors = np.array([1.0 - case.dice[SAMPLED] for case in cases])
   remaining = {share: errors[: round(len(cases) * (1 - share))] for share in LEFT_OUT}
   return {
     "auroc": auroc(entropy, wrong),
     "auroc_near_the_heart": auroc(entropy[near], wrong[near]),
     "mean_entropy": {"wrong": float(entropy[wrong].mean()), "right": float(entropy[~wrong].mean())},
     "error_when_left_out": {f"{share:.0%}": float(values.mean()) for share, values in remaining.items()},
-    "dice": {option: float(np.mean([case["dice"][option] for case in cases])) for option in cases[0]["dice"]},
+    "dice": {option: float(np.mean([case.dice[option] for case in cases])) for option in cases[0].dice},
   }
 
 
@@ -155,17 +163,17 @@ def describe(results: Mapping[str, Any]) -> str:
   return "\n".join(lines + [f"Dice {value:.3f}  {option}" for option, value in results["dice"].items()])
 
 
-def panels(case: Mapping[str, Any]) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+def panels(case: Case) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
   """A row of the picture: image, truth, prediction, entropy and errors of the middle slice."""
-  voxels, truth = case["patient"].voxels, case["patient"].classes
+  voxels, truth = case.patient.voxels, case.patient.classes
   middle = len(voxels) // 2
   grey = np.clip(voxels[middle] / np.percentile(voxels, 99), 0, 1)
   return [
-    (f"{case['name']}, slice {middle}", grey, None),
+    (f"{case.name}, slice {middle}", grey, None),
     ("truth", grey, truth[middle]),
-    (f"prediction, Dice {case['dice'][SAMPLED]:.2f}", grey, case["classes"][middle]),
-    ("entropy, white: ln 4", case["entropy"][middle] / np.log(4), None),
-    ("wrong", case["wrong"][middle].astype(float), None),
+    (f"prediction, Dice {case.dice[SAMPLED]:.2f}", grey, case.classes[middle]),
+    ("entropy, white: ln 4", case.entropy[middle] / np.log(len(CLASSES)), None),
+    ("wrong", case.wrong[middle].astype(float), None),
   ]
 
 
