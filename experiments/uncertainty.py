@@ -30,10 +30,10 @@ def main() -> None:
   import numpy as np
   from tqdm import tqdm
 
-  from vamcei_jax.data.phantom import draw_patient
   from vamcei_jax.errors import InputError
   from vamcei_jax.evaluation.pictures import save_panels
   from vamcei_jax.files import write_text
+  from vamcei_jax.phantom.scanner import draw_patient
   from vamcei_jax.restore import restore_predict
 
   workdir = Path(_WORKDIR.value)

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from tests.conftest import ROOT
 from vamcei_jax import pipeline
-from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
+from vamcei_jax.phantom.scanner import write_nifti
 
 TINY = "--config=tests/configs/tiny.py"
 PROGRAM = """

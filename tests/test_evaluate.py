@@ -12,9 +12,9 @@ from tests.datasets.trees import draw
 from tests.test_command_lines import error_of
 from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.data.phantom import draw_patient, write_patient
 from vamcei_jax.evaluation.metrics import measure
 from vamcei_jax.evaluation.statistics import compare
+from vamcei_jax.phantom.scanner import draw_patient, write_patient
 
 PATIENTS = 3
 

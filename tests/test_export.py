@@ -12,8 +12,8 @@ from tests.test_command_lines import error_of
 from vamcei_jax.command_line import parse_odds
 from vamcei_jax.data.apex import apical_odds
 from vamcei_jax.data.loader import load_stacks
-from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
+from vamcei_jax.phantom.scanner import write_nifti
 from vamcei_jax.pipeline import prepare_domain
 from vamcei_jax.restore import last_stage, restore_stage, restore_weights, usual
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights

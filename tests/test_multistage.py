@@ -16,10 +16,10 @@ from tests.runs import assert_same, final_state
 from vamcei_jax.config import read_config, write_config
 from vamcei_jax.data.apex import apical_odds
 from vamcei_jax.data.loader import load_patients, load_slices, load_stacks
-from vamcei_jax.data.phantom import write_nifti
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.postprocess import smooth_slices, taper_apex
 from vamcei_jax.methods import cyclegan
+from vamcei_jax.phantom.scanner import write_nifti
 from vamcei_jax.pipeline import load_stage, prepare_datasets, teaching, translate_datasets
 from vamcei_jax.restore import restore_predict, restore_stage
 from vamcei_jax.stages import STAGES, TEACHERS

@@ -9,12 +9,12 @@ import pytest
 
 from tests.test_command_lines import error_of
 from vamcei_jax.config import read_config
-from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.loader import load_patients
 from vamcei_jax.data.nifti import read_classes, read_volume
-from vamcei_jax.data.phantom import write_nnunet
 from vamcei_jax.data.preprocess import Preprocess, preprocess_image
 from vamcei_jax.evaluation.metrics import dice
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline import prepare_datasets
 from vamcei_jax.restore import find_centre
 

@@ -13,11 +13,11 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from tests.test_command_lines import error_of
 from vamcei_jax.config import read_config, write_config
-from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.nifti import list_volumes, write_volume
-from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.postprocess import shift_prior, smooth_slices
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import draw_patient
 from vamcei_jax.predict import predict_file
 from vamcei_jax.restore import restore_locator, restore_predict
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vamcei_jax.data.apex import LEAST, ROWS, STEP, apical_odds, beyond_apex, starts_at_apex
-from vamcei_jax.data.phantom import draw_patient
+from vamcei_jax.phantom.scanner import draw_patient
 
 areas = st.tuples(
   st.integers(0, 3), st.lists(st.integers(1, 500), min_size=2, max_size=9, unique=True), st.integers(0, 3)

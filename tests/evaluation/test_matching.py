@@ -6,9 +6,9 @@ import pytest
 from tests.datasets.trees import draw
 from vamcei_jax.data.labels import are_label_values
 from vamcei_jax.data.nifti import read_mask, write_volume
-from vamcei_jax.data.phantom import write_patient
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.matching import list_labels, match, read_image
+from vamcei_jax.phantom.scanner import write_patient
 
 
 def touch(folder, *names):

@@ -7,9 +7,9 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from vamcei_jax.data.nifti import Volume
-from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.datasets.cases import Splits
 from vamcei_jax.datasets.volumes import VolumesConfig, dataset_info, example
+from vamcei_jax.phantom.scanner import draw_patient
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,7 +23,7 @@ class PhantomConfig(VolumesConfig):
 
 
 class Phantom(tfds.core.GeneratorBasedBuilder):
-  """Invented cardiac short-axis stacks with the contrasts of bSSFP and LGE; see vamcei_jax/data/phantom.py.
+  """Invented cardiac short-axis stacks with the contrasts of bSSFP and LGE; see vamcei_jax/phantom.
 
   Every patient has a mask, those of the target's train split too: training on it without adaptation is the upper
   bound of adaptation. VERSION goes up whenever patients are drawn differently.

@@ -14,11 +14,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from vamcei_jax.data.anatomy import GRID, Anatomy, Grid, draw_anatomy
 from vamcei_jax.data.labels import CLASSES, LABEL_VALUES
 from vamcei_jax.data.nifti import VIEW, write_volume
-from vamcei_jax.data.sequences import BLOOD, scan_bssfp, scan_lge
 from vamcei_jax.files import write_text
+from vamcei_jax.phantom.anatomy import GRID, Anatomy, Grid, draw_anatomy
+from vamcei_jax.phantom.signal import BLOOD, scan_bssfp, scan_lge
 
 SCAR_RATE = {"bssfp": 0.0, "lge": 0.6}  # share of the patients
 NOISE = {"bssfp": (0.02, 0.04), "lge": (0.05, 0.1)}  # standard deviation, relative to blood's signal

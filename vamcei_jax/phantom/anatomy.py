@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from vamcei_jax.data.sequences import (
+from vamcei_jax.phantom.signal import (
   AIR,
   BLOOD,
   BONE,

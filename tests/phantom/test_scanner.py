@@ -5,10 +5,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vamcei_jax.data.anatomy import GRID, LV, MYO, RV, Grid
 from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import read_classes, read_volume
-from vamcei_jax.data.phantom import add_rician_noise, cut_window, draw_patient, voxel_means, write_nifti, write_nnunet
+from vamcei_jax.phantom.anatomy import GRID, LV, MYO, RV, Grid
+from vamcei_jax.phantom.scanner import (
+  add_rician_noise,
+  cut_window,
+  draw_patient,
+  voxel_means,
+  write_nifti,
+  write_nnunet,
+)
 
 DOMAINS = ("bssfp", "lge")
 COARSE = Grid(pixels=48, spacing=3.0)  # quick, for what does not depend on the grid
