@@ -100,7 +100,8 @@ def train_grid(configs: Mapping[Run, ConfigDict], slices: Mapping, workdir: Path
   mapped = parallel.maps_grids(devices)
   devices = devices if mapped else devices[:1]
   data = parallel.replicate(dict(slices), devices)
-  step, draw = vamcei.make_step(config), partial(draw_batch, config=config)
+  step = vamcei.make_step(config)
+  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
   keys = {run: jax.random.split(stage_key(run[1], STAGE)) for run in runs}  # of its batches, of its own
   begin = jax.jit(partial(vamcei.init_state, config))
   init = lambda run: begin(keys[run][1]).replace(weights=loss_weights(configs[run]))

@@ -147,7 +147,8 @@ def random_batch(config: ConfigDict) -> dict:
 
   from vamcei_jax.data.loader import draw_batch
 
-  return jax.jit(lambda data: draw_batch(data, jax.random.key(0), 0, config))(random_slices(config))
+  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
+  return jax.jit(lambda data: draw(data, jax.random.key(0), 0))(random_slices(config))
 
 
 def jax_step(config: ConfigDict) -> tuple[Callable, Row]:
@@ -324,7 +325,8 @@ def training_run(config: ConfigDict, devices: Sequence, length: int) -> Callable
   from vamcei_jax.data.loader import draw_batch
   from vamcei_jax.methods import vamcei
 
-  make_step, draw = partial(vamcei.make_step, config), partial(draw_batch, config=config)
+  make_step = partial(vamcei.make_step, config)
+  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
   advance = parallel.compile_steps(make_step, draw, devices, streamed=False)
   held = [parallel.replicate(jax.jit(lambda: vamcei.init_state(config, jax.random.key(0)))(), devices)]
   data, key = parallel.replicate(random_slices(config), devices), jax.random.key(1)
@@ -385,7 +387,8 @@ def measure_grid(rounds: int) -> Iterator[Row]:
   init = lambda: [begin(jax.random.key(run.seed)).replace(weights=loss_weights(run)) for run in runs]
   keys = jnp.stack([jax.random.key(run.seed) for run in runs])
   data, mapped = parallel.replicate(random_slices(own), devices), parallel.maps_grids(devices)
-  step, draw = vamcei.make_step(own), partial(draw_batch, config=own)
+  step = vamcei.make_step(own)
+  draw = partial(draw_batch, batch_size=own.train.batch_size, crop=own.data.crop, strengths=own.augment)
   grid = parallel.compile_grid(step, draw, devices, mapped=mapped)
   alone = parallel.compile_steps(lambda axis_name: step, draw, devices, streamed=False)
   held = {"grid": parallel.make_grid(init(), devices, mapped=mapped), "one by one": init()}

@@ -1,10 +1,13 @@
 """What tests ask of the workdirs of runs."""
 
+from functools import partial
+
 import jax
 import numpy as np
 
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest
 from vamcei_jax.config import read_config
+from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.stages import STAGES
 
 
@@ -22,3 +25,8 @@ def assert_same(a, b):
   """Bit for bit."""
   plain = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
   jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), a, b)
+
+
+def batch_drawer(config):
+  """`draw_batch` with the settings of a configuration: (data, key, step, axis_name=None) -> batch."""
+  return partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)

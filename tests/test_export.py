@@ -10,15 +10,12 @@ import pytest
 
 from tests.test_command_lines import error_of
 from vamcei_jax.command_line import parse_odds
-from vamcei_jax.data.apex import apical_odds
-from vamcei_jax.data.loader import load_stacks
 from vamcei_jax.errors import InputError
 from vamcei_jax.phantom.scanner import write_nifti
-from vamcei_jax.pipeline import prepare_domain
 from vamcei_jax.restore import last_stage, restore_stage, restore_weights, usual
 from vamcei_jax.weights import WEIGHTS_FILE, write_weights
 
-FLAGS = ("--tta", "--postprocess", "--smooth=5", "--odds=1,0.2,1", "--apex")
+FLAGS = ("--tta", "--postprocess", "--smooth=5", "--odds=1,0.2,1")
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +54,16 @@ def test_weights_hold_no_path_of_the_machine_that_made_them(weights, tiny_run):
 
 def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
   masks = {}
-  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS[:-1])}
-  ways["untapered"] = (f"--weights={weights}", "--noapex")
-  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0", "--odds=1,1,1", "--noapex")
+  ways = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS)}
+  ways["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0", "--odds=1,1,1")
   for name, flags in ways.items():
     finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
     assert finished.returncode == 0, finished.stderr
     masks[name] = [np.asarray(nib.load(path).dataobj) for path in sorted((tmp_path / name).glob("*.nii.gz"))]
-  source = prepare_domain(restore_stage(last_stage(tiny_run))[0], "source")
-  odds, (config, _) = apical_odds(load_stacks(source, "train", "mask")), restore_weights(weights)
-  np.testing.assert_allclose(config.inference.apex, odds, rtol=1e-3)
   differ = lambda a, b: np.mean([np.mean(x != y) for x, y in zip(masks[a], masks[b], strict=True)])
   assert len(masks["run"]) == 2
-  assert differ("untapered", "run") < 0.002  # half precision
-  assert differ("untapered", "plain") > 2 * differ("untapered", "run")
-  assert differ("weights", "untapered") > 2 * differ("untapered", "run")
+  assert differ("weights", "run") < 0.002  # half precision
+  assert differ("weights", "plain") > 2 * differ("weights", "run")
 
 
 def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, weights, volumes, tmp_path):
@@ -114,17 +106,12 @@ def test_without_its_prepared_data_a_run_is_exported_and_resamples_nothing(run_c
   assert restore_weights(tmp_path / "weights")[0].inference.pixel_mm is None
 
 
-def test_a_run_does_not_know_how_hearts_taper(run_command, tiny_run, volumes, tmp_path):
-  flags = f"--workdir={tiny_run}", f"--input={volumes}", f"--output={tmp_path}", "--apex"
-  assert "export it with --apex" in error_of(run_command("vamcei_jax.predict", *flags))
-
-
 def test_weights_of_an_earlier_version_do_nothing_that_they_did_not_know(weights, tmp_path):
-  later = ("smooth", "odds", "apex", "pixel_mm")
+  later = ("smooth", "odds", "pixel_mm")
   shutil.copytree(weights, tmp_path / "earlier")
   change(tmp_path / "earlier", lambda config: [config["inference"].pop(flag) for flag in later])
   config, _ = restore_weights(tmp_path / "earlier")
-  assert [usual(config, flag) for flag in ("tta", "postprocess", *later)] == [True, True, 0, 0, 0, 0]
+  assert [usual(config, flag) for flag in ("tta", "postprocess", *later)] == [True, True, 0, 0, 0]
 
 
 @pytest.mark.parametrize("mm", ["nan", "-1"])
@@ -200,12 +187,6 @@ def test_what_cannot_be_exported_is_told(run_command, tiny_run, weights, tmp_pat
   before = (tiny_run / "config.json").read_text()
   assert "choose another --output" in export(tiny_run, tiny_run)
   assert (tiny_run / "config.json").read_text() == before
-  moved = shutil.copytree(tiny_run, tmp_path / "moved")
-  change(moved / "vamcei", lambda config: config["data"].update(datasets=["other", "other"]))
-  assert "its source data have changed since" in export(moved, tmp_path / "weights", "--apex")
-  turned = shutil.copytree(tiny_run, tmp_path / "turned")
-  change(turned / "vamcei", lambda config: config["data"].update(view="axial"))
-  assert "of a view that has no apical end" in export(turned, tmp_path / "weights", "--apex")
   cut = shutil.copytree(tiny_run, tmp_path / "cut")
   shutil.rmtree(cut / "vamcei" / "checkpoints" / "8")
   assert "no whole checkpoint of its last step" in export(cut, tmp_path / "weights")

@@ -22,10 +22,10 @@ import pytest
 
 from tests.configs import tiny
 from tests.conftest import ROOT, command
-from tests.runs import assert_same, final_state
+from tests.runs import assert_same, batch_drawer, final_state
 from vamcei_jax import parallel
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save
-from vamcei_jax.data.loader import batch_indices, draw_batch, draw_keys, view_batch
+from vamcei_jax.data.loader import augment_batch, batch_indices, draw_keys
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
 from vamcei_jax.methods import state as method_state
@@ -53,7 +53,8 @@ def on_eight_devices():
   config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
 
   def train(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
-    draw, step = partial(draw_batch if feed is None else view_batch, config=config), partial(method.make_step, config)
+    augment = partial(augment_batch, crop=config.data.crop, strengths=config.augment)
+    draw, step = batch_drawer(config) if feed is None else augment, partial(method.make_step, config)
     run = parallel.compile_steps(step, draw, devices, streamed=feed is not None, scanned=scanned)
     state = parallel.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
     state, metrics = run(state, parallel.replicate(data, devices) if feed is None else feed, key, steps)
@@ -88,7 +89,7 @@ def on_eight_devices():
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
   print("bytes")
 
-  draw = partial(draw_batch, config=config)
+  draw = batch_drawer(config)
   devices, seeds = jax.devices()[:2], (1, 5, 7, 8)
   states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
   states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
@@ -241,7 +242,7 @@ def test_as_many_runs_are_mapped_as_memory_holds():
 
   def at_once(memory, devices=1):
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": memory})
-    draw = partial(draw_batch, config=config)
+    draw = batch_drawer(config)
     return parallel.runs_at_once(vamcei.make_step(config), draw, state, data, key, [device] * devices)
 
   assert at_once(0, devices=3) == 3
@@ -255,7 +256,7 @@ def test_many_steps_in_a_dispatch_are_as_many_calls():
   config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]
   results = []
   for scanned in (False, True):
-    draw = partial(draw_batch, config=config)
+    draw = batch_drawer(config)
     run = parallel.compile_steps(partial(vamcei.make_step, config), draw, devices, streamed=False, scanned=scanned)
     state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
     state, metrics = run(state, data, key, 4)

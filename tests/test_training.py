@@ -11,9 +11,8 @@ import pytest
 
 from tests.configs import tiny_multistage
 from tests.conftest import ROOT, command
-from tests.runs import assert_same, final_state
+from tests.runs import assert_same, batch_drawer, final_state
 from vamcei_jax.checkpoints import open_checkpoints
-from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.parallel import compile_steps
 from vamcei_jax.pipeline import run
 from vamcei_jax.stages import STAGES, stage_config
@@ -89,7 +88,7 @@ def test_one_compilation_serves_every_step(stage):
   key = jax.random.key(0)
   state = jax.jit(lambda: method.init_state(config, key))()
   run = compile_steps(
-    partial(method.make_step, config), partial(draw_batch, config=config), jax.devices()[:1], streamed=False
+    partial(method.make_step, config), batch_drawer(config), jax.devices()[:1], streamed=False
   )
   compiled = []
   listener = lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None

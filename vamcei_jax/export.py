@@ -22,17 +22,13 @@ _TTA = flags.DEFINE_bool("tta", False, "Predict by the mean over views, unless t
 _POSTPROCESS = flags.DEFINE_bool("postprocess", False, "Predict with postprocessing, unless told otherwise.")
 _SMOOTH = flags.DEFINE_float("smooth", 0.0, "Predict with this --smooth, in mm, unless told otherwise.", 0.0)
 _ODDS = flags.DEFINE_list("odds", ["1", "1", "1"], "Predict with these --odds, unless told otherwise.")
-_APEX = flags.DEFINE_bool("apex", False, "Predict with what the source's masks tell of apices, unless told otherwise.")
 flags.register_validator("smooth", math.isfinite, "must be finite")
 flags.mark_flags_as_required(["workdir", "output"])
 
 
 def main() -> None:
   from vamcei_jax.config import CONFIG_FILE, read_config
-  from vamcei_jax.data.apex import apical_odds
-  from vamcei_jax.data.loader import load_stacks
   from vamcei_jax.evaluation.inference import trained_views
-  from vamcei_jax.pipeline import prepare_domain
   from vamcei_jax.restore import last_stage, restore_final
   from vamcei_jax.stages import STAGES
   from vamcei_jax.weights import WEIGHTS_FILE, write_weights
@@ -50,18 +46,10 @@ def main() -> None:
     raise InputError(f"{folder}: trained without rotation, scale or flip; export it without --tta")
   if (networks := restore_final(folder, config)) is None:
     raise InputError(f"{folder}: no whole checkpoint of its last step; give the run's command again first")
-  apex = None
-  if _APEX.value:
-    if config.data.get("view", "short_axis") != "short_axis":
-      raise InputError(f"{folder}: of a view that has no apical end; export it without --apex")
-    source = prepare_domain(config, "source", centres="image")
-    if source.info.full_name != config.data.get("datasets", [None])[0]:
-      raise InputError(f"{folder}: its source data have changed since; export it without --apex")
-    apex = [[float(f"{odds:.4g}") for odds in row] for row in apical_odds(load_stacks(source, "train", "mask"))]
   pixel_mm = trained_pixels(config)
   config.data.root, config.data.prepared_dir = None, "~/.cache/vamcei_jax/data"  # where they were is nobody's business
   config.inference = {"tta": _TTA.value, "postprocess": _POSTPROCESS.value, "smooth": _SMOOTH.value, "odds": odds}
-  config.inference.apex, config.inference.pixel_mm = apex, pixel_mm
+  config.inference.pixel_mm = pixel_mm
   write_weights(output, config, networks)
   print(f"{output}: weights of {folder}")
 

@@ -180,7 +180,7 @@ def compile_steps(
 
   Args:
     make_step: axis name -> step(state, batch) -> (state, metrics), of vamcei_jax/methods.
-    draw: (data, key, step number, axis_name) -> batch: draw_batch or, for streamed data, view_batch.
+    draw: (data, key, step number, axis_name) -> batch: draw_batch or, for streamed data, augment_batch.
     devices: of devices_for.
     streamed: whether data is read from disk.
     scanned: whether the steps of a dispatch are one program; by default, as the backend favours.

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from vamcei_jax import parallel
 from vamcei_jax.checkpoints import is_finished
 from vamcei_jax.config import CONFIG_FILE, changed_field, preprocess_settings, write_config
-from vamcei_jax.data.apex import apical_odds
 from vamcei_jax.data.loader import Patient, load_patients, load_stacks
 from vamcei_jax.data.preprocess import covers
 from vamcei_jax.data.stream import StoredSlices
@@ -25,7 +24,7 @@ from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.inference import average_views, predict_volume, trained_views
 from vamcei_jax.evaluation.pictures import save_curves, save_panels
-from vamcei_jax.evaluation.postprocess import smooth_slices, taper_apex
+from vamcei_jax.evaluation.postprocess import smooth_slices
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, summarise, write_metrics
 from vamcei_jax.evaluation.watch import (
@@ -154,7 +153,7 @@ def run_stages(config: ConfigDict, configs: Mapping[str, ConfigDict], datasets: 
       if method is distillation:
         seen = {teacher: scored_patients(datasets[STAGES[teacher].target])[1] for teacher in teacher_weights(own)}
         stacks = {teacher: [(each.image, each.spacing[0]) for each in those] for teacher, those in seen.items()}
-        maps["teachers"] = teacher_probabilities(teach, networks, stacks, own, datasets["source"])
+        maps["teachers"] = teacher_probabilities(teach, networks, stacks, own)
       maps[stage] = probs
 
   if not parallel.is_first_host():
@@ -241,7 +240,7 @@ def prepare_domain(config: ConfigDict, role: str, **arguments) -> tfds.core.Data
     root=data.root,
     preprocess=preprocess_settings(config),
     label_values=data.label_values,
-    view=data.get("view", "short_axis"),
+    plane=data.get("view", "short_axis"),
     **data.options,
     **arguments,
   )
@@ -315,10 +314,10 @@ def load_stage(
   """
   beside = {}
   if STAGES[stage].method is distillation:
-    seen = cache(lambda dataset: load_stacks(datasets[dataset], "train", "image"))
+    seen = cache(lambda dataset: load_stacks(datasets[dataset], "train"))
     stacks = {teacher: seen(STAGES[teacher].target) for teacher in teacher_weights(config)}
     # float16 saves memory.
-    probs = teacher_probabilities(teach, networks, stacks, config, datasets["source"])
+    probs = teacher_probabilities(teach, networks, stacks, config)
     beside["teacher"] = np.concatenate(probs).astype(np.float16)
   return {
     "source": StoredSlices(datasets[STAGES[stage].source], "train", labels=True, empty=config.data.empty_slices),
@@ -331,23 +330,19 @@ def teacher_probabilities(
   networks: Mapping,
   stacks: Mapping[str, Sequence[tuple[np.ndarray, float]]],
   config: ConfigDict,
-  source: tfds.core.DatasetBuilder,
 ) -> list[np.ndarray]:
-  """The teachers' mean class probabilities (D, h, w, K) of each patient, and what anatomy says of them.
+  """The teachers' mean class probabilities (D, h, w, K) of each patient, smoothed along the stack.
 
   Args:
     teach, networks: stage -> prediction and networks.
     stacks: teacher -> image (D, h, w) of each patient, as that teacher is shown it, and mm between its slices.
     config: of the student, whose `distillation` says what is done to them.
-    source: whose masks tell how hearts taper.
   """
   weights, sigma = teacher_weights(config), config.distillation.smooth
-  apex = apical_odds(load_stacks(source, "train", "mask")) if config.distillation.apex else None
   say = lambda teacher, image: predict_volume(teach[teacher], networks[teacher], image)
   means = []
   for seen in zip(*(stacks[teacher] for teacher in weights), strict=True):
     said = [say(teacher, image) for teacher, (image, _) in zip(weights, seen, strict=True)]
     distance = seen[0][1]
-    probs = smooth_slices(mean_probabilities(said, tuple(weights.values())), distance, sigma)
-    means.append(taper_apex(probs, distance, apex))
+    means.append(smooth_slices(mean_probabilities(said, tuple(weights.values())), distance, sigma))
   return means

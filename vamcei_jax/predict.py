@@ -30,7 +30,6 @@ _SAMPLES = flags.DEFINE_integer("samples", 0, "Draws of the latents to take the 
 _PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write probabilities too.")
 _ODDS = flags.DEFINE_list("odds", None, "Multiply the probabilities of Myo, LV and RV, as 1,0.5,1 for less LV.")
 _RESAMPLE = flags.DEFINE_bool("resample", True, "Resample pixels of another size than --weights were trained on.")
-_APEX = flags.DEFINE_bool("apex", None, "Let structures be rarer near the apex, as the source's masks have it.")
 flags.register_validator("smooth", lambda mm: mm is None or math.isfinite(mm), "must be finite")
 flags.mark_flags_as_required(["input", "output"])
 flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
@@ -54,12 +53,9 @@ def main() -> None:
   clean = usual(config, "postprocess") if _POSTPROCESS.value is None else _POSTPROCESS.value
   smooth = usual(config, "smooth") if _SMOOTH.value is None else _SMOOTH.value
   odds = usual(config, "odds") or (1.0, 1.0, 1.0) if odds is None else odds
-  apex = None if _APEX.value is False else usual(config, "apex") or None
-  if _APEX.value and not apex:
-    raise InputError(f"{folder}: does not know how hearts taper; export it with --apex, and name it by --weights")
   locate = restore_locator(folder, config)
 
-  options = {"samples": _SAMPLES.value, "clean": clean, "smooth": smooth, "odds": odds, "apex": apex}
+  options = {"samples": _SAMPLES.value, "clean": clean, "smooth": smooth, "odds": odds}
   options |= {"probabilities": _PROBABILITIES.value, "resample": _RESAMPLE.value}
   failures = []
   for path in tqdm(paths, "volumes", unit="volume", disable=None):
@@ -90,7 +86,6 @@ def predict_file(
   clean: bool = False,
   smooth: float = 0.0,
   odds: Sequence[float] = (1.0, 1.0, 1.0),
-  apex: Sequence[Sequence[float]] | None = None,
   probabilities: bool = False,
   resample: bool = True,
 ) -> list[dict]:
@@ -104,7 +99,6 @@ def predict_file(
     clean: whether the classes are postprocessed.
     smooth: standard deviation in mm of a Gaussian along the stack, by which probabilities are smoothed; 0 for none.
     odds: by which the probabilities of Myo, LV and RV are multiplied, before they are made to sum to 1.
-    apex: odds near the apical end of the stack, as of taper_apex; None for none.
     probabilities: whether they are written too.
     resample: whether pixels of another size than exported weights were trained on are resampled; see match_pixels.
 
@@ -120,7 +114,7 @@ def predict_file(
   from vamcei_jax.config import preprocess_settings
   from vamcei_jax.data.nifti import MAPS, read_volume, volume_name, write_classes, write_map
   from vamcei_jax.data.preprocess import match_pixels, preprocess_image, restore_probabilities
-  from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices, taper_apex
+  from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices
   from vamcei_jax.evaluation.uncertainty import entropy, structure_uncertainty, summarise_draws
   from vamcei_jax.restore import usual
 
@@ -136,9 +130,9 @@ def predict_file(
     tqdm.write(f"{path}: pixels of {pixels} mm, resampled to those of {settings.spacing * own.zoom:.3g} mm trained on")
   centre = locate(volume)
   image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
-  tapered = lambda probs: taper_apex(smooth_slices(probs, volume.spacing[0], smooth), volume.spacing[0], apex)
+  smoothed = lambda probs: smooth_slices(probs, volume.spacing[0], smooth)
   restored = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings, centre)
-  restore = lambda probs: shift_prior(restored(tapered(probs)), odds)
+  restore = lambda probs: shift_prior(restored(smoothed(probs)), odds)
   if samples:
     # The same draws for every volume: what is said of one does not depend on which others lie beside it.
     keys = jax.random.split(jax.random.key(0), samples)

@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Callable
 
 from vamcei_jax.data.labels import CLASSES, are_label_values
-from vamcei_jax.data.nifti import VIEWS
+from vamcei_jax.data.nifti import PLANES
 from vamcei_jax.models.layers import NORMS
 
 Rule = tuple[Callable[[object], bool], str]  # whether a value will do, and what it must be
@@ -89,7 +89,7 @@ FIELDS: dict[str, Rule] = {
   "data.source": TEXT,
   "data.target": TEXT,
   "data.label_values": (are_label_values, f"{len(CLASSES)} different values or tuples of values, one a class"),
-  "data.view": choice(tuple(VIEWS)),
+  "data.view": choice(tuple(PLANES)),
   "data.size": PIXELS,
   "data.crop": PIXELS,
   "data.spacing": optional(SCALE),

@@ -17,7 +17,7 @@ from tensorboardX import SummaryWriter
 
 from vamcei_jax import parallel
 from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
-from vamcei_jax.data.loader import draw_batch, view_batch
+from vamcei_jax.data.loader import augment_batch, draw_batch
 from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
@@ -77,7 +77,8 @@ def train(
     slices = load()
     # All hosts must do the same, and some may have less memory.
     streamed = parallel.any_host(not fits(slices, jax.local_devices()[0], config.data.resident))
-    draw = partial(view_batch if streamed else draw_batch, config=config)
+    draw = augment_batch if streamed else partial(draw_batch, batch_size=settings.batch_size)
+    draw = partial(draw, crop=config.data.crop, strengths=config.augment)
     run = parallel.compile_steps(partial(method.make_step, config), draw, devices, streamed=streamed)
     if streamed:
       batch, share = settings.batch_size, parallel.host_share(settings.batch_size)

@@ -1,11 +1,9 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from vamcei_jax.data.apex import STEP
-from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices, taper_apex
+from vamcei_jax.evaluation.postprocess import postprocess, shift_prior, smooth_slices
 
 BACKGROUND, MYO, LV, RV = range(4)
 
@@ -44,20 +42,6 @@ def test_a_prior_shift_is_bayes_rule():
   odds = (wanted[1] / wanted[0]) / (learned[1] / learned[0])
   np.testing.assert_allclose(shift_prior(posterior(learned), (odds,)), posterior(wanted), rtol=1e-6)
   np.testing.assert_array_equal(shift_prior(posterior(learned), (1.0,)), posterior(learned))
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_near_the_apex_structures_become_rarer_whichever_end_it_is(turned):
-  widening = np.zeros((4, 8, 8), int)
-  for level in range(4):
-    widening[level, : 2 * level + 2, : 2 * level + 2] = 1 + level % 3
-  probs, odds = certain(widening), np.array([[0.2, 0.5, 0.01], [0.6, 0.9, 0.5]])
-  order = slice(None, None, -1 if turned else 1)
-  got = taper_apex(probs[order], STEP / 2, odds)[order]
-  for level, factors in enumerate([odds[0], (odds[0] + odds[1]) / 2, odds[1], (odds[1] + 1.0) / 2]):
-    np.testing.assert_allclose(got[level], shift_prior(probs[level], factors), rtol=1e-5)
-  np.testing.assert_allclose(taper_apex(probs, 2 * STEP, odds)[1:], probs[1:], rtol=1e-6)
-  np.testing.assert_array_equal(taper_apex(probs[:1], STEP, odds), probs[:1])  # which end it is does not show
 
 
 def test_a_slice_that_stands_alone_is_outvoted_and_a_heart_is_left_alone():

@@ -1,11 +1,10 @@
-"""What anatomy says of a prediction: slices resemble each other, hearts taper, structures are single and whole."""
+"""What anatomy says of a prediction: slices resemble each other, structures are single and whole."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from vamcei_jax.data.apex import STEP, starts_at_apex
 from vamcei_jax.data.labels import CLASSES
 
 # Holes are looked for in the left ventricle as a whole, since the cavity is the hole of the myocardium.
@@ -25,25 +24,6 @@ def smooth_slices(probs: np.ndarray, distance: float, sigma: float) -> np.ndarra
   position = distance * np.arange(len(probs))
   weights = np.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
   return np.tensordot((weights / weights.sum(1, keepdims=True)).astype(np.float32), probs, axes=1)
-
-
-def taper_apex(probs: np.ndarray, distance: float, odds: np.ndarray | Sequence | None) -> np.ndarray:
-  """Class probabilities of a stack of which it is known how far from its apical end each slice lies.
-
-  As they are without odds, and where they do not tell which end that is.
-
-  Args:
-    probs: (D, H, W, K) class probabilities; they tell which end is the apical one.
-    distance: mm from one slice to the next.
-    odds: (N, K - 1) of apical_odds, in data/apex.py; they go over into 1 after the last row.
-  """
-  first = None if odds is None else starts_at_apex(np.count_nonzero(probs.argmax(-1), axis=(1, 2)))
-  if first is None:
-    return probs
-  position = distance * np.arange(len(probs))[:: 1 if first else -1]
-  rows = STEP * np.arange(len(odds) + 1)
-  factors = np.stack([np.interp(position, rows, [*of_one, 1.0]) for of_one in np.transpose(odds)], -1)  # (D, K - 1)
-  return shift_prior(probs, factors[:, None, None])
 
 
 def shift_prior(probs: np.ndarray, odds: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from vamcei_jax.losses import distillation, segmentation
-from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update, ramped
+from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
 from vamcei_jax.models.unet import UNet
 
 
@@ -32,12 +32,8 @@ def init_state(config: ConfigDict, key: Array) -> State:
 def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
   """Returns step(state, batch) -> (state, metrics).
 
-  The batch, {"source": {image, label}, "target": {image, teacher, plain}}, may be split over `axis_name`. `teacher`
+  The batch, {"source": {image, label}, "target": {image, teacher}}, may be split over `axis_name`. `teacher`
   (B, H, W, K) are class probabilities that went through the same geometric transform as the image.
-
-  With `distillation.itself`, that share of what is taught comes, after `loss.ramp`, from the student's own moving
-  average, which sees the plain image (mean teacher; Tarvainen and Valpola 2017). The teachers hold on to the rest:
-  alone, an average feeds its own errors.
   """
   student, update = make_student(config), make_update(config, axis_name)
 
@@ -45,11 +41,7 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
     logits = student.apply({"params": params}, jnp.concatenate([source["image"], target["image"]]))
     logits_s, logits_t = jnp.split(logits, [len(source["image"])])
     cross_entropy, dice = segmentation(logits_s, source["label"], axis_name=axis_name)
-    probs = target["teacher"]
-    if config.distillation.itself:
-      own = jax.nn.softmax(student.apply({"params": state.ema["segmenter"]}, target["plain"]))
-      probs = probs + config.distillation.itself * ramped(state) * (own - probs)
-    taught = distillation(logits_t, probs, temperature=config.distillation.temperature).mean()
+    taught = distillation(logits_t, target["teacher"], temperature=config.distillation.temperature).mean()
     terms = {"segmentation": cross_entropy + dice, "distillation": taught}
     total = sum(state.weights[name] * term for name, term in terms.items())
     return total, {"loss": total, "cross_entropy": cross_entropy, "dice_loss": dice, **terms}
