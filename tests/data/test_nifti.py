@@ -112,21 +112,21 @@ def test_slices_lie_along_the_largest_spacing_and_along_the_body_if_it_is_shared
   assert volume.spacing[0] == pytest.approx(spacing[first])
 
 
-@pytest.mark.parametrize("view", ["axial", "coronal", "sagittal"])
-def test_the_body_s_planes_do_not_depend_on_how_a_volume_is_stored(tmp_path, stored, rng, view):
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_body_s_planes_do_not_depend_on_how_a_volume_is_stored(tmp_path, stored, rng, plane):
   """Whatever axes and spacing a file has, D, H and W run along the same axes of the body."""
   image = nib.Nifti1Image(stored, np.diag([1.0, 2.0, 3.0, 1.0]))
-  seen = read_volume(save(tmp_path / "straight.nii", stored, image.affine), view)
-  across = {"axial": 2, "coronal": 1, "sagittal": 0}[view]
-  assert seen.voxels.shape[0] == SHAPE[across]
-  np.testing.assert_allclose(abs(seen.affine[across, 0]), across + 1)
+  straight = read_volume(save(tmp_path / "straight.nii", stored, image.affine), plane)
+  across = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
+  assert straight.voxels.shape[0] == SHAPE[across]
+  np.testing.assert_allclose(abs(straight.affine[across, 0]), across + 1)
   for number, turn in enumerate(ORIENTATIONS[:: len(ORIENTATIONS) // 8]):
     path = tmp_path / f"{number}.nii.gz"
     image.as_reoriented(turn).to_filename(path)
-    turned = read_volume(path, view)
-    np.testing.assert_array_equal(turned.voxels, seen.voxels)
-    np.testing.assert_allclose(turned.affine, seen.affine, atol=1e-6)
-    write_map(tmp_path / f"map{number}.nii.gz", turned.voxels, path, view)
+    turned = read_volume(path, plane)
+    np.testing.assert_array_equal(turned.voxels, straight.voxels)
+    np.testing.assert_allclose(turned.affine, straight.affine, atol=1e-6)
+    write_map(tmp_path / f"map{number}.nii.gz", turned.voxels, path, plane)
     np.testing.assert_array_equal(nib.load(tmp_path / f"map{number}.nii.gz").dataobj, nib.load(path).dataobj)
 
 
