@@ -17,6 +17,8 @@ from vamcei_jax.config.schema import InferenceConfig, records
 from vamcei_jax.errors import InputError
 from vamcei_jax.training.shutdown import end_on_signals
 
+flags.disclaim_key_flags()  # a flag belongs to the command line that defines it
+
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from vamcei_jax.data.nifti import read_classes, read_volume, write_classes, write_map, write_volume
+from vamcei_jax.data.labels import folded_values
+from vamcei_jax.data.nifti import compact, read_classes, read_volume, write_volume
+from vamcei_jax.data.scan import read_scan
 from vamcei_jax.errors import InputError
 
 LABELS = (0, 200, 500, 600)
@@ -25,6 +27,17 @@ ORIENTATIONS = [
   for axes in itertools.permutations(range(3))
   for flips in itertools.product((1, -1), repeat=3)
 ]
+
+
+def write_map(path, voxels, like, plane="short_axis"):
+  """Writes a canonical map on the grid of a file."""
+  scan = read_scan(Path(like), plane)
+  scan.save(path, scan.restore_axes(voxels))
+
+
+def write_classes(path, classes, label_values, like):
+  """Writes canonical class indices as a mask of label values on the grid of a file."""
+  write_map(path, compact(np.array([values[0] for values in folded_values(label_values)]))[classes], like)
 
 
 def make_affine(directions, spacing=(1.2, 1.3, 8.0), origin=(10.0, -20.0, 30.0)):

@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from vamcei_jax.phantom.scanner import write_patient
 
 from tests.datasets.trees import build, draw, labelled, patients
 from vamcei_jax.data.nifti import write_volume

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from vamcei_jax.phantom.scanner import draw_patient
 
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, preprocess_image
 from vamcei_jax.datasets import prepare

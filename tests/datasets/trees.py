@@ -1,8 +1,6 @@
 """Folders of invented patients in the layouts in which datasets are released."""
 
 import numpy as np
-from vamcei_jax.phantom.anatomy import Grid
-from vamcei_jax.phantom.scanner import Phantom, draw_patient, write_patient
 
 from vamcei_jax.data.nifti import write_volume
 from vamcei_jax.data.preprocess import Preprocess

@@ -24,7 +24,7 @@ import numpy as np
 from nibabel import imageglobals
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import apply_orientation, inv_ornt_aff, ornt_transform
+from nibabel.orientations import apply_orientation, inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -97,9 +97,13 @@ def read_volume(path: Files, plane: str = "short_axis") -> Volume:
   Raises:
     InputError: a file that is missing, damaged or not a volume of finite real numbers.
   """
-  voxels, affine = _read(path, plane)
+  return image_volume(path, *_read(path, plane), plane)
+
+
+def image_volume(path: Files, voxels: np.ndarray, affine: np.ndarray, plane: str) -> Volume:
+  """The Volume of an image in the canonical orientation; an InputError names `path` if a voxel is not finite."""
   with np.errstate(over="ignore"):
-    return Volume(_finite(path, voxels.astype(np.float32, order="C")), affine, plane)
+    return Volume(check_finite(path, voxels.astype(np.float32, order="C")), affine, plane)
 
 
 def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.ndarray:
@@ -144,45 +148,6 @@ def read_mask(path: str | os.PathLike, label_values: LabelValues) -> Volume:
   return Volume(_classes(path, voxels, label_values), affine)
 
 
-def write_classes(
-  path: str | os.PathLike,
-  classes: np.ndarray,
-  label_values: LabelValues,
-  like: str | os.PathLike,
-  plane: str = "short_axis",
-) -> None:
-  """Writes (D, H, W) class indices as a mask of label values, the first ones of each class. See `write_map`."""
-  first = np.array([values[0] for values in folded_values(label_values)])
-  write_map(path, _compact(first)[classes], like, plane)
-
-
-def write_map(
-  path: str | os.PathLike, voxels: np.ndarray, like: str | os.PathLike, plane: str = "short_axis"
-) -> None:
-  """Writes a map on the grid of a file, with its header. The write is atomic.
-
-  Args:
-    path: ends in .nii or .nii.gz.
-    voxels: (D, H, W) or (D, H, W, K) in the canonical orientation.
-    like: file whose grid and header the map gets.
-    plane: in which `like` was read.
-
-  Raises:
-    InputError: a path that cannot be written.
-    ValueError: the map is on another grid.
-  """
-  image, original = _load(like)
-  back = ornt_transform([[0, 1], [1, 1], [2, 1]], _orientation(np.asarray(image.affine), plane))
-  voxels = apply_orientation(voxels, back)
-  if voxels.shape[:3] != original.shape:
-    raise ValueError(f"a map on a grid of {voxels.shape[:3]}, {like} has {original.shape}")
-  header = image.header.copy()
-  header.set_data_dtype(voxels.dtype)
-  header.set_slope_inter(1, 0)
-  header["cal_min"] = header["cal_max"] = 0  # the display window of `like` is for its intensities
-  _save(path, type(image)(voxels, image.affine, header))
-
-
 def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray) -> None:
   """Writes a new NIfTI file. The write is atomic.
 
@@ -195,10 +160,10 @@ def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray
   Raises:
     InputError: a path that cannot be written.
   """
-  voxels = _compact(voxels) if np.issubdtype(voxels.dtype, np.integer) else voxels.astype(np.float32)
+  voxels = compact(voxels) if np.issubdtype(voxels.dtype, np.integer) else voxels.astype(np.float32)
   image = nib.Nifti1Image(voxels.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]])
   image.header.set_xyzt_units("mm")
-  _save(path, image)
+  save_image(path, image)
 
 
 def volume_name(file: Path) -> str | None:
@@ -261,15 +226,19 @@ def _read(path: Files, plane: str) -> tuple[np.ndarray, np.ndarray]:
   """Voxels (D, H, W) in the canonical orientation, and their affine."""
   if not isinstance(path, str | os.PathLike):
     return _read_slices(path)
-  image, voxels = _load(path)
+  image, voxels = load_image(path)
   affine = np.asarray(image.affine)
-  turn = _orientation(affine, plane)
-  return apply_orientation(voxels, turn), affine @ inv_ornt_aff(turn, voxels.shape)
+  return orient(voxels, affine, orientation_of(affine, plane))
+
+
+def orient(voxels: np.ndarray, affine: np.ndarray, orientation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Voxels (D, H, W) in the canonical orientation, and their affine; `orientation` is that of orientation_of."""
+  return apply_orientation(voxels, orientation), affine @ inv_ornt_aff(orientation, voxels.shape)
 
 
 def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.ndarray:
   """(D, H, W) uint8 class indices of voxels with label values; see `read_classes`."""
-  _finite(path, voxels)
+  check_finite(path, voxels)
   pairs = [(k, value) for k, folded in enumerate(folded_values(label_values)) for value in folded]
   classes, labels = zip(*pairs, strict=True)
   values, inverse = np.unique(voxels, return_inverse=True)
@@ -288,7 +257,7 @@ def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.n
 
 def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:
   """Voxels (D, H, W) and affine of one file a slice, in the order of the files; rows and columns as stored."""
-  images, slices = zip(*(_load(path, dimensions=2) for path in paths), strict=True)
+  images, slices = zip(*(load_image(path, dimensions=2) for path in paths), strict=True)
   for path, voxels in zip(paths, slices, strict=True):
     if voxels.shape != slices[0].shape:
       raise InputError(
@@ -302,7 +271,7 @@ def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.nda
   return np.stack([voxels.T for voxels in slices]), affine
 
 
-def _orientation(affine: np.ndarray, plane: str) -> np.ndarray:
+def orientation_of(affine: np.ndarray, plane: str) -> np.ndarray:
   """(3, 2) canonical axis and direction (1 or -1) of each axis of a file, as in nibabel.orientations."""
   spacing = voxel_sizes(affine)
   directions = affine[:3, :3] / spacing
@@ -319,7 +288,7 @@ def _orientation(affine: np.ndarray, plane: str) -> np.ndarray:
   return turn
 
 
-def _load(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image, np.ndarray]:
+def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image, np.ndarray]:
   """A NIfTI file, and its scaled voxels in the order of the file.
 
   Args:
@@ -363,7 +332,7 @@ def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensi
   start = file.read(nib.Nifti2Header.sizeof_hdr)
   kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Image
   header = kind.header_class(start[: kind.header_class.sizeof_hdr])
-  _check_header(path, header, dimensions)
+  check_header(path, header, dimensions)
   if not 0 <= header.get_data_offset() <= TRAILER:
     raise ValueError(f"voxels from byte {header.get_data_offset()} on")
   needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
@@ -375,7 +344,7 @@ def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensi
   return kind.from_bytes(content)
 
 
-def _check_header(path: str | os.PathLike, header: nib.Nifti1Header, dimensions: int) -> None:
+def check_header(path: str | os.PathLike, header: nib.Nifti1Header, dimensions: int) -> None:
   """Raises an InputError for a header of other dimensions, too many voxels, not real numbers or a singular affine."""
   shape, affine = header.get_data_shape(), np.asarray(header.get_best_affine())
   if len(shape) != dimensions and not (len(shape) == dimensions + 1 and shape[dimensions] == 1):
@@ -395,7 +364,7 @@ def _check_header(path: str | os.PathLike, header: nib.Nifti1Header, dimensions:
     raise InputError(f"{path}: affine is singular or not finite. Repair the header's sform or qform.")
 
 
-def _finite(path: Files, voxels: np.ndarray) -> np.ndarray:
+def check_finite(path: Files, voxels: np.ndarray) -> np.ndarray:
   """The voxels. Raises an InputError if some are not finite."""
   bad = voxels.size - np.isfinite(voxels).sum()
   if bad:
@@ -414,7 +383,7 @@ def _distance(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> 
   return float(np.linalg.norm((affine - other) @ corners.T, axis=0).max())
 
 
-def _compact(values: np.ndarray) -> np.ndarray:
+def compact(values: np.ndarray) -> np.ndarray:
   """The values as int16, which every viewer reads, or as int32 if they are too large."""
   return values.astype(np.int16 if np.abs(values).max() < 2**15 else np.int32)
 
@@ -423,7 +392,7 @@ def _slices(voxels: np.ndarray) -> str:
   return "{} slices of {} x {}".format(*voxels.shape)
 
 
-def _save(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
+def save_image(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
   """Writes a file atomically. Raises an InputError for a name of another type and a path that cannot be written."""
   path = Path(path)
   if not path.name.endswith(SUFFIXES):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from vamcei_jax.config.schema import DataConfig
 from vamcei_jax.errors import InputError
 
 
@@ -47,6 +48,11 @@ class Preprocess:
 Spacing = tuple[float, float, float]
 # A position (row, column) in pixels of the original grid; None is the middle of the image.
 Centre = Sequence[float] | None
+
+
+def preprocess_settings(data: DataConfig) -> Preprocess:
+  """The settings of a configuration."""
+  return Preprocess(data.size, data.spacing, data.zoom, data.percentiles)
 
 
 def preprocess_image(voxels: np.ndarray, spacing: Spacing, settings: Preprocess, centre: Centre = None) -> np.ndarray:
