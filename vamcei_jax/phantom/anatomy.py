@@ -4,6 +4,8 @@ As in MS-CMRSeg's arrays, D runs from apex to base and the right ventricle lies 
 it, the chest wall to the lower left and the lung to the lower right.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence

@@ -121,8 +121,9 @@ def _check_fields(fields: Mapping[str, Any], name_of: Callable[[str], str], meth
   for name, value in fields.items():
     record = find_record(name)
     if record is None:
-      known = "must be a section" if is_section(name) else "no such field"
-      raise InputError(f"{name_of(name)}={shown(value)}: {known}")
+      if is_section(name):
+        raise InputError(f"{name_of(name)}={shown(value)}: must be a section")
+      raise InputError(f"{name_of(name)}: no such field")
     if not record.rule.accepts(value):
       raise InputError(f"{name_of(name)}={shown(value)}: must be {record.rule.expected}")
     for prefix, kind in (("loss.weights.", "TERMS"), ("optimizer.rates.", "NETWORKS")):
