@@ -44,7 +44,8 @@ def make_step(config: ConfigDict, axis_name: str | None = None) -> Callable[[Sta
   def loss(params: Params, state: State, source: dict, target: dict) -> tuple[Array, Metrics]:
     logits = student.apply({"params": params}, jnp.concatenate([source["image"], target["image"]]))
     logits_s, logits_t = jnp.split(logits, [len(source["image"])])
-    cross_entropy, dice = segmentation(logits_s, source["label"], axis_name=axis_name)
+    labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
+    cross_entropy, dice = segmentation(logits_s, labels, axis_name=axis_name)
     probs = target["teacher"]
     if config.distillation.itself:
       own = jax.nn.softmax(student.apply({"params": state.ema["segmenter"]}, target["plain"]))
