@@ -272,7 +272,7 @@ class Twin:
       }
       judged = self.discriminator(probs_t)
 
-    cross_entropy, dice = deep_segmentation(source, labels_s, labels)
+    cross_entropy, dice = deep_segmentation(source, labels)
     return {
       "cross_entropy": cross_entropy,
       "dice_loss": dice,
@@ -371,23 +371,25 @@ def make_bare_unet(
   return run
 
 
-def deep_segmentation(output: Segmentation, labels: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
-  """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (eq. 4)."""
-  terms = [segmentation(output.logits, labels, one_hot), segmentation(output.scale_logits[0], labels, one_hot)]
-  for scale, logits in enumerate(output.scale_logits[1:], 1):
-    coarse = F.avg_pool2d(one_hot, 2**scale).argmax(1)
-    terms.append(segmentation(logits, coarse, F.one_hot(coarse, logits.shape[1]).movedim(-1, 1).float()))
+def deep_segmentation(output: Segmentation, labels: Tensor) -> tuple[Tensor, Tensor]:
+  """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (eq. 4).
+
+  Labels are one-hot (B, K, H, W); the targets of a coarse scale are the class shares of its windows.
+  """
+  terms = [segmentation(output.logits, labels)]
+  for scale, logits in enumerate(output.scale_logits):
+    terms.append(segmentation(logits, _average_pool(labels, 2**scale)))
   return tuple(sum(term) for term in zip(*terms, strict=True))
 
 
-def segmentation(logits: Tensor, labels: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
-  """Cross-entropy and soft Dice loss of a batch: logits and one-hot labels (B, K, H, W), labels (B, H, W)."""
+def segmentation(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+  """Cross-entropy and soft Dice loss of a batch: logits and class shares (B, K, H, W)."""
   log_p = F.log_softmax(logits, 1)
   p = log_p.exp()
-  sizes = (p + one_hot).sum((0, 2, 3))
-  overlaps = (p * one_hot).sum((0, 2, 3))
+  sizes = (p + targets).sum((0, 2, 3))
+  overlaps = torch.minimum(p, targets).sum((0, 2, 3))
   dice = (sizes - 2.0 * overlaps) / (sizes + 1.0)
-  return F.nll_loss(log_p, labels), dice[1:].mean()
+  return -(targets * log_p).sum(1).mean(), dice[1:].mean()
 
 
 def prior_kl(mu: Tensor, logvar: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def test_the_loss_is_eq_4_on_the_source_and_eq_16_on_the_target(config, state, b
   _, metrics = jax.jit(distillation.make_step(config))(state, batch)
   student = distillation.make_student(config)
   logits = {domain: student.apply({"params": state.params["segmenter"]}, batch[domain]["image"]) for domain in batch}
-  supervised = sum(segmentation(logits["source"], batch["source"]["label"]))
+  supervised = sum(segmentation(logits["source"], jax.nn.one_hot(batch["source"]["label"], 4)))
   taught = eq_16(logits["target"], batch["target"]["teacher"], temperature=config.distillation.temperature).mean()
   np.testing.assert_allclose(metrics["segmentation"], supervised, rtol=1e-5)
   np.testing.assert_allclose(metrics["distillation"], taught, rtol=1e-5)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool, max_pool, pointwise
+from vamcei_jax.models.cpu_gradients import max_pool
+from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool, pointwise
 
 POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
 
