@@ -62,7 +62,8 @@ class VariationalUNet(nn.Module):
     block = lambda width: ConvBlock(width, self.norm, self.dtype)
     x, skips = _encode(images, self.widths, block)
 
-    latents, scale_logits = [], []
+    latents: list[Latent] = []
+    scale_logits: list[Array] = []
     for scale in reversed(range(len(skips))):
       x = _decode(x, skips[scale], self.widths[scale], block, self.dtype)
       if scale < self.latent_scales:
