@@ -32,6 +32,9 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], usage: str |
   """
   flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder of compiled programs.")
   define_flags()
+  # --help lists the flags of the main module, which of an installed script is not the one that defines them.
+  for flag in flags.FLAGS.get_flags_for_module(define_flags.__module__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   if usage:
     sys.modules["__main__"].__doc__ = usage
 
