@@ -1,16 +1,16 @@
 """What the pages name exists: files, anchors, functions, commands, flags, fields, and the errors of errors.md."""
 
 import ast
+import contextlib
 import functools
 import importlib
-import importlib.util
 import re
 import shlex
 
 import pytest
 
 from tests.conftest import ROOT
-from vamcei_jax.config.schema import find_record, records
+from vamcei_jax.config.schema import InferenceConfig, find_record, records
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import STAGES
 
@@ -19,6 +19,7 @@ TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
 PAGES = [*TOP, *sorted(page for folder in FOLDERS for page in folder.rglob("*.md"))]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 HISTORY = ("CHANGELOG.md", "mscmrseg.md", "results.md", "notes.md")  # pages that name flags of version 0.1
+COMMANDS = ("main", "prepare", "predict", "evaluate", "export")
 # Files that a reader of the pages writes; the blocks of extending.md are others.
 WRITTEN = {"configs/mine.py"}
 
@@ -41,39 +42,52 @@ def test_links_lead_somewhere(page):
       assert not anchor or anchor in anchors(target), link
 
 
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 PACKAGE_FOLDERS = sorted(path.name for path in (ROOT / "vamcei_jax").iterdir() if (path / "__init__.py").exists())
 REPOSITORY_FOLDERS = ("vamcei_jax", "configs", "experiments", "tests", "docs", "weights")
 PATH = re.compile(rf"(?<![\w/.~-])(?:{'|'.join([*REPOSITORY_FOLDERS, *PACKAGE_FOLDERS])})/(?:[\w./-]*[\w/])?")
 
 
+def written(page):
+  """The files that a reader of the page writes."""
+  return WRITTEN | set(re.findall(r"^```python\n# (\S+\.py)$", page.read_text(), re.MULTILINE))
+
+
 @every_page
 def test_named_files_exist(page):
   text = re.sub(r"\w+://\S+", "", page.read_text())
-  written = WRITTEN | set(re.findall(r"^```python\n# (\S+\.py)$", text, re.MULTILINE))
-  for path in set(PATH.findall(text)) - written:
+  for path in set(PATH.findall(text)) - written(page):
     assert (ROOT / path).exists() or (ROOT / "vamcei_jax" / path).exists(), path
 
 
 @every_page
 def test_named_modules_and_functions_exist(page):
-  for name in set(re.findall(r"(?<![\w/.])vamcei_jax(?:\.\w+)+", page.read_text())):
-    module, rest = name, []
-    while importlib.util.find_spec(module) is None:
-      module, _, last = module.rpartition(".")
-      rest.insert(0, last)
-    if rest:
-      functools.reduce(getattr, rest, importlib.import_module(module))
+  names = set(re.findall(r"(?<![\w/.])vamcei_jax(?:\.\w+)+", page.read_text()))
+  for name in names - {module_of(path) for path in written(page)}:
+    parts = name.split(".")
+    length = max(n for n in range(1, len(parts) + 1) if is_module("/".join(parts[:n])))
+    if length < len(parts):
+      functools.reduce(getattr, parts[length:], importlib.import_module(".".join(parts[:length])))
+
+
+def module_of(path):
+  """The dotted name of a Python file of the repository."""
+  return path.removesuffix(".py").replace("/", ".")
+
+
+def is_module(path):
+  """Whether a path without its ending is a module or a package of the repository."""
+  return (ROOT / f"{path}.py").exists() or (ROOT / path / "__init__.py").exists()
 
 
 def commands(page):
   """(module, arguments) of the commands `python -m` of this repository; those of version 0.1 without arguments."""
-  text = page.read_text()
-  blocks = re.findall(r"^```(?:bash)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-  inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+  blocks = [text for language, text in BLOCK.findall(page.read_text()) if language in ("", "bash")]
+  inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text()))
   for block in [*blocks, *inline]:
     for line in block.replace("\\\n", " ").splitlines():
       if found := re.search(r"python -m ((?:vamcei_jax|experiments)\.\w+)(.*)", line):
-        old = block.startswith("# version 0.1")
+        old = block.lstrip().startswith("# version 0.1")
         yield found[1], [] if old else shlex.split(found[2], comments=True)
 
 
@@ -81,7 +95,6 @@ def commands(page):
 def flags_of(module):
   """The flags that a command defines, from its source and from that of cli.py."""
   path = ROOT / f"{module.replace('.', '/')}.py"
-  assert path.exists(), module
   names = set()
   for source in (path, ROOT / "vamcei_jax" / "cli.py"):
     tree = ast.parse(source.read_text())
@@ -126,7 +139,7 @@ def test_commands_have_only_flags_that_exist(page):
 
 def test_there_are_commands_to_check():
   modules = {module for page in PAGES for module, _ in commands(page)}
-  assert modules >= {f"vamcei_jax.{name}" for name in ("main", "prepare", "predict", "evaluate", "export")}
+  assert modules >= {f"vamcei_jax.{command}" for command in COMMANDS}
   assert {"tta", "smooth", "input", "compiled"} <= flags_of("vamcei_jax.predict")
   assert not is_flag("--apex", flags_of("vamcei_jax.predict"))
   assert is_flag("--config.stage.distill.train.steps=3", flags_of("vamcei_jax.main"))
@@ -139,11 +152,10 @@ def test_named_flags_exist(page):
   """Flags in the text, outside of commands: `--smooth=5`."""
   if page.name in HISTORY:
     return
-  names = set().union(*(flags_of(module) for module, _ in commands(page)), flags_of("vamcei_jax.main"))
-  text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-  for quoted in re.findall(r"`(--[^`\n]+)`", text):
+  names = set().union(*(flags_of(f"vamcei_jax.{command}") for command in COMMANDS))
+  for quoted in re.findall(r"`(--[^`\n]+)`", BLOCK.sub("", page.read_text())):
     for argument in shlex.split(quoted):
-      assert is_flag(argument.rstrip("…"), names | flags_of("vamcei_jax.predict")), argument
+      assert is_flag(argument, names), argument
 
 
 def resolved_commands():
@@ -157,17 +169,15 @@ def resolved_commands():
 
 @pytest.mark.parametrize(("path", "overrides"), sorted(set(resolved_commands())))
 def test_documented_configurations_are_accepted(path, overrides):
-  config = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config()
+  config = importlib.import_module(module_of(path)).get_config()
   for override in overrides:
     name, _, value = override.removeprefix("--config.").partition("=")
-    try:
+    with contextlib.suppress(SyntaxError, ValueError):  # a text needs no quotes
       value = ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-      pass
     *sections, field = name.split(".")
     section = functools.reduce(getattr, sections, config)
     with section.unlocked():
-      setattr(section, field, value if not value == "$SLURM_ARRAY_TASK_ID" else 0)
+      setattr(section, field, value)
   assert list(resolve(config).stages) == list(config.stages)
 
 
@@ -179,7 +189,7 @@ def test_the_method_names_what_exists():
     link = re.search(r"\]\(\.\./(vamcei_jax/[\w/]+)\.py\)(.*)", line)
     if not link:
       continue
-    module = importlib.import_module(link[1].replace("/", "."))
+    module = importlib.import_module(module_of(link[1]))
     # In the first two tables, functions and classes stand before their file; elsewhere they follow it.
     cells = line.split(" | ")
     names = re.findall(r"`(\w+)`", cells[-2] if len(cells) == 4 or "models/" in line else link[2])
@@ -205,8 +215,6 @@ def test_errors_are_quoted_as_they_are_printed():
 
 
 def test_the_python_page_lists_the_options_of_prediction():
-  from vamcei_jax.config.schema import InferenceConfig
-
   text = (ROOT / "docs" / "python.md").read_text()
   rows = dict(re.findall(r"^\| `(\w+)` \| .* \| `(.+)` \|$", text, re.MULTILINE))
   expected = {name: record.default for name, record in records(InferenceConfig) if name != "pixel_mm"}
