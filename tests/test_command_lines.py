@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from vamcei_jax.phantom.scanner import write_nifti
 
 from tests.conftest import ROOT
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
+from vamcei_jax.phantom.scanner import write_nifti
 from vamcei_jax.pipeline import run as runs
 
 TINY = "--config=tests/configs/tiny.py"

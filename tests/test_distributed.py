@@ -29,7 +29,8 @@ from vamcei_jax.data.loader import augment_batch, batch_indices, draw_batch, dra
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
 from vamcei_jax.methods import state as method_state
-from vamcei_jax.models.layers import EPSILON, InstanceNorm, pointwise
+from vamcei_jax.models.cpu_gradients import EPSILON
+from vamcei_jax.models.layers import InstanceNorm, pointwise
 from vamcei_jax.pipeline.record import read_record
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save
 from vamcei_jax.training.loop import read_log, steps_to_go

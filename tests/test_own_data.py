@@ -6,8 +6,6 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from vamcei_jax.phantom.anatomy import Grid
-from vamcei_jax.phantom.scanner import write_nnunet
 
 from tests.test_command_lines import error_of
 from vamcei_jax.config.files import read_stage_config
@@ -16,6 +14,8 @@ from vamcei_jax.data.nifti import read_classes, read_volume
 from vamcei_jax.data.preprocess import Preprocess, preprocess_image
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.inference.heart import find_centre
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.domains import prepare_datasets
 
 CONFIG = "--config=tests/configs/tiny_folder.py"

@@ -3,12 +3,12 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from vamcei_jax.phantom.scanner import write_patient
 
 from tests.datasets.trees import draw
 from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import write_volume
 from vamcei_jax.evaluation.metrics import measure
+from vamcei_jax.phantom.scanner import write_patient
 
 PATIENTS = 3  # the last one has no label
 

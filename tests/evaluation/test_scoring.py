@@ -7,7 +7,6 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from vamcei_jax.phantom.scanner import write_patient
 
 from tests.datasets.trees import draw
 from tests.evaluation.masks import PATIENTS, assert_close, scores_of, spacing, write_folders, write_predictions
@@ -17,6 +16,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import METRICS
 from vamcei_jax.evaluation.scoring import check_output, evaluate, read_image
 from vamcei_jax.evaluation.statistics import compare, summarise
+from vamcei_jax.phantom.scanner import write_patient
 
 
 @pytest.fixture

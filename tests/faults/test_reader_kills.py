@@ -11,9 +11,9 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from vamcei_jax.phantom.scanner import write_nifti
 
 from tests.conftest import ROOT, command
+from vamcei_jax.phantom.scanner import write_nifti
 
 VOLUMES = 6
 SAMPLES = 2

@@ -7,13 +7,13 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
-from vamcei_jax.phantom.scanner import write_nifti
 
 from tests.test_command_lines import error_of
 from vamcei_jax.config.schema import InferenceConfig
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import last_stage, load_segmenter, restore_stage
 from vamcei_jax.inference.weights import WEIGHTS_FILE, read_weights, write_weights
+from vamcei_jax.phantom.scanner import write_nifti
 
 FLAGS = ("--tta", "--postprocess", "--smooth=5")
 

@@ -10,8 +10,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
-from vamcei_jax.phantom.anatomy import Grid
-from vamcei_jax.phantom.scanner import draw_patient
 
 from tests.test_command_lines import error_of
 from vamcei_jax.config.files import read_config, write_config
@@ -19,6 +17,8 @@ from vamcei_jax.data.nifti import list_volumes, write_volume
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import load_segmenter
 from vamcei_jax.inference.postprocess import smooth_slices
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import draw_patient
 from vamcei_jax.predict import write_prediction
 
 VALUES = (0, 200, 500, 600)

@@ -9,7 +9,6 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
-from vamcei_jax.phantom.scanner import write_nifti
 
 from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
@@ -19,6 +18,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import load_segmenter, restore_stage
 from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.methods import cyclegan
+from vamcei_jax.phantom.scanner import write_nifti
 from vamcei_jax.pipeline.domains import prepare_datasets, translate_datasets
 from vamcei_jax.pipeline.stages import STAGES, TEACHERS
 from vamcei_jax.pipeline.teachers import load_stage

@@ -157,7 +157,7 @@ def test_a_run_of_an_earlier_version_is_made_again(copy, tmp_path, monkeypatch):
   """What has become a field since then is as it was: off."""
   edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "ipa", "scar", "contraction")])
   edit(copy, lambda record: record["config"]["data"].pop("empty_slices"))
-  edit(copy, lambda record: record["config"]["stage"].update(vamcei={"data": {"empty_slices": False}}))
+  edit(copy, lambda record: record["config"]["stage"].update(vamcei={"data": {"empty_slices": "none"}}))
   start = Mock(side_effect=SystemExit)
   monkeypatch.setattr("vamcei_jax.pipeline.reproduce.run", start)
   with pytest.raises(SystemExit):

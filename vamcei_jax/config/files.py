@@ -138,9 +138,6 @@ def _upgrade_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     if (list(value) if isinstance(value, list | tuple) else value) != neutral:
       raise InputError(f"{name}.{removed}={shown(value)}: a removed option of version 0.1; set it to {neutral}")
   data = sections.get("data")
-  if isinstance(data, dict):
-    if "view" in data:
-      data["plane"] = data.pop("view")
-    if isinstance(data.get("empty_slices"), bool):
-      data["empty_slices"] = "all" if data["empty_slices"] else "none"
+  if isinstance(data, dict) and "view" in data:
+    data["plane"] = data.pop("view")
   return sections

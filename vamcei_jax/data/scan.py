@@ -6,18 +6,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, ornt_transform
 
-from vamcei_jax.data.nifti import (
-  Volume,
-  canonical_volume,
-  check_finite,
-  check_image,
-  load_image,
-  orientation_of,
-  restore_orientation,
-  save_image,
-)
+from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, orient, orientation_of, save_image
 from vamcei_jax.errors import InputError
+
+_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +34,17 @@ class Scan:
 
   def restore_axes(self, maps: np.ndarray) -> np.ndarray:
     """Maps (D, H, W) or (D, H, W, K) in the canonical orientation with the scan's own axes."""
-    return restore_orientation(maps, self.orientation)
+    return apply_orientation(maps, ornt_transform(_CANONICAL, self.orientation))
 
   def save(self, path: str | Path, maps: np.ndarray) -> None:
     """Writes maps with the scan's own axes as a NIfTI file with its header, or not at all.
 
     Raises:
       InputError: the file cannot be written, or has another suffix.
+      ValueError: the maps are on another grid.
     """
+    if maps.shape[:3] != self.image.shape[:3]:
+      raise ValueError(f"a map on a grid of {maps.shape[:3]}, {self.name} has {self.image.shape[:3]}")
     header = self.image.header.copy()
     header.set_data_dtype(maps.dtype)
     header.set_slope_inter(1, 0)
@@ -74,7 +71,7 @@ def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str) -> Scan:
   path = image.get_filename()
   name = path or "the image"
   image = nib.Nifti1Image.from_image(image)
-  check_image(name, image)
+  check_header(name, image.header, 3)
   voxels = np.asanyarray(image.dataobj).reshape(image.shape[:3])
   return _make(name, image, voxels, plane, Path(path) if path else None)
 
@@ -95,12 +92,11 @@ def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> S
   if len(spacing) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in spacing):
     raise InputError(f"spacing={tuple(spacing)}: must be three positive numbers, mm along D, H and W")
   affine = np.diag([*map(float, spacing), 1.0])
-  same = np.array([[0, 1], [1, 1], [2, 1]])
-  volume = Volume(check_finite("the array", voxels.astype(np.float32)), affine, plane)
-  return Scan("the array", volume, same, nib.Nifti1Image(np.zeros(voxels.shape, np.uint8), affine))
+  volume = image_volume("the array", voxels, affine, plane)
+  return Scan("the array", volume, _CANONICAL, nib.Nifti1Image(np.zeros(voxels.shape, np.uint8), affine))
 
 
 def _make(name: str, image: nib.Nifti1Image, voxels: np.ndarray, plane: str, path: Path | None) -> Scan:
-  orientation = orientation_of(image.affine, plane)
-  volume = canonical_volume(name, voxels, image.affine, plane)
+  orientation = orientation_of(np.asarray(image.affine), plane)
+  volume = image_volume(name, *orient(voxels, np.asarray(image.affine), orientation), plane)
   return Scan(name, volume, orientation, image, path)

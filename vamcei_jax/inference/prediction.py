@@ -33,7 +33,7 @@ class Prediction:
   probabilities: np.ndarray
   volumes_ml: Mapping[str, float]
   quality: Quality
-  uncertainty: Mapping[str, Mapping[str, float]]
+  uncertainty: Mapping[str, Mapping[str, float | None]]
   entropy: np.ndarray | None
   scan: Scan
 

@@ -89,7 +89,7 @@ def _to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
-  stages = content.get("stages")
+  stages = content.get("stages", ())
   if not differing(each(choice(tuple(STAGES)))).accepts(stages):
     raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
   stages = tuple(stages)
@@ -121,8 +121,9 @@ def _check_fields(fields: Mapping[str, Any], name_of: Callable[[str], str], meth
   for name, value in fields.items():
     record = find_record(name)
     if record is None:
-      known = "must be a section" if is_section(name) else "no such field"
-      raise InputError(f"{name_of(name)}={shown(value)}: {known}")
+      if is_section(name):
+        raise InputError(f"{name_of(name)}={shown(value)}: must be a section")
+      raise InputError(f"{name_of(name)}: no such field")
     if not record.rule.accepts(value):
       raise InputError(f"{name_of(name)}={shown(value)}: must be {record.rule.expected}")
     for prefix, kind in (("loss.weights.", "TERMS"), ("optimizer.rates.", "NETWORKS")):

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vamcei_jax import distributed
@@ -15,6 +16,7 @@ from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.files import locked
 from vamcei_jax.inference.volumes import predict_volume, translate_volume
 from vamcei_jax.methods import cyclegan, distillation
+from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.domains import (
   Datasets,
   locate_hearts,
@@ -112,7 +114,8 @@ def run_stages(
     workdir: of the run.
   """
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(config)) for stage, config in configs.items()}
-  networks, probs = {}, {}
+  networks: dict[str, dict[str, Params]] = {}
+  probs: dict[str, list[np.ndarray]] = {}
   for stage in configs:
     config, folder, method = configs[stage], workdir / stage, STAGES[stage].method
     if distributed.is_first_host():

@@ -1,16 +1,19 @@
-"""The anatomy of invented patients: maps of the tissues around the heart in short-axis planes, drawn in millimetres.
+"""The anatomy of synthetic patients: maps of the tissues around the heart in short-axis planes, drawn in millimetres.
 
 As in MS-CMRSeg's arrays, D runs from apex to base and the right ventricle lies left of the left one, the liver above
 it, the chest wall to the lower left and the lung to the lower right.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from vamcei_jax.data.sequences import (
+from vamcei_jax.phantom.signal import (
   AIR,
   BLOOD,
   BONE,
@@ -46,7 +49,12 @@ ANGLES = np.arange(BINS) * (2 * math.pi / BINS)
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """Voxels (mm) of a stack, and into how many samples they are divided for drawing, in the plane and across it."""
+  """The voxels of a stack, and the finer samples at which anatomies are drawn.
+
+  pixels: along both axes of a slice.
+  spacing, thickness: of a voxel in mm, in the plane and across it.
+  oversampling, sub_slices: samples per voxel, along each axis of the plane and across it.
+  """
 
   pixels: int = 96
   spacing: float = 1.5
@@ -60,7 +68,12 @@ GRID = Grid()
 
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-  """One patient at samples (D', H', W'): tissues and classes (uint8), and depth (mm) under the skin of the chest."""
+  """One patient at the samples (D', H', W') of a grid.
+
+  tissues: uint8, indices of vamcei_jax/phantom/signal.py.
+  classes: uint8, class indices.
+  depth: mm under the skin of the chest, negative outside of the body.
+  """
 
   tissues: np.ndarray
   classes: np.ndarray
@@ -68,8 +81,8 @@ class Anatomy:
 
 
 def draw_anatomy(rng: np.random.Generator, grid: Grid, *, scarred: bool) -> Anatomy:
-  """One patient, with an infarct in the wall of the left ventricle if `scarred`."""
-  # Planes from below the apex of the cavity (z = 0) to above the valves, and positions in them about the cavity's axis.
+  """Draws one patient, with an infarct in the wall of the left ventricle if `scarred`."""
+  # Planes from below the apex of the cavity (z = 0) to above the valves, and offsets (mm) from the cavity's axis.
   length, start = rng.uniform(*LENGTH), rng.uniform(-7, 0)
   slices = math.ceil((length + rng.uniform(2, 9) - start) / grid.thickness)
   z = start + (np.arange(slices * grid.sub_slices) + 0.5) * (grid.thickness / grid.sub_slices)
@@ -78,7 +91,7 @@ def draw_anatomy(rng: np.random.Generator, grid: Grid, *, scarred: bool) -> Anat
   axis = rng.normal((14, -1), (3, 5)) + np.outer(z - length / 2, rng.uniform(-0.12, 0.12, 2)) + breath
   samples = grid.pixels * grid.oversampling
   x = (np.arange(samples) - (samples - 1) / 2) * (grid.spacing / grid.oversampling)
-  dx, dy = np.float32(x - axis[:, :1])[:, None, :], np.float32(x - axis[:, 1:])[:, :, None]
+  dx, dy = (x - axis[:, :1]).astype(np.float32)[:, None, :], (x - axis[:, 1:]).astype(np.float32)[:, :, None]
 
   # Distances (mm, negative inside) to the heart's surfaces.
   around = _Polar(dx, dy)
@@ -119,8 +132,8 @@ def draw_anatomy(rng: np.random.Generator, grid: Grid, *, scarred: bool) -> Anat
   return Anatomy(canvas.tissues, classes, depth)
 
 
-def _left_ventricle(rng, level, length):
-  """(planes, BINS) radii of the inner and the outer surface of its wall; 0 in planes below them."""
+def _left_ventricle(rng: np.random.Generator, level: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+  """(planes, BINS) radii of the inner and the outer surface of the wall; 0 in planes below a surface."""
   radius, wall, apex = rng.uniform(*CAVITY), rng.uniform(*WALL), rng.uniform(5, 7)
   outer = (radius + wall) * _taper((level * length + apex) / (length + apex))
   endo = (radius * _taper(level))[:, None] * (1 + _ripples(rng, level, range(2, 7), 0.08))
@@ -128,19 +141,21 @@ def _left_ventricle(rng, level, length):
   return endo, epi * (outer > 0)[:, None]
 
 
-def _taper(level):
+def _taper(level: np.ndarray) -> np.ndarray:
   """Relative radius of a ventricle: 0 at its apex, 1 at its base."""
   return np.sqrt(1 - (1 - np.clip(level, 0, 1)) ** 2.2)
 
 
-def _trabeculae(rng, level):
-  """(planes, BINS) share of the cavity's radius that ridges of muscle fill, more towards the apex."""
+def _trabeculae(rng: np.random.Generator, level: np.ndarray) -> np.ndarray:
+  """(planes, BINS) share of the cavity's radius that ridges of muscle fill; it is larger towards the apex."""
   ridges = np.maximum(0, _ripples(rng, level, range(7, 25), 3))
   return ridges * np.interp(level, (0, 1), (0.15, 0.03))[:, None]
 
 
-def _papillaries(rng, level, radius, dx, dy):
-  """Where the two papillary muscles run."""
+def _papillaries(
+  rng: np.random.Generator, level: np.ndarray, radius: np.ndarray, dx: np.ndarray, dy: np.ndarray
+) -> Iterator[np.ndarray]:
+  """Masks of the two papillary muscles."""
   for direction in PAPILLARIES + rng.normal(0, 0.25, 2):
     along = (level - rng.uniform(0.35, 0.45)) / rng.uniform(0.22, 0.32)
     size = rng.uniform(3.5, 6) * np.sqrt(np.maximum(0, 1 - along**2))
@@ -149,8 +164,8 @@ def _papillaries(rng, level, radius, dx, dy):
     yield x**2 + y**2 + rng.uniform(-0.8, 0.8) * x * y < _planes(size) ** 2
 
 
-def _infarct(rng, level):
-  """(planes, BINS) share of the wall, counted from within, that is scar: a sector in an artery's territory."""
+def _infarct(rng: np.random.Generator, level: np.ndarray) -> np.ndarray:
+  """(planes, BINS) share of the wall, from the inner surface on, that is scar: a sector in an artery's territory."""
   direction = rng.choice(TERRITORIES) + rng.normal(0, 0.25)
   width, extent, transmurality = rng.uniform(0.5, 1.2), rng.uniform(0.15, 0.4), rng.uniform(0.4, 1.1)
   angle = (ANGLES - direction + math.pi) % (2 * math.pi) - math.pi
@@ -159,8 +174,10 @@ def _infarct(rng, level):
   return inside * np.clip(transmurality * (1 + _ripples(rng, level, range(3, 12), 0.6)), 0, 1)
 
 
-def _right_ventricle(rng, level, septum, dx, dy):
-  """Distance (mm, roughly) to the surface of an ellipse whose right part the left ventricle covers."""
+def _right_ventricle(
+  rng: np.random.Generator, level: np.ndarray, septum: np.ndarray, dx: np.ndarray, dy: np.ndarray
+) -> np.ndarray:
+  """Approximate distance (mm) to the surface of an ellipse whose right part the left ventricle covers."""
   size = np.maximum(1e-3, _taper((level - rng.uniform(0.14, 0.26)) / 0.85))
   width, height = rng.uniform(*RV_HALF_WIDTH) * size, rng.uniform(*RV_HALF_HEIGHT) * size
   direction, turn = math.pi + rng.normal(0.15, 0.12), rng.normal(0.15, 0.12)
@@ -172,16 +189,20 @@ def _right_ventricle(rng, level, septum, dx, dy):
   return (around.radius - around.at(outline)) * _planes(np.sqrt(width * height))
 
 
-def _great_vessels(rng, radius, dx, dy):
-  """Distances (mm) to what lies above the valves: left atrium, aorta, right atrium, pulmonary trunk."""
+def _great_vessels(
+  rng: np.random.Generator, radius: float, dx: np.ndarray, dy: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Blood and distance (mm) of each vessel above the valves: left atrium, aorta, right atrium, pulmonary trunk."""
   left, right = ((0.1, -0.25, 0.75), (-0.6, 0.35, 0.45)), ((-1.1, -0.45, 0.7), (-0.9, 1.0, 0.45))
   for blood, vessel in [*((BLOOD, v) for v in left), *((VENOUS_BLOOD, v) for v in right)]:
     x, y, size = (radius * rng.normal(vessel, (0.08, 0.08, 0.05))).tolist()
     yield blood, np.sqrt((dx - x) ** 2 + (dy - y) ** 2) - size
 
 
-def _paint_abdomen(rng, canvas, dx, dy, level, radius):
-  """Liver, and stomach or spleen to its right. Returns the distance (mm) to the diaphragm, negative in the abdomen."""
+def _paint_abdomen(
+  rng: np.random.Generator, canvas: _Canvas, dx: np.ndarray, dy: np.ndarray, level: np.ndarray, radius: np.ndarray
+) -> np.ndarray:
+  """Paints liver and spleen. Returns the distance (mm) to the diaphragm, negative in the abdomen."""
   below = 0.5 * (radius + radius.max()) + rng.uniform(2, 7)
   abdomen = dy + _planes(below) + rng.uniform(-0.35, -0.05) * dx + 2 * np.sin(dx / 14 + rng.uniform(0, 6))
   flank = dx - _planes(rng.uniform(5, 40) + 20 * level) + 0.3 * dy + 3 * np.sin(dy / 9 + rng.uniform(0, 6))
@@ -194,8 +215,10 @@ def _paint_abdomen(rng, canvas, dx, dy, level, radius):
   return abdomen
 
 
-def _paint_chest(rng, canvas, dx, dy, z):
-  """The wall of the chest, which recedes towards the base. Returns depths (mm) under its outside and its inside."""
+def _paint_chest(
+  rng: np.random.Generator, canvas: _Canvas, dx: np.ndarray, dy: np.ndarray, z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Paints the chest wall, which recedes towards the base. Returns the depths (mm) under its outside and inside."""
   fat, muscle = rng.uniform(*SKIN_FAT), rng.uniform(*CHEST_MUSCLE)
   outwards = dx * math.cos(CHEST) + dy * math.sin(CHEST)
   along = dy * math.cos(CHEST) - dx * math.sin(CHEST)
@@ -215,18 +238,19 @@ def _paint_chest(rng, canvas, dx, dy, z):
 
 
 class _Canvas:
-  """Tissues (planes, H', W'), painted over one another, on lung."""
+  """Tissues (planes, H', W'), painted over each other, on a background of lung."""
 
   def __init__(self, rng: np.random.Generator, grid: Grid, slices: int):
     self._rng, self._grid = rng, grid
     samples = grid.pixels * grid.oversampling
     self.tissues = np.full((slices * grid.sub_slices, samples, samples), LUNG, np.uint8)
 
-  def paint(self, tissue: int, where: np.ndarray) -> None:
-    np.copyto(self.tissues, np.uint8(tissue), where=where)
+  def paint(self, tissue: int, mask: np.ndarray) -> None:
+    """Paints a tissue where a mask (planes, H', W') is set."""
+    np.copyto(self.tissues, np.uint8(tissue), where=mask)
 
   def specks(self, size: float, share: float) -> np.ndarray:
-    """Where random specks of about `size` pixels lie that fill this share of the field."""
+    """Mask of random specks of about `size` pixels that fill this share of the field."""
     scale = self._grid.sub_slices, self._grid.oversampling, self._grid.oversampling
     shape = [n // m for n, m in zip(self.tissues.shape, scale, strict=True)]
     noise = gaussian_filter(self._rng.standard_normal(shape, np.float32), (0, size, size))
@@ -237,7 +261,7 @@ class _Canvas:
 
 
 class _Polar:
-  """Polar coordinates of the samples about the middle of each plane, to compare with outlines over the angle."""
+  """Polar coordinates of the samples, to compare their radius with an outline that is given over the angle."""
 
   def __init__(self, x: np.ndarray, y: np.ndarray):
     self.radius = np.sqrt(x**2 + y**2)
@@ -245,23 +269,23 @@ class _Polar:
     self._index = bins + BINS * np.arange(len(bins), dtype=np.int32)[:, None, None]
 
   def at(self, outlines: np.ndarray) -> np.ndarray:
-    """The value of (planes, BINS) outlines at every sample's angle."""
+    """The values of (planes, BINS) outlines at the angle of every sample."""
     return outlines.astype(np.float32).ravel()[self._index]
 
 
-def _ripples(rng, level, orders, amplitude):
-  """(planes, BINS) smooth random functions of the angle, of about this amplitude, that change slowly with the level."""
+def _ripples(rng: np.random.Generator, level: np.ndarray, orders: Sequence[int], amplitude: float) -> np.ndarray:
+  """(planes, BINS) random smooth functions of the angle, of about this amplitude, that change slowly with the level."""
   orders = np.asarray(orders)
   waves = np.concatenate([f(np.outer(orders, ANGLES)) for f in (np.cos, np.sin)])
   apex, base = rng.normal(0, np.tile(amplitude / (2 * orders), (2, 2))) @ waves
   return apex + np.clip(level, 0, 1)[:, None] * (base - apex)
 
 
-def _smooth_minimum(a, b, width):
-  """Minimum of two distances that fills the groove where they meet."""
+def _smooth_minimum(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
+  """Minimum of two distances, smoothed over `width` mm where they meet."""
   return np.minimum(a, b) - np.maximum(0, width - np.abs(a - b)) ** 2 / (4 * width)
 
 
-def _planes(values):
-  """A number for each plane, spread over (planes, H', W')."""
+def _planes(values: np.ndarray | float) -> np.ndarray:
+  """Numbers, one a plane, as an array that broadcasts to (planes, H', W')."""
   return np.asarray(values, np.float32)[:, None, None]

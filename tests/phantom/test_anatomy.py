@@ -1,7 +1,7 @@
 import numpy as np
-from vamcei_jax.phantom.anatomy import GRID, LV, MYO, draw_anatomy
 
-from vamcei_jax.data.sequences import BLOOD, MYOCARDIUM, SCAR
+from vamcei_jax.phantom.anatomy import GRID, LV, MYO, draw_anatomy
+from vamcei_jax.phantom.signal import BLOOD, MYOCARDIUM, SCAR
 
 
 def test_scars_lie_in_the_wall_of_scarred_patients_only():

@@ -4,6 +4,9 @@ import math
 import numpy as np
 import pytest
 from scipy import ndimage
+
+from vamcei_jax.data.labels import LABEL_VALUES
+from vamcei_jax.data.nifti import read_classes, read_volume
 from vamcei_jax.phantom.anatomy import GRID, LV, MYO, RV, Grid
 from vamcei_jax.phantom.scanner import (
   add_rician_noise,
@@ -13,9 +16,6 @@ from vamcei_jax.phantom.scanner import (
   write_nifti,
   write_nnunet,
 )
-
-from vamcei_jax.data.labels import LABEL_VALUES
-from vamcei_jax.data.nifti import read_classes, read_volume
 
 DOMAINS = ("bssfp", "lge")
 COARSE = Grid(pixels=48, spacing=3.0)  # quick, for what does not depend on the grid
