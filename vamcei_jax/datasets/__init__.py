@@ -70,7 +70,7 @@ def prepare(
   """
   builder_class = _builder_class(name, domain, root)
   _check_options(name, builder_class, options)
-  settings = {
+  settings: dict[str, Any] = {
     "domain": domain,
     "role": role,
     "preprocess": preprocess,
