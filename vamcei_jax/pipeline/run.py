@@ -81,7 +81,7 @@ def run(
 
 
 def prepare_workdir(config: RunConfig, plan: Plan, datasets: Datasets, earlier: dict | None, workdir: Path) -> dict:
-  """Prints the plan, writes config.json and run.json, and removes what the plan discards; returns run.json's content."""
+  """Prints the plan, writes config.json and run.json, and removes what the plan discards; returns run.json."""
   print("stages: " + ", ".join(f"{stage} ({action})" for stage, action in plan.actions.items()), flush=True)
   write_config(workdir, config.content)
   record = start_record(workdir, config.content, datasets, None if plan.starts_over else earlier, plan.discard)
