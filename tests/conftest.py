@@ -15,9 +15,12 @@ import subprocess  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.configs import tiny  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")  # arrays of different ranks broadcast explicitly or not at all
 
 ROOT = Path(__file__).parent.parent
 # A worker takes whole files; these take longest, and one that is begun last is waited for by the others.
