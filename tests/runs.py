@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest
-from vamcei_jax.config import read_config
-from vamcei_jax.stages import STAGES
+from vamcei_jax.config.files import read_stage_config
+from vamcei_jax.pipeline.stages import STAGES
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest
 
 
 def final_state(workdir, stage):
-  """The state after the last step of a stage, whose checkpoints must be whole."""
-  config = read_config(workdir / stage)
+  """The state after the last step of a stage, whose checkpoints must be intact."""
+  config = read_stage_config(workdir / stage)
   abstract = jax.eval_shape(lambda: STAGES[stage].method.init_state(config, jax.random.key(0)))
   state, damaged = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), abstract)
   assert not damaged
