@@ -1,4 +1,4 @@
-# The README's two commands. Each makes .venv by itself on a machine that has make and Python 3.11 or newer.
+# Each target sets up .venv first; that needs make, a network and Python 3.11 or newer.
 PYTHON ?= python3
 VENV = .venv/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
@@ -6,6 +6,8 @@ VENV = .venv/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
 install: $(VENV)
 
+# Huge pages make training on the CPU faster (docs/hardware.md). A value in the environment is kept.
+demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)
 	.venv/bin/python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 
@@ -14,8 +16,10 @@ test: $(VENV) lint
 
 lint: $(VENV)
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
-# Known vulnerabilities of what the lock file holds; --strict, for what cannot be looked up is not without any.
+# Known vulnerabilities of the versions in the lock file. --strict: fail if one cannot be looked up.
 audit: $(VENV)
 	test -x .venv/audit/bin/pip-audit || .venv/bin/python -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'

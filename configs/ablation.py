@@ -1,4 +1,4 @@
-"""The ablation of VAMCEI's terms on the embedded phantom: six rows, two seeds, one program.
+"""Ablation of VAMCEI's loss terms on the embedded phantom: six rows, two seeds, one program.
 
 python -m experiments.ablation_grid --config=configs/ablation.py
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
   config.stages = ("vamcei",)
   bound = ("reconstruction", "prior_kl")
   config.grid = ConfigDict({
-    # Name of a row -> the unsupervised terms that it keeps; those of others have weight 0.
+    # Name of a row, and its unsupervised loss terms. The other unsupervised terms have weight 0.
     "rows": (
       ("baseline", ()),
       ("+ reconstruction and prior KL", bound),

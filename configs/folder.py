@@ -1,10 +1,11 @@
-"""VAMCEI on own volumes, bSSFP -> LGE, sized for a laptop CPU: copy it and say what differs. See docs/own-data.md.
+"""VAMCEI on your own volumes, bSSFP -> LGE, sized for a laptop CPU; see docs/own-data.md.
 
 python -m vamcei_jax.prepare --dataset=folder --source=DIR
 python -m vamcei_jax.main --config=configs/folder.py --config.data.root=DIR
 
-DIR holds a folder for each domain, as nnU-Net lays it out (imagesTr, labelsTr, dataset.json) or flat (images, labels).
-The target's masks, if there are any, are for evaluation alone.
+DIR has a folder for each domain, in the layout of nnU-Net (imagesTr, labelsTr, dataset.json) or a flat one (images,
+labels). Masks of the target, if it has some, are used for evaluation only. Copy this file, and change the fields that
+differ for your data.
 """
 
 from ml_collections import ConfigDict
@@ -15,19 +16,21 @@ from configs import mscmrseg
 def get_config() -> ConfigDict:
   config = mscmrseg.get_config()
   config.data.name = "folder"
-  config.data.source = "bssfp"  # folders in DIR
+  config.data.source = "bssfp"  # Folders in DIR.
   config.data.target = "lge"
-  config.data.label_values = (0, 1, 2, 3)  # background, Myo, LV, RV; a tuple folds several values into one class
-  config.data.spacing = 1.5  # mm, by the headers
+  config.data.label_values = (0, 1, 2, 3)  # Background, Myo, LV, RV; a tuple folds several values into one class.
+  config.data.spacing = 1.5  # Pixels of the network in mm; pixel sizes of the files are those in their headers.
   config.data.options = ConfigDict({
-    "validation": 5,  # labelled target patients, the first, that training is watched on; the other ones are the test
-    "channel": 0,  # of nnU-Net's images: NAME_0000
-    "images": "images",  # names of the two folders of the flat layout
+    # Number of validation patients, the first labelled ones of the target. The others are test patients.
+    "validation": 5,
+    "channel": 0,  # Channel of nnU-Net's images: NAME_0000.
+    "images": "images",  # Folders of the flat layout.
     "labels": "labels",
   })
 
-  # For images much larger than the field (96 pixels of 1.5 mm) with the heart off their middle, add the stage "locate"
-  # in front: a coarse VAMCEI finds the heart, and the field is put on it. Its own field must take in the whole image.
+  # The field of the network is 96×96 pixels of 1.5 mm. If images are much larger and the heart is not in their middle,
+  # put the stage "locate" first. It is a coarse VAMCEI that finds the heart, so its field must cover the whole image.
+  # The field of the other stages is then centred on the heart.
   config.stage.locate = locate = ConfigDict()
   locate.data = ConfigDict({"spacing": 4.0, "size": (64, 64), "crop": (64, 64)})
   locate.model = ConfigDict({"widths": (8, 16, 32, 64)})

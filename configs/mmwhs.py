@@ -1,4 +1,4 @@
-"""VAMCEI on MM-WHS 2017, CT -> MR: the field is put on the heart, the atria and the great vessels are background.
+"""VAMCEI on MM-WHS 2017, CT -> MR: atria and great vessels are background, and the field is centred on the heart.
 
 python -m vamcei_jax.main --config=configs/mmwhs.py --config.data.root=DIR
 
@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
   config.data.name = "mmwhs"
   config.data.source = "ct"
   config.data.target = "mr"
-  config.data.plane = "coronal"  # CT and MR were taken along different axes
-  # Both atria, aorta and pulmonary artery; 421 stands for 420 in one of the released masks.
+  config.data.plane = "coronal"  # CT and MR have slices along different axes.
+  # Background: both atria, aorta and pulmonary artery. One of the released masks has 421 in place of 420.
   config.data.label_values = ((0, 420, 421, 550, 820, 850), 205, 500, 600)
   config.data.options = ConfigDict({"validation": 4})
   config.data.spacing = 2.0

@@ -2,8 +2,8 @@
 
 python -m vamcei_jax.main --config=configs/mscmrseg.py --config.data.root=DIR
 
-11 minutes on 2 cores. Dice on LGE 1-5 (Myo / LV / RV): no adaptation 0.464 / 0.646 / 0.562, VAMCEI
-0.598 / 0.766 / 0.670. Weights and strengths were chosen on these five patients.
+11 minutes on 2 cores. Dice on LGE 1-5 (Myo / LV / RV): no_adaptation 0.464 / 0.646 / 0.562, vamcei
+0.598 / 0.766 / 0.670. These five patients were used to choose loss weights and strengths of augmentation.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
 
   config.data.name = "mscmrseg"
   config.data.options = ConfigDict()
-  # The bSSFP headers' spacing does not describe their grid, so the pixel grid is used as it is (see datasets/mscmrseg).
+  # The spacing in the bSSFP headers is wrong, so the pixel grid is kept; see datasets/mscmrseg.py.
   config.data.spacing = None
   config.data.zoom = 0.5
   config.data.size = (96, 96)
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
   config.model.widths = (16, 32, 64, 128, 256)
   config.model.discriminator_width = 32
 
-  # As strong as published in total: there, 7e-7 weighs 40×40×64 latent dimensions, here 1e-5 weighs 20×20×16.
+  # In total as strong as published: 7e-7 for 40×40×64 latent dimensions there, 1e-5 for 20×20×16 here.
   config.loss.weights.global_alignment = (1e-5, 1e-5, 1e-6)
   config.loss.weights.generator = 0.2
   config.loss.ramp = (0, 200)

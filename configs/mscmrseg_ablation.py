@@ -1,4 +1,4 @@
-"""The ablation of VAMCEI's terms on MS-CMRSeg 2019, bSSFP -> LGE: six rows, two seeds.
+"""Ablation of VAMCEI's loss terms on MS-CMRSeg 2019, bSSFP -> LGE: six rows, two seeds.
 
 python -m experiments.ablation_grid --config=configs/mscmrseg_ablation.py --config.data.root=DIR --workdir=runs/terms
 
@@ -13,7 +13,7 @@ from configs import ablation, mscmrseg
 
 def get_config() -> ConfigDict:
   config = mscmrseg.get_config()
-  phantom = ablation.get_config()
-  config.stages = phantom.stages
-  config.grid = phantom.grid
+  phantom_config = ablation.get_config()
+  config.stages = phantom_config.stages
+  config.grid = phantom_config.grid
   return config

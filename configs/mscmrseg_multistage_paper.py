@@ -1,4 +1,4 @@
-"""The multi-stage framework on MS-CMRSeg 2019 at the published size, for one GPU.
+"""The multi-stage framework on MS-CMRSeg 2019 with networks of the published size, for one GPU.
 
 python -m vamcei_jax.main --config=configs/mscmrseg_multistage_paper.py --config.data.root=DIR
 

@@ -1,4 +1,4 @@
-"""VAMCEI on MyoPS 2020, bSSFP -> LGE: oedema and scar belong to Myo, and the field is put on the heart.
+"""VAMCEI on MyoPS 2020, bSSFP -> LGE: oedema and scar are Myo, and the field is centred on the heart.
 
 python -m vamcei_jax.main --config=configs/myops.py --config.data.root=DIR
 
@@ -17,5 +17,6 @@ def get_config() -> ConfigDict:
   config.stage.locate.data.crop = (96, 96)
   config.data.name = "myops"
   config.data.label_values = (0, (200, 1220, 2221), 500, 600)
-  config.data.options = ConfigDict({"sources": 13, "validation": 5})  # labelled patients of the source; to watch
+  # Labelled patients of the source, and validation patients of the target.
+  config.data.options = ConfigDict({"sources": 13, "validation": 5})
   return config

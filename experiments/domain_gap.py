@@ -1,9 +1,10 @@
-"""How wide is the gap between two domains? Source labels against target labels, scored on the target.
+"""Measures the gap between two domains: a network trained on source labels against one trained on target labels.
 
 python -m experiments.domain_gap --config=configs/uda.py --workdir=runs/domain_gap
 
-Trains the same network twice without adaptation: on the source's labels (what UDA starts from) and on the target's
-(what it can hope for). Needs target labels for training, so it is for datasets that have them, as the phantom has.
+Trains the same network twice without adaptation, and scores both on the target. The network that is trained on the
+source's labels is the start of domain adaptation, the one trained on the target's labels its goal. Training on the
+target needs a target with labels in its training split, as the phantom has.
 """
 
 from pathlib import Path
@@ -11,26 +12,33 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from vamcei_jax import command_line
+from vamcei_jax import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/domain_gap", "Folder of the two runs.")
-flags.mark_flag_as_required("config")
+FLAGS = flags.FLAGS
+STAGE = "no_adaptation"
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
+  flags.DEFINE_string("workdir", "runs/domain_gap", "Folder of the two runs.")
+  flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-  from vamcei_jax import pipeline
+  """Runs the command."""
   from vamcei_jax.evaluation.statistics import format_table
+  from vamcei_jax.pipeline.run import run
 
-  config, summaries = _CONFIG.value, {}
-  config.stages = ("no_adaptation",)
-  for labels in (config.data.source, config.data.target):
-    config.data.source = labels
-    name = f"{labels}_labels"
-    results = pipeline.run(config, Path(_WORKDIR.value) / name)
-    summaries[name] = results["methods"]["no_adaptation"]["summary"]
+  config, summaries = FLAGS.config, {}
+  config.stages = (STAGE,)
+  for domain in (config.data.source, config.data.target):
+    config.data.source = domain
+    name = f"{domain}_labels"
+    results = run(config, Path(FLAGS.workdir) / name)
+    summaries[name] = results["methods"][STAGE]["summary"]
   print(f"\n{format_table(summaries)}")
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  cli.run(define_flags, main, __doc__)

@@ -1,12 +1,12 @@
-"""A PyTorch twin of the published training step, to measure the JAX step against.
+"""A PyTorch twin of the published training step, which the JAX step is measured against.
 
-The same networks, losses and optimizers as `vamcei_jax.methods.vamcei`, written as one writes them in PyTorch: NCHW,
-vectorized losses, fused Adam, nothing that waits for the device. What differs is the order, here the published one:
+Networks, losses and optimizers are those of `vamcei_jax.methods.vamcei`, written in the usual way of PyTorch: NCHW,
+vectorized losses, fused Adam, nothing that waits for the device. The order of the updates is the published one:
 
   1. generator pass: segmenter, decoders and discriminator forward, six losses, backward, segmenter and decoders step;
   2. discriminator pass: the updated segmenter once more over both domains, without gradient, eq. 11, backward, step.
 
-Convolutions run in the config's dtype by autocast; as in JAX, heads, latents and losses are float32.
+Convolutions have the configured dtype, by autocast. As in JAX, heads, latents and losses are float32.
 """
 
 import math
@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ml_collections import ConfigDict
 from torch import Tensor, nn
+
+from vamcei_jax.config.schema import StageConfig
 
 POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
 EPSILON = 1e-6  # of the norms, Flax's default
@@ -36,7 +37,7 @@ class Latent(NamedTuple):
 
 
 class Segmentation(NamedTuple):
-  """What the segmenter says of a batch. `latents[s]` and `scale_logits[s]` live at 1/2**s of the full resolution."""
+  """Output of the segmenter; `latents[s]` and `scale_logits[s]` have 1/2**s of the full resolution."""
 
   logits: Tensor  # (B, K, H, W), fused over scales: the prediction
   scale_logits: list[Tensor]
@@ -60,7 +61,8 @@ class ConvBlock(nn.Module):
 
 
 class _Levels(nn.Module):
-  """What both U-Nets share: an encoder block a level, and a way up to every level but the coarsest, finest first."""
+  """The parts of both U-Nets: an encoder block of each level, and an up-convolution and a decoder block of each level
+  but the coarsest, finest first."""
 
   def __init__(self, widths: Sequence[int], norm: str):
     super().__init__()
@@ -83,7 +85,7 @@ class _Levels(nn.Module):
 
 
 class VariationalUNet(_Levels):
-  """U-Net with Gaussian latents after its last decoder blocks, a head for each, and a head that fuses them."""
+  """U-Net with Gaussian latents after its last decoder blocks, a head for each latent, and a head that fuses them."""
 
   def __init__(
     self,
@@ -110,7 +112,8 @@ class VariationalUNet(_Levels):
 
     Args:
       images: in [0, 1].
-      noise: ε of z = μ + σ·ε, (B, C, h, w) a scale, finest first. None draws it in training, and z = μ in evaluation.
+      noise: ε of z = μ + σ·ε, (B, C, h, w) of each scale, finest first. Without it, it is drawn in training mode, and
+        z = μ in evaluation mode.
     """
     x, skips = self.encode(images)
     latents, scale_logits = [], []
@@ -151,7 +154,7 @@ class UNet(_Levels):
 
 
 class Decoder(nn.Module):
-  """Image logits (B, 1, h, w) from z (B, C, h, w) and the class map (B, K, h, w), for one domain at one scale."""
+  """Image logits (B, 1, h, w) of one domain at one scale, from z (B, C, h, w) and the class map (B, K, h, w)."""
 
   def __init__(self, classes: int, width: int, norm: str = "instance"):
     super().__init__()
@@ -180,9 +183,9 @@ class Discriminator(nn.Module):
 
 
 class Twin:
-  """The published step with the modules and optimizers that it updates; see `make_twin`."""
+  """The published step, and the modules and optimizers that it updates; made by `make_twin`."""
 
-  def __init__(self, config: ConfigDict, device: torch.device | str, *, compile: bool, channels_last: bool):
+  def __init__(self, config: StageConfig, device: torch.device | str, *, compile: bool, channels_last: bool):
     model, classes = config.model, len(config.data.label_values)
     self.config, self.device = config, torch.device(device)
     self.layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -199,7 +202,7 @@ class Twin:
     )
     self.discriminator = place(Discriminator(classes, model.discriminator_width))
     self.ema = [p.detach().clone() for p in self.segmenter.parameters()]
-    self.alignment_weights = torch.tensor(config.loss.weights.global_alignment, device=self.device)
+    self.alignment_weights = torch.tensor(config.loss.weights["global_alignment"], device=self.device)
     self.steps = 0
 
     adam = lambda *networks: torch.optim.Adam(
@@ -223,7 +226,7 @@ class Twin:
     Args:
       images_s, images_t: (B, 1, H, W) in [0, 1], on the device.
       labels_s: (B, H, W) int64 classes.
-      noise: of the latents in both passes, over source and target images together; drawn if None.
+      noise: of the latents in both passes, of source images and then of target images; drawn if None.
     """
     generator, discriminator = self.optimizers["generator"], self.optimizers["discriminator"]
     images = torch.cat([images_s, images_t]).contiguous(memory_format=self.layout)
@@ -253,7 +256,7 @@ class Twin:
     return {name: loss.detach() for name, loss in losses.items()} | {"discriminator": judged.detach()}
 
   def generator_terms(self, images: Tensor, labels_s: Tensor, noise: Sequence[Tensor] | None) -> dict[str, Tensor]:
-    """The terms of the generator pass without weights: a scalar each, the global alignment (scales,)."""
+    """The loss terms of the generator pass before they are weighed: scalars, but (scales,) of the global alignment."""
     classes, sources = len(self.config.data.label_values), len(labels_s)
     labels = F.one_hot(labels_s, classes).movedim(-1, 1).float().contiguous(memory_format=self.layout)
     with self._autocast():
@@ -264,19 +267,19 @@ class Twin:
     with self._autocast():
       reconstructed = {
         f"{domain}_{scale}": self.decoders[f"{domain}_{scale}"](latent.z, _average_pool(class_map, 2**scale))
-        for domain, (own, _, class_map) in domains.items()
-        for scale, latent in enumerate(own.latents)
+        for domain, (segmented, _, class_map) in domains.items()
+        for scale, latent in enumerate(segmented.latents)
       }
       judged = self.discriminator(probs_t)
 
-    cross_entropy, dice = deep_segmentation(source, labels_s, labels)
+    cross_entropy, dice = deep_segmentation(source, labels)
     return {
       "cross_entropy": cross_entropy,
       "dice_loss": dice,
       "reconstruction": sum(
         F.binary_cross_entropy_with_logits(reconstructed[f"{domain}_{scale}"], _average_pool(image, 2**scale))
-        for domain, (own, image, _) in domains.items()
-        for scale in range(len(own.latents))
+        for domain, (segmented, image, _) in domains.items()
+        for scale in range(len(segmented.latents))
       ),
       "prior_kl": sum(prior_kl(latent.mu, latent.logvar) for latent in source.latents + target.latents),
       "global_alignment": torch.stack([
@@ -284,13 +287,18 @@ class Twin:
         for s, t in zip(source.latents, target.latents, strict=True)
       ]),
       "prototypes": prototype_loss(
-        source.latents[0].mu, labels, target.latents[0].mu, probs_t.detach(), **self.config.loss.prototypes
+        source.latents[0].mu,
+        labels,
+        target.latents[0].mu,
+        probs_t.detach(),
+        temperature=self.config.loss.prototypes.temperature,
+        confidence=self.config.loss.prototypes.confidence,
       ),
       "generator": F.softplus(-judged).mean(),
     }
 
   def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The terms as they are logged, and their weighted total under "loss"."""
+    """The loss terms as the JAX step logs them, with their weighted total under "loss"."""
     weights = self.config.loss.weights
     start, length = self.config.loss.ramp
     ramp = min(max((self.steps - start) / max(length, 1), 0.0), 1.0)
@@ -298,17 +306,17 @@ class Twin:
     unsupervised = (self.alignment_weights * terms["global_alignment"]).sum() + sum(
       weights[name] * terms[name] for name in ("reconstruction", "prior_kl", "prototypes", "generator")
     )
-    total = weights.segmentation * supervised + ramp * unsupervised
+    total = weights["segmentation"] * supervised + ramp * unsupervised
     return terms | {"loss": total, "segmentation": supervised, "global_alignment": terms["global_alignment"].sum()}
 
   def class_maps(self, images: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
-    """The segmenter's softmax maps, as the discriminator sees them."""
+    """The segmenter's softmax maps, the discriminator's input."""
     with self._autocast():
       logits = self.segmenter(images, noise).logits
     return F.softmax(logits, 1)
 
   def judge_loss(self, class_maps: Tensor) -> Tensor:
-    """Eq. 11 on the maps of as many source as target images."""
+    """Eq. 11 on softmax maps, the first half of them of source images."""
     with self._autocast():
       judged_s, judged_t = self.discriminator(class_maps).chunk(2)
     return F.softplus(-judged_s).mean() + F.softplus(judged_t).mean()
@@ -323,23 +331,26 @@ class Twin:
 
 
 def make_twin(
-  config: ConfigDict, device: torch.device | str, compile: bool = False, channels_last: bool = False
+  config: StageConfig, device: torch.device | str, compile: bool = False, channels_last: bool = False
 ) -> Twin:
-  """Returns step(images_s, labels_s, images_t) -> losses by name, which holds its modules and optimizers.
+  """Makes a twin, step(images_s, labels_s, images_t) -> losses by name.
 
   Args:
-    config: of a VAMCEI stage, as `vamcei_jax.methods.vamcei` takes it.
-    device: where modules and batches live.
-    compile: the forward passes with their losses through torch.compile.
-    channels_last: the memory format of images and kernels.
+    config: of a stage whose method is VAMCEI.
+    device: of modules and batches.
+    compile: whether the forward passes with their losses go through torch.compile.
+    channels_last: whether images and kernels have this memory format.
   """
   return Twin(config, device, compile=compile, channels_last=channels_last)
 
 
 def make_bare_unet(
-  config: ConfigDict, device: torch.device | str, compile: bool = False, channels_last: bool = False
+  config: StageConfig, device: torch.device | str, compile: bool = False, channels_last: bool = False
 ) -> Callable[[Tensor], Tensor]:
-  """Returns run(images (B, 1, H, W)) -> mean square of a plain U-Net's logits, after its backward pass."""
+  """Returns run(images (B, 1, H, W)) -> mean square of a plain U-Net's logits; run makes the backward pass as well.
+
+  The arguments are those of make_twin.
+  """
   device = torch.device(device)
   layout = torch.channels_last if channels_last else torch.contiguous_format
   unet = UNet(len(config.data.label_values), config.model.widths, config.model.norm).to(device, memory_format=layout)
@@ -360,23 +371,25 @@ def make_bare_unet(
   return run
 
 
-def deep_segmentation(output: Segmentation, labels: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
-  """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (eq. 4)."""
-  terms = [segmentation(output.logits, labels, one_hot), segmentation(output.scale_logits[0], labels, one_hot)]
-  for scale, logits in enumerate(output.scale_logits[1:], 1):
-    coarse = F.avg_pool2d(one_hot, 2**scale).argmax(1)
-    terms.append(segmentation(logits, coarse, F.one_hot(coarse, logits.shape[1]).movedim(-1, 1).float()))
+def deep_segmentation(output: Segmentation, labels: Tensor) -> tuple[Tensor, Tensor]:
+  """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (eq. 4).
+
+  Labels are one-hot (B, K, H, W); the targets of a coarse scale are the class shares of its windows.
+  """
+  terms = [segmentation(output.logits, labels)]
+  for scale, logits in enumerate(output.scale_logits):
+    terms.append(segmentation(logits, _average_pool(labels, 2**scale)))
   return tuple(sum(term) for term in zip(*terms, strict=True))
 
 
-def segmentation(logits: Tensor, labels: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
-  """Cross-entropy and soft Dice loss of a batch: logits and one-hot labels (B, K, H, W), labels (B, H, W)."""
+def segmentation(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+  """Cross-entropy and soft Dice loss of a batch: logits and class shares (B, K, H, W)."""
   log_p = F.log_softmax(logits, 1)
   p = log_p.exp()
-  sizes = (p + one_hot).sum((0, 2, 3))
-  overlaps = (p * one_hot).sum((0, 2, 3))
+  sizes = (p + targets).sum((0, 2, 3))
+  overlaps = torch.minimum(p, targets).sum((0, 2, 3))
   dice = (sizes - 2.0 * overlaps) / (sizes + 1.0)
-  return F.nll_loss(log_p, labels), dice[1:].mean()
+  return -(targets * log_p).sum(1).mean(), dice[1:].mean()
 
 
 def prior_kl(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -411,51 +424,57 @@ def prototype_loss(
 
   unit_s, unit_t = F.normalize(proto_s, dim=1, eps=1e-6), F.normalize(proto_t, dim=1, eps=1e-6)
   st, tt = unit_s @ unit_t.T / temperature, unit_t @ unit_t.T / temperature
-  itself = torch.eye(len(st), dtype=torch.bool, device=st.device)
-  others = ~itself & present_t
-  terms = torch.cat([st.masked_fill(~(itself | others), -math.inf), tt.masked_fill(~others, -math.inf)], 1)
+  same = torch.eye(len(st), dtype=torch.bool, device=st.device)
+  others = ~same & present_t
+  terms = torch.cat([st.masked_fill(~(same | others), -math.inf), tt.masked_fill(~others, -math.inf)], 1)
   shared = (present_s & present_t).float()
   return ((terms.logsumexp(1) - st.diagonal()) * shared).sum() / shared.sum().clamp(min=1.0)
 
 
 def class_prototypes(features: Tensor, class_map: Tensor) -> tuple[Tensor, Tensor]:
-  """Mean features (K, C) of every class over a batch, 0 for an absent one, and which are there (K,) (eq. 9)."""
+  """Mean features (K, C) of each class over a batch, 0 for an absent class, and whether it is present (K,) (eq. 9)."""
   total, weight = torch.einsum("bkhw,bchw->kc", class_map, features), class_map.sum((0, 2, 3))
   return total / weight.clamp(min=1.0)[:, None], weight > 0.0
 
 
 def load_jax_params(module: nn.Module, params: dict) -> None:
-  """Copies the Flax parameters of a network, or of one a key for a ModuleDict, into its twin.
+  """Copies Flax parameters into a twin.
+
+  Args:
+    module: twin of a network, or a ModuleDict of twins.
+    params: of the network, or name -> parameters.
 
   Raises:
-    ValueError: where the four pixels of an up-convolution have biases of their own, which `Upsample` may learn and
-      `nn.ConvTranspose2d` cannot express.
+    ValueError: the biases of an up-convolution differ between its four pixels. `Upsample` can learn such biases,
+      `nn.ConvTranspose2d` has one for each channel.
   """
   parts = list(_parts(module, params))
-  for part, own in parts:
-    load_jax_params(part, own)
+  for part, part_params in parts:
+    load_jax_params(part, part_params)
   if parts:
     return
-  own = {name: np.asarray(value) for name, value in params.items()}
+  arrays = {name: np.asarray(value) for name, value in params.items()}
   if isinstance(module, nn.ConvTranspose2d):
     _, width, height, length = module.weight.shape
-    kernel = own["kernel"].reshape(-1, height, length, width).transpose(0, 3, 1, 2)
-    biases = own["bias"].reshape(-1, width)
+    kernel = arrays["kernel"].reshape(-1, height, length, width).transpose(0, 3, 1, 2)
+    biases = arrays["bias"].reshape(-1, width)
     if not np.allclose(biases, biases[0]):
-      raise ValueError("bias of an up-convolution differs between its pixels; expected one a channel.")
+      raise ValueError("the bias of an up-convolution differs between its pixels; expected one a channel.")
     values = {"weight": kernel, "bias": biases[0]}
   elif isinstance(module, nn.Conv2d):
-    kernel = own["kernel"][(None,) * (4 - own["kernel"].ndim)]  # a Dense is a 1×1 convolution
-    values = {"weight": kernel.transpose(3, 2, 0, 1), **{name: own[name] for name in own if name == "bias"}}
+    kernel = arrays["kernel"][(None,) * (4 - arrays["kernel"].ndim)]  # a Dense is a 1×1 convolution
+    values = {"weight": kernel.transpose(3, 2, 0, 1)}
+    if "bias" in arrays:
+      values["bias"] = arrays["bias"]
   else:
-    values = {"weight": own["scale"], "bias": own["bias"]}
+    values = {"weight": arrays["scale"], "bias": arrays["bias"]}
   with torch.no_grad():
     for name, parameter in module.named_parameters():
       parameter.copy_(torch.tensor(values[name]))
 
 
 def _parts(module: nn.Module, params: dict) -> Iterator[tuple[nn.Module, dict]]:
-  """The modules within a module, each with its Flax parameters."""
+  """The parts of a module, each with its Flax parameters; none of a layer."""
   match module:
     case nn.ModuleDict():
       yield from ((part, params[name]) for name, part in module.items())
@@ -484,18 +503,18 @@ def _parts(module: nn.Module, params: dict) -> Iterator[tuple[nn.Module, dict]]:
       yield module.fused, params["head_fused"]
 
 
-def _autocast(config: ConfigDict, device: torch.device) -> torch.autocast:
+def _autocast(config: StageConfig, device: torch.device) -> torch.autocast:
   return torch.autocast(device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16")
 
 
 def _float32(module: nn.Module, x: Tensor) -> Tensor:
-  """A layer that autocast leaves alone."""
+  """The output of a layer in float32, whatever autocast's type."""
   with torch.autocast(x.device.type, enabled=False):
     return module(x.float())
 
 
 def _even(x: Tensor) -> Tensor:
-  """Zeros right and below odd sizes: Flax's "SAME" for a 4×4 convolution of stride 2, whose other padding is 1."""
+  """Pads odd sizes by zeros right and below. With a padding of 1, that is Flax's "SAME" for 4×4 and stride 2."""
   bottom, right = x.shape[-2] % 2, x.shape[-1] % 2
   return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
@@ -511,8 +530,8 @@ def _pool_latent(latent: Latent) -> tuple[Tensor, Tensor]:
 
 
 def _split(output: Segmentation, sources: int) -> tuple[Segmentation, Segmentation]:
-  """What the segmenter says of the source images, and of the target images after them."""
-  # By `split`, whose gradient is one concatenation; that of two slices is two arrays full of zeros, and their sum.
+  """The output of the source images, which come first, and of the target images."""
+  # The gradient of `split` is one concatenation. The gradient of two slices is two arrays of zeros, and their sum.
   halves = lambda x: x.split([sources, len(x) - sources])
   logits, scale_logits = halves(output.logits), [halves(l) for l in output.scale_logits]
   latents = [[halves(x) for x in latent] for latent in output.latents]
@@ -522,7 +541,7 @@ def _split(output: Segmentation, sources: int) -> tuple[Segmentation, Segmentati
   )
 
 
-def _schedule(config: ConfigDict) -> Callable[[int], float]:
+def _schedule(config: StageConfig) -> Callable[[int], float]:
   """Learning rate relative to its peak, by step."""
   steps, epoch_steps = config.train.steps, config.optimizer.epoch_steps
   return {

@@ -1,135 +1,193 @@
-"""Is the entropy of the draws worth something? Where a segmenter is wrong, and which patients it fails on.
+"""Measures whether the entropy of latent samples finds wrong voxels, and the patients on which a segmenter fails.
 
 python -m experiments.uncertainty --workdir=runs/uda
 
-Draws the latents for the run's test patients and for more phantoms like them, as `predict --samples` does. Then: how
-well does a voxel's entropy tell wrong voxels from right ones (AUROC), in whole volumes and near the heart; and does the
-error of the rest fall when the patients of the highest mean entropy, over what is segmented, are set aside? Beside it,
-the Dice of what else `predict` offers.
+Samples the latents for phantoms like the run's test patients, as `predict --samples` does. It reports how well the
+entropy of a voxel tells wrong voxels from right ones (AUROC), in whole volumes and near the heart, and the error of the
+other patients when those of the highest mean entropy over their segmented voxels are left out. It also reports the Dice
+of the options of prediction.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
-from vamcei_jax import command_line
+from vamcei_jax import cli
+from vamcei_jax.data.labels import CLASSES
+from vamcei_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run on the phantom; uncertainty.* is written there.")
-_PATIENTS = flags.DEFINE_integer("patients", 40, "Phantoms, from the run's first test patient on.", 10)
-_SAMPLES = flags.DEFINE_integer("samples", 20, "Draws of the latents.", 2)
-flags.mark_flag_as_required("workdir")
+if TYPE_CHECKING:
+  from vamcei_jax.inference.segmenter import Segmenter
+  from vamcei_jax.phantom.scanner import Phantom
 
-SET_ASIDE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-NEAR = 3  # pixels about the true and the predicted structures: "near the heart"
-PICTURED = 6
+FLAGS = flags.FLAGS
+PATIENTS = 40  # phantoms, from the run's first test patient on
+SAMPLES = 20  # of the latents
+LEFT_OUT = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of the patients
+NEAR = 3  # pixels around the true and the predicted structures: "near the heart"
+PICTURED = 6  # patients
+SAMPLED = "latent samples"
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  flags.DEFINE_string("workdir", None, "Folder of a run on the phantom; uncertainty.json and .png are written there.")
+  flags.mark_flag_as_required("workdir")
 
 
 def main() -> None:
-  import jax
-  import numpy as np
+  """Runs the command."""
+  measure_uncertainty(Path(FLAGS.workdir))
+
+
+def measure_uncertainty(workdir: Path, patients: int = PATIENTS, samples: int = SAMPLES) -> dict:
+  """Writes uncertainty.json and uncertainty.png, prints a summary, and returns the content of the former.
+
+  Args:
+    workdir: of a run on the phantom.
+    patients: number of phantoms.
+    samples: number of latent samples.
+
+  Raises:
+    InputError: the workdir has no run on the phantom's uncropped images.
+  """
   from tqdm import tqdm
 
-  from vamcei_jax.data.phantom import draw_patient
-  from vamcei_jax.errors import InputError
   from vamcei_jax.evaluation.figures import save_panels
   from vamcei_jax.files import write_text
-  from vamcei_jax.restore import restore_predict
+  from vamcei_jax.inference.load import load_segmenter
+  from vamcei_jax.phantom.scanner import draw_patient
 
-  workdir = Path(_WORKDIR.value)
-  predict, config = restore_predict(workdir, sampled=True)
-  predict_views, _ = restore_predict(workdir, views=True)
-  if config.data.name != "phantom" or config.data.located:
-    raise InputError(f"{workdir}: not a run on the phantom's whole images; this experiment draws patients like its own")
-  keys, options = jax.random.split(jax.random.key(0), _SAMPLES.value), config.data.options
-  first = options.train + options.validation
-  patients = []
-  for index in tqdm(range(first, first + _PATIENTS.value), "patients", disable=None):
-    patient = draw_patient(options.seed, index, config.data.target)
-    patients.append({"name": f"patient{index}"} | judge(patient, predict, predict_views, config, keys))
+  options = {SAMPLED: {"samples": samples}, "latent means": {}, "test-time augmentation": {"tta": True}}
+  segmenters = {name: load_segmenter(workdir, **chosen) for name, chosen in options.items()}
+  data = segmenters[SAMPLED].config.data
+  if data.name != "phantom" or data.located:
+    raise InputError(f"{workdir}: not a run on the phantom's uncropped images, which this experiment draws")
+  first = data.options["train"] + data.options["validation"]
+  cases = []
+  for index in tqdm(range(first, first + patients), "patients", disable=None):
+    patient = draw_patient(data.options["seed"], index, data.target)
+    cases.append(examine(f"patient{index}", patient, segmenters))
 
-  entropies, wrong, near = (
-    np.concatenate([patient[name].ravel() for patient in patients]) for name in ("entropy", "wrong", "near")
-  )
-  order = np.argsort([patient["uncertainty"] for patient in patients])  # the surest first
-  errors = np.array([1.0 - patients[i]["dice"]["draws"] for i in order])
-  kept = {f"{share:.0%}": float(errors[: round(len(order) * (1 - share))].mean()) for share in SET_ASIDE}
-  results = {
-    "patients": len(patients),
-    "samples": _SAMPLES.value,
-    "auroc": auroc(entropies, wrong),
-    "auroc_near_the_heart": auroc(entropies[near], wrong[near]),
-    "mean_entropy": {"wrong": float(entropies[wrong].mean()), "right": float(entropies[~wrong].mean())},
-    "error_when_set_aside": kept,
-    "dice": {way: float(np.mean([patient["dice"][way] for patient in patients])) for way in patients[0]["dice"]},
-  }
+  order = np.argsort([case.uncertainty for case in cases])  # the least uncertain patient first
+  results = {"patients": patients, "samples": samples, **summarise_cases([cases[i] for i in order])}
   write_text(workdir / "uncertainty.json", json.dumps(results, indent=2) + "\n")
-  pictured = order[np.linspace(0, len(order) - 1, PICTURED).round().astype(int)]
-  save_panels(workdir / "uncertainty.png", [panels(patients[i]) for i in pictured])
-
-  near_heart = f"{results['auroc_near_the_heart']:.3f} within {NEAR} pixels of the heart"
-  print(f"{len(patients)} patients, {_SAMPLES.value} draws")
-  print(f"AUROC of the entropy for wrong voxels: {results['auroc']:.3f} in whole volumes, {near_heart}")
-  print("set aside        " + "".join(f"{share:>8}" for share in kept))
-  print("1 - Dice of rest " + "".join(f"{error:>8.3f}" for error in kept.values()))
-  print("\n".join(f"Dice {value:.3f}  {way}" for way, value in results["dice"].items()))
-  print(f"Pictures and numbers: {workdir}")
+  pictured = order[np.linspace(0, patients - 1, PICTURED).round().astype(int)]
+  save_panels(workdir / "uncertainty.png", [panels(cases[i]) for i in pictured])
+  print(f"{describe(results)}\nPicture and numbers: {workdir}")
+  return results
 
 
-def judge(patient, predict, predict_views, config, keys) -> dict:
-  """What draws, means and views of a patient say, held against the truth."""
-  import numpy as np
+class Case(NamedTuple):
+  """Predictions of a phantom against the truth; maps and `uncertainty` are of the latent samples."""
+
+  name: str
+  patient: "Phantom"
+  classes: np.ndarray  # (D, H, W)
+  entropy: np.ndarray  # (D, H, W) in nats
+  wrong: np.ndarray  # (D, H, W) whether a class is not the true one
+  near: np.ndarray  # (D, H, W) whether a voxel is near the heart
+  uncertainty: float  # mean entropy over segmented voxels; without any, that of a uniform distribution
+  dice: dict[str, float]  # option of prediction -> mean over structures
+
+
+def examine(name: str, patient: "Phantom", segmenters: Mapping[str, "Segmenter"]) -> Case:
+  """Predicts a phantom.
+
+  Args:
+    name: of the patient.
+    patient: with the true classes.
+    segmenters: option of prediction -> segmenter; that of SAMPLED samples its latents.
+  """
+  from nibabel.affines import voxel_sizes
   from scipy import ndimage
 
-  from vamcei_jax.config import preprocess_settings
-  from vamcei_jax.data.nifti import Volume
-  from vamcei_jax.data.preprocess import preprocess_image, restore_probabilities
   from vamcei_jax.evaluation.metrics import dice
-  from vamcei_jax.evaluation.postprocess import postprocess
-  from vamcei_jax.evaluation.uncertainty import entropy, summarise_draws
+  from vamcei_jax.inference.postprocess import postprocess
 
-  volume, settings = Volume(patient.voxels, patient.affine), preprocess_settings(config)
-  image = preprocess_image(volume.voxels, volume.spacing, settings)
-  restore = lambda probs: restore_probabilities(probs, volume.voxels.shape, volume.spacing, settings)
-  probs, _ = summarise_draws(restore(predict(image, key)) for key in keys)
-  ways = {"draws": probs, "means of the latents": restore(predict(image)), "views": restore(predict_views(image))}
-  masks = {way: said.argmax(-1) for way, said in ways.items()}
-  masks |= {f"{way}, postprocessed": postprocess(said) for way, said in ways.items()}
-  classes, entropies = masks["draws"], entropy(probs)
+  spacing = voxel_sizes(patient.affine)
+  predictions = {option: segmenter(patient.voxels, spacing) for option, segmenter in segmenters.items()}
+  masks = {option: prediction.probabilities.argmax(-1) for option, prediction in predictions.items()}
+  masks |= {f"{option}, postprocessed": postprocess(each.probabilities) for option, each in predictions.items()}
+  classes, entropy = masks[SAMPLED], predictions[SAMPLED].entropy
   heart = (patient.classes > 0) | (classes > 0)
+  return Case(
+    name=name,
+    patient=patient,
+    classes=classes,
+    entropy=entropy,
+    wrong=classes != patient.classes,
+    near=ndimage.binary_dilation(heart, np.ones((1, 3, 3)), iterations=NEAR),
+    uncertainty=float(entropy[classes > 0].mean()) if classes.any() else float(np.log(len(CLASSES))),
+    dice={option: float(np.mean(list(dice(mask, patient.classes).values()))) for option, mask in masks.items()},
+  )
+
+
+def summarise_cases(cases: Sequence[Case]) -> dict[str, Any]:
+  """Statistics over patients.
+
+  Args:
+    cases: of examine, the least uncertain patient first.
+
+  Returns:
+    auroc and auroc_near_the_heart of the entropy for wrong voxels; mean_entropy of wrong and of right voxels, in nats;
+    error_when_left_out: share of the patients -> 1 - mean Dice of the others; dice: option -> mean.
+  """
+  join = lambda name: np.concatenate([getattr(case, name).ravel() for case in cases])
+  entropy, wrong, near = join("entropy"), join("wrong"), join("near")
+  errors = np.array([1.0 - case.dice[SAMPLED] for case in cases])
+  remaining = {share: errors[: round(len(cases) * (1 - share))] for share in LEFT_OUT}
   return {
-    "patient": patient,
-    "classes": classes,
-    "entropy": entropies,
-    "wrong": classes != patient.classes,
-    "near": ndimage.binary_dilation(heart, np.ones((1, 3, 3)), iterations=NEAR),
-    "uncertainty": entropies[classes > 0].mean() if classes.any() else np.log(probs.shape[-1]),
-    "dice": {way: np.mean(list(dice(mask, patient.classes).values())) for way, mask in masks.items()},
+    "auroc": auroc(entropy, wrong),
+    "auroc_near_the_heart": auroc(entropy[near], wrong[near]),
+    "mean_entropy": {"wrong": float(entropy[wrong].mean()), "right": float(entropy[~wrong].mean())},
+    "error_when_left_out": {f"{share:.0%}": float(values.mean()) for share, values in remaining.items()},
+    "dice": {option: float(np.mean([case.dice[option] for case in cases])) for option in cases[0].dice},
   }
 
 
-def panels(judged: dict) -> list[tuple]:
-  """A row for a picture: image, truth, prediction, entropy and errors of the middle slice."""
-  import numpy as np
+def describe(results: Mapping[str, Any]) -> str:
+  """The results as text."""
+  errors = results["error_when_left_out"]
+  near_heart = f"{results['auroc_near_the_heart']:.3f} within {NEAR} pixels of the heart"
+  lines = [
+    f"{results['patients']} patients, {results['samples']} latent samples",
+    f"AUROC of the entropy for wrong voxels: {results['auroc']:.3f} in whole volumes, {near_heart}",
+    "left out             " + "".join(f"{share:>8}" for share in errors),
+    "1 - Dice of the rest " + "".join(f"{error:>8.3f}" for error in errors.values()),
+  ]
+  return "\n".join(lines + [f"Dice {value:.3f}  {option}" for option, value in results["dice"].items()])
 
-  voxels, truth = judged["patient"].voxels, judged["patient"].classes
+
+def panels(case: Case) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+  """A row of the picture: image, truth, prediction, entropy and errors of the middle slice."""
+  voxels, truth = case.patient.voxels, case.patient.classes
   middle = len(voxels) // 2
   grey = np.clip(voxels[middle] / np.percentile(voxels, 99), 0, 1)
   return [
-    (f"{judged['name']}, slice {middle}", grey, None),
+    (f"{case.name}, slice {middle}", grey, None),
     ("truth", grey, truth[middle]),
-    (f"prediction, Dice {judged['dice']['draws']:.2f}", grey, judged["classes"][middle]),
-    ("entropy, white: ln 4", judged["entropy"][middle] / np.log(4), None),
-    ("wrong", judged["wrong"][middle].astype(float), None),
+    (f"prediction, Dice {case.dice[SAMPLED]:.2f}", grey, case.classes[middle]),
+    ("entropy, white: ln 4", case.entropy[middle] / np.log(len(CLASSES)), None),
+    ("wrong", case.wrong[middle].astype(float), None),
   ]
 
 
-def auroc(scores, positive) -> float:
-  """The probability that a positive scores higher than a negative one (ties count half)."""
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """The probability that a positive has a higher score than a negative; ties count half.
+
+  Args:
+    scores: (N,).
+    positive: (N,) bool.
+  """
   from scipy.stats import mannwhitneyu
 
   return float(mannwhitneyu(scores[positive], scores[~positive]).statistic / (positive.sum() * (~positive).sum()))
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  cli.run(define_flags, main, __doc__)

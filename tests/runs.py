@@ -1,4 +1,4 @@
-"""What tests ask of the workdirs of runs."""
+"""States of runs, and their comparison."""
 
 import jax
 import numpy as np
@@ -12,7 +12,8 @@ def final_state(workdir, stage):
   """The state after the last step of a stage, whose checkpoints must be intact."""
   config = read_stage_config(workdir / stage)
   abstract = jax.eval_shape(lambda: STAGES[stage].method.init_state(config, jax.random.key(0)))
-  state, damaged = restore_newest(open_checkpoints(workdir / stage / "checkpoints", 2), abstract)
+  with open_checkpoints(workdir / stage / "checkpoints", 2) as checkpoints:
+    state, damaged = restore_newest(checkpoints, abstract)
   assert not damaged
   assert int(state.step) == config.train.steps
   return state

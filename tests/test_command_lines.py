@@ -13,19 +13,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.conftest import ROOT
-from vamcei_jax import pipeline
-from vamcei_jax.data.phantom import write_nifti
+from vamcei_jax import cli
 from vamcei_jax.errors import InputError
+from vamcei_jax.phantom.scanner import write_nifti
+from vamcei_jax.pipeline import run as runs
 
 TINY = "--config=tests/configs/tiny.py"
-PROGRAM = """
-import os, sys
-from pathlib import Path
-from vamcei_jax import command_line
-command_line._HUGE_PAGES = Path("enabled")
-print("begins", flush=True)
-command_line.run(lambda: print("runs", os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], sys.warnoptions))
-"""
 
 
 def error_of(finished):
@@ -109,20 +102,20 @@ def test_a_stage_does_not_go_on_with_other_volumes(damaged, tiny_config, tmp_pat
   tiny_config.data.update(name="mscmrseg", root=str(damaged), prepared_dir=str(tmp_path / "prepared"))
   tiny_config.data.options = ConfigDict()
   zoom = tiny_config.data.zoom
-  monkeypatch.setattr(pipeline, "train", Mock(side_effect=KeyboardInterrupt))
+  monkeypatch.setattr(runs, "train", Mock(side_effect=KeyboardInterrupt))
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "results.json").write_text("of stages that are trained anew")
   for _ in range(2):
     with pytest.raises(KeyboardInterrupt):
-      pipeline.run(tiny_config, tmp_path / "run")
+      runs.run(tiny_config, tmp_path / "run")
   assert not (tmp_path / "run" / "results.json").exists()
   tiny_config.data.zoom = 0.5
   with pytest.raises(InputError, match="another configuration: data.zoom was"):
-    pipeline.run(tiny_config, tmp_path / "run")
+    runs.run(tiny_config, tmp_path / "run")
   tiny_config.data.zoom = zoom
   rewrite(damaged / "LGE" / "patient1_LGE.nii.gz", lambda voxels: voxels[::-1])
   with pytest.raises(InputError, match="another configuration: data.datasets was .*--stages=no_adaptation"):
-    pipeline.run(tiny_config, tmp_path / "run")
+    runs.run(tiny_config, tmp_path / "run")
 
 
 def test_a_workdir_of_another_config(run_command, tiny_run, prepared):
@@ -193,56 +186,56 @@ def test_prediction_refuses_what_it_cannot_use(run_command, tiny_run, folder, tm
 
 
 @pytest.mark.parametrize(
-  ("kernel", "before", "after"),
+  ("kernel", "tunables", "hinted"),
   [
-    ("always [madvise] never", None, "glibc.malloc.hugetlb=1"),
-    ("always [madvise] never", "glibc.malloc.perturb=1", "glibc.malloc.perturb=1:glibc.malloc.hugetlb=1"),
-    ("always [madvise] never", "glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
-    ("[always] madvise never", None, None),
-    (None, None, None),
+    ("always [madvise] never", "", True),
+    ("always [madvise] never", "glibc.malloc.perturb=1", True),
+    ("always [madvise] never", "glibc.malloc.hugetlb=0", False),
+    ("[always] madvise never", "", False),
+    (None, "", False),
   ],
 )
-def test_huge_pages_are_asked_for_where_they_must_be(tmp_path, monkeypatch, kernel, before, after):
-  """In the same process, with the same arguments, and once."""
-  (tmp_path / "program.py").write_text(PROGRAM)
+def test_huge_pages_are_hinted_at_where_they_would_help(tmp_path, monkeypatch, capsys, kernel, tunables, hinted):
   if kernel:
     (tmp_path / "enabled").write_text(kernel)
-  monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-  if before:
-    monkeypatch.setenv("GLIBC_TUNABLES", before)
-  monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  arguments = [sys.executable, "-W", "ignore", "-m", "program", "--compiled=a b"]
-  with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-    said = process.communicate(timeout=60)[0].splitlines()
-  assert process.returncode == 0
-  assert said == ["begins"] * (1 + (before != after)) + [f"runs {process.pid} {after} ['--compiled=a b'] ['ignore']"]
+  monkeypatch.setattr(cli, "_HUGE_PAGES", tmp_path / "enabled")
+  monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+  cli.hint_huge_pages()
+  printed = capsys.readouterr().out
+  assert printed.count("\n") == int(hinted)
+  assert ("GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in printed) == hinted
 
 
-@pytest.mark.parametrize(
-  "interpreter",
-  [
-    ["-X", "vamcei_jax_huge_pages", "-m", "program"],
-    ["-m", "pdb", "-c", "continue", "-c", "quit", "-m", "program"],
-    ["program.py"],
-    ["-"],
-  ],
-)
-def test_a_program_that_cannot_be_begun_anew_runs_as_it_is(tmp_path, monkeypatch, interpreter):
-  """One that is not given the variable, one under a debugger, one by its file's name, one by stdin."""
-  (tmp_path / "program.py").write_text(PROGRAM)
-  (tmp_path / "enabled").write_text("always [madvise] never")
-  monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-  monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  command = [sys.executable, *interpreter, "--compiled=a"]
-  given = {"cwd": tmp_path, "input": PROGRAM if interpreter == ["-"] else "", "timeout": 60}
-  said = subprocess.run(command, **given, capture_output=True, text=True).stdout.splitlines()
-  begins, runs = (line for line in said if line.startswith(("begins", "runs")))
-  assert begins == "begins"
-  assert runs.split()[2:] == ["None", "['--compiled=a']", "[]"]
+def test_all_modules_are_imported_in_one_process():
+  """Flags of one command line do not collide with those of another, and the API stays callable."""
+  code = """
+import importlib, pkgutil, vamcei_jax
+modules = [module.name for module in pkgutil.walk_packages(vamcei_jax.__path__, "vamcei_jax.")]
+for module in modules:
+  importlib.import_module(module)
+print(len(modules) > 60, all(map(callable, (vamcei_jax.evaluate, vamcei_jax.train, vamcei_jax.load_segmenter))))
+"""
+  printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+  assert printed.stdout == "True True\n", printed.stderr
+
+
+def test_importing_the_package_imports_no_heavy_library():
+  heavy = "{'jax', 'numpy', 'flax', 'tensorflow_datasets', 'nibabel', 'absl'}"
+  code = f"import sys, vamcei_jax; print(sorted({heavy} & set(sys.modules)))"
+  printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert printed.stdout == "[]\n"
+
+
+def test_the_resolved_configuration_is_printed(run_command, tmp_path):
+  flags = [TINY, "--config.train.steps=5", "--print_config", f"--workdir={tmp_path / 'run'}"]
+  printed = run_command("vamcei_jax.main", *flags)
+  assert printed.returncode == 0, printed.stderr
+  assert printed.stdout.count("steps: 5\n") == 2
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_pipeline_needs_neither_tensorflow_nor_matplotlib_to_be_imported():
-  code = "import sys, vamcei_jax.losses, vamcei_jax.pipeline; print({'tensorflow', 'matplotlib'} & set(sys.modules))"
+  code = "import sys, vamcei_jax.losses, vamcei_jax.pipeline.run; print({'tensorflow', 'matplotlib'} & set(sys.modules))"
   printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
   assert printed.stdout.strip() == "set()"
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from tests.test_command_lines import error_of
-from vamcei_jax.config import read_config
-from vamcei_jax.data.anatomy import Grid
+from vamcei_jax.config.files import read_stage_config
 from vamcei_jax.data.loader import load_patients
 from vamcei_jax.data.nifti import read_classes, read_volume
-from vamcei_jax.data.phantom import write_nnunet
 from vamcei_jax.data.preprocess import Preprocess, preprocess_image
 from vamcei_jax.evaluation.metrics import dice
-from vamcei_jax.pipeline import prepare_datasets
-from vamcei_jax.restore import find_centre
+from vamcei_jax.inference.heart import find_centre
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import write_nnunet
+from vamcei_jax.pipeline.domains import prepare_datasets
 
 CONFIG = "--config=tests/configs/tiny_folder.py"
 LABELS = (0, 1, 2, 3)
@@ -160,7 +160,7 @@ def test_a_target_without_any_mask_is_trained_on_and_pictured(root, train, tmp_p
   shutil.rmtree(own / "lge" / "labelsTr")
   finished = train(own, tmp_path / "run")
   assert finished.returncode == 0, finished.stderr
-  assert "folder/lge has no masks to score predictions by" in finished.stdout
+  assert "folder/lge has no masks to score predictions with" in finished.stdout
   assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"split": "train", "methods": {}}
   assert (tmp_path / "run" / "overlays.png").stat().st_size > 1000
   assert 'id="summary"' not in (tmp_path / "run" / "report.html").read_text()
@@ -172,9 +172,9 @@ def test_a_target_without_any_mask_is_trained_on_and_pictured(root, train, tmp_p
 
 
 def test_fields_lie_on_the_mask_of_a_source_and_on_what_was_found_in_a_target(located_run):
-  config = read_config(located_run / "vamcei")
+  config = read_stage_config(located_run / "vamcei")
   assert config.data.located
-  datasets = prepare_datasets(config, located_run)
+  datasets = prepare_datasets(config.data, located_run)
   for patient in load_patients(datasets["source"], "train"):
     centre = np.argwhere(patient.truth > 0).mean(0)[1:]
     np.testing.assert_allclose(patient.centre, centre, atol=0.13)  # quarters of a pixel
@@ -183,7 +183,7 @@ def test_fields_lie_on_the_mask_of_a_source_and_on_what_was_found_in_a_target(lo
   assert sorted(centres) == everyone
   found = {patient.name: list(patient.centre) for patient in load_patients(datasets["target"], "train", labelled=False)}
   assert found == centres
-  assert read_config(located_run / "vamcei").data.datasets != read_config(located_run / "locate").data.datasets
+  assert config.data.datasets != read_stage_config(located_run / "locate").data.datasets
 
 
 def test_prepare_of_a_located_run_is_of_whole_images_and_of_the_source_s_hearts(

@@ -1,4 +1,4 @@
-"""The smallest run that has all its parts: seconds on one core."""
+"""The smallest run with all parts of a real one: seconds on one core."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""The smallest grid of ablations: three rows, two seeds."""
+"""The smallest ablation grid: three rows, two seeds."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""The smallest run on own volumes, as write_nnunet writes them: data.options and label values by config alone."""
+"""The smallest run on volumes that write_nnunet writes: the configuration gives data.options and label values."""
 
 from ml_collections import ConfigDict
 
@@ -8,8 +8,8 @@ from tests.configs import tiny
 
 def get_config() -> ConfigDict:
   config = tiny.get_config()
-  own = folder.get_config()
-  config.data.update({name: own.data[name] for name in ("name", "source", "target", "label_values")})
+  folder_config = folder.get_config()
+  config.data.update({name: folder_config.data[name] for name in ("name", "source", "target", "label_values")})
   config.data.spacing = 4.5
   config.data.options = ConfigDict({"validation": 1})
   config.stage.locate = ConfigDict({"data": {"spacing": 9.0, "size": (32, 32), "crop": (32, 32)}})

@@ -6,8 +6,8 @@ import pytest
 
 from tests.datasets.trees import GRID, build, draw, labelled, patients, write
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.data.phantom import write_nnunet
 from vamcei_jax.errors import InputError
+from vamcei_jax.phantom.scanner import write_nnunet
 
 LABELS = (0, 1, 2, 3)
 

@@ -68,8 +68,8 @@ def test_a_target_needs_no_masks(volumes, slices, tmp_path):
     assert {split: len(names) for split, names in found.items()} == {"train": count}
 
 
-def test_volumes_are_seen_along_one_axis_of_the_body(tmp_path):
-  """CT with the thickest spacing head to foot and MR with it front to back, of one heart: one view, one volume."""
+def test_volumes_are_sliced_along_one_axis_of_the_body(tmp_path):
+  """CT with the thickest spacing head to foot and MR with it front to back, of one heart: one plane, one volume."""
   heart = np.random.default_rng(0).normal(size=(6, 8, 10))  # right to left, back to front, foot to head
   ct = nib.Nifti1Image(heart, np.diag([1.0, 1.0, 2.0, 1.0]))
   mr = nib.Nifti1Image(heart, np.diag([1.0, 2.0, 1.0, 1.0]))
@@ -78,12 +78,12 @@ def test_volumes_are_seen_along_one_axis_of_the_body(tmp_path):
     stem.parent.mkdir()
     image.to_filename(f"{stem}_image.nii.gz")
   settings = dict(data_dir=tmp_path / "data", preprocess=Preprocess(size=(16, 16)))
-  build_one = lambda domain, view: build("mmwhs", tmp_path, domain, "target", view=view, **settings)
-  first = lambda domain, view: build_one(domain, view).as_data_source("train")[0]
-  seen = {view: [first(domain, view) for domain in ("ct", "mr")] for view in ("coronal", "short_axis")}
-  np.testing.assert_array_equal(*(example["image"] for example in seen["coronal"]))
-  assert seen["coronal"][0]["truth"].shape == (8, 10, 6)  # front to back; head to foot; left to right of the picture
-  assert [example["truth"].shape[0] for example in seen["short_axis"]] == [10, 8]
+  build_one = lambda domain, plane: build("mmwhs", tmp_path, domain, "target", plane=plane, **settings)
+  first = lambda domain, plane: build_one(domain, plane).as_data_source("train")[0]
+  examples = {plane: [first(domain, plane) for domain in ("ct", "mr")] for plane in ("coronal", "short_axis")}
+  np.testing.assert_array_equal(*(example["image"] for example in examples["coronal"]))
+  assert examples["coronal"][0]["truth"].shape == (8, 10, 6)  # front to back; head to foot; left to right
+  assert [example["truth"].shape[0] for example in examples["short_axis"]] == [10, 8]
 
 
 def test_a_whole_and_a_sliced_patient_have_the_same_pixels(slices):

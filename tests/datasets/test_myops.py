@@ -5,8 +5,8 @@ import pytest
 
 from tests.datasets.trees import build, draw, labelled, patients
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.data.phantom import write_patient
 from vamcei_jax.errors import InputError
+from vamcei_jax.phantom.scanner import write_patient
 
 FOLDED = (0, (200, 1220, 2221), 500, 600)
 SEQUENCES = {"C0": lambda voxels: voxels.max() - voxels, "T2": np.sqrt, "DE": lambda voxels: voxels}

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from vamcei_jax.data.phantom import draw_patient
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, preprocess_image
 from vamcei_jax.datasets import prepare
 from vamcei_jax.datasets.phantom import Phantom, PhantomConfig
+from vamcei_jax.phantom.scanner import draw_patient
 
 PREPROCESS = Preprocess(size=(40, 36), zoom=0.5)
 SPACING = (8.0, 1.5, 1.5)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from vamcei_jax.data.anatomy import Grid
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.data.phantom import Phantom, draw_patient, write_patient
 from vamcei_jax.data.preprocess import Preprocess
 from vamcei_jax.datasets import prepare
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import Phantom, draw_patient, write_patient
 
 GRID = Grid(pixels=32, spacing=4.5, oversampling=1, sub_slices=1)
 PREPROCESS = Preprocess(size=(24, 16), zoom=0.75)

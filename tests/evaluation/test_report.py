@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from vamcei_jax.data.labels import STRUCTURES
-from vamcei_jax.evaluation.figures import box_plot, draw_agreement, draw_boxes, draw_curve, slice_stack
+from vamcei_jax.evaluation.figures import box_plot, draw_agreement, draw_boxes, draw_curve, save_bars, slice_stack
 from vamcei_jax.evaluation.metrics import measure
 from vamcei_jax.evaluation.report import Case, list_empty_masks, pick_cases, write_report
 from vamcei_jax.evaluation.statistics import agreement, compare, summarise
@@ -156,9 +156,10 @@ def cells(page, section):
 def test_tables_say_what_was_measured(page, scores):
   summary = summarise(scores["vamcei"])["RV"]["assd_mm"]
   row = next(row for row in cells(page, "summary") if row[:2] == ["vamcei", "RV"])
-  assert row[6].split() == [*f"{summary['mean']:.2f} ± {summary['std']:.2f}".split(), *(
-    f"{summary['median']:.2f}, {summary['worst']:.2f}".split()
-  )]
+  assert row[6].split() == [
+    *f"{summary['mean']:.2f} ± {summary['std']:.2f}".split(),
+    *(f"{summary['median']:.2f}, {summary['worst']:.2f}".split()),
+  ]
   result = compare(scores["vamcei"], scores["no_adaptation"])["LV"]["dice"]
   row = next(row for row in cells(page, "comparison") if row[:2] == ["LV", "Dice"])
   assert row[2:] == [str(PATIENTS), f"{result['median_difference']:+.3f}", f"{result['p_value']:.2g}"]
@@ -211,6 +212,12 @@ def test_outlines_lie_on_the_edge_of_a_structure_in_its_colour():
   assert not blue[1, 16:32, 18:30].any()  # its middle
   assert not blue[1, :7].any()
   np.testing.assert_allclose(pixels[0], 127, atol=6)
+
+
+def test_a_bar_without_a_standard_deviation_is_drawn(tmp_path):
+  save_bars(tmp_path / "bars.png", {"a": {"x": 0.5}, "b": {"x": 0.4}}, {"a": {"x": None}, "b": {"x": 0.1}}, "Dice")
+  with Image.open(tmp_path / "bars.png") as picture:
+    assert picture.size == (1000, 400)
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "_masks", "a&b<c>"])

@@ -1,4 +1,4 @@
-"""A grid of ablations: its rows are runs of their own, and it goes on where it was broken off."""
+"""An ablation grid: each of its runs equals a run alone, and an interrupted grid is resumed."""
 
 import csv
 import json
@@ -8,33 +8,36 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.grid_training import STAGE, Run, run_grid, write_table
 from tests.configs import tiny_ablation
 from tests.runs import assert_same, final_state
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest
+from vamcei_jax.errors import InputError
 from vamcei_jax.methods import vamcei
-from vamcei_jax.provenance import read_record
-from vamcei_jax.training import read_log
+from vamcei_jax.pipeline.record import read_record
+from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest
+from vamcei_jax.training.log import read_log
 
-RUNS = [(row, seed) for row, _ in tiny_ablation.get_config().grid.rows for seed in (0, 1)]
-
-
-@pytest.fixture(scope="module")
-def flags(prepared):
-  config = "--config=tests/configs/tiny_ablation.py"
-  return ["experiments.ablation_grid", config, f"--config.data.prepared_dir={prepared}"]
+RUNS = [Run(row, seed) for row, _ in tiny_ablation.get_config().grid.rows for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory, run_command, flags):
+def config(prepared):
+  config = tiny_ablation.get_config()
+  config.data.prepared_dir = str(prepared)
+  return config
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, config):
   """The workdir of a finished grid."""
   workdir = tmp_path_factory.mktemp("grid") / "tiny"
-  finished = run_command(*flags, f"--workdir={workdir}")
-  assert finished.returncode == 0, finished.stderr
+  run_grid(config, workdir)
   return workdir
 
 
 def final_states(workdir):
-  config = tiny_ablation.get_config()
+  config = resolve(tiny_ablation.get_config()).stages[STAGE]
   abstract = jax.eval_shape(lambda: [vamcei.init_state(config, jax.random.key(0)) for _ in RUNS])
   with open_checkpoints(workdir / "part0" / "checkpoints", 2) as checkpoints:
     states, damaged = restore_newest(checkpoints, abstract)
@@ -43,21 +46,21 @@ def final_states(workdir):
   return dict(zip(RUNS, states, strict=True))
 
 
-def test_a_row_is_the_run_alone(grid, tiny_run):
+def test_a_run_of_the_grid_equals_the_run_alone(grid, tiny_run):
   states, alone = final_states(grid), final_state(tiny_run, "vamcei")
   assert_same(states["all", 0].params, alone.params)
-  assert_same(states["all", 0].ema, alone.ema)
+  assert_same(states["all", 0].ema_params, alone.ema_params)
   losses = [line["loss all, seed 0"] for line in read_log(grid / "metrics.jsonl")]
-  theirs = [line["loss"] for line in read_log(tiny_run / "metrics.jsonl") if line["stage"] == "vamcei"][1:]
-  # The run alone logs its first step by itself, and the mean of the next interval without it.
-  np.testing.assert_allclose(losses[1:], theirs[1:], rtol=1e-6)
+  expected = [line["loss"] for line in read_log(tiny_run / "metrics.jsonl") if line["stage"] == "vamcei"][1:]
+  # The run alone has a log line of its first step, which the mean of its next line leaves out.
+  np.testing.assert_allclose(losses[1:], expected[1:], rtol=1e-6)
 
 
-def test_rows_keep_the_terms_that_they_say(grid):
+def test_rows_weigh_the_terms_that_they_name(grid):
   states = final_states(grid)
-  kept = {row: {name for name, weight in states[row, 0].weights.items() if np.any(weight)} for row, _ in RUNS}
+  used = {row: {name for name, weight in states[row, 0].weights.items() if np.any(weight)} for row, _ in RUNS}
   bound = {"segmentation", "reconstruction", "prior_kl"}
-  assert kept == {
+  assert used == {
     "baseline": {"segmentation"},
     "+ global KL": bound | {"global_alignment"},
     "all": bound | {"global_alignment", "prototypes", "generator"},
@@ -79,12 +82,19 @@ def test_the_table_is_the_mean_over_seeds(grid):
   assert (grid / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_broken_grid_goes_on(grid, run_command, flags, tmp_path):
-  workdir = tmp_path / "broken"
+def test_one_seed_has_no_standard_deviation(tmp_path):
+  write_table(["all"], {Run("all", 0): {"LV": 0.75, "RV": 0.5}}, tmp_path)
+  assert "| all | 0.750 ± – | 0.500 ± – |" in (tmp_path / "ablation.md").read_text()
+  assert json.loads((tmp_path / "ablation.json").read_text())["std"] == {"all": {"LV": None, "RV": None}}
+
+
+def test_an_interrupted_grid_is_resumed(grid, run_command, config, tmp_path):
+  workdir = tmp_path / "interrupted"
   shutil.copytree(grid, workdir)
   shutil.rmtree(workdir / "part0" / "checkpoints" / "8")
   (workdir / "ablation.md").unlink()
-  finished = run_command(*flags, f"--workdir={workdir}")
+  flags = [f"--config.data.prepared_dir={config.data.prepared_dir}", f"--workdir={workdir}"]
+  finished = run_command("experiments.ablation_grid", "--config=tests/configs/tiny_ablation.py", *flags)
   assert finished.returncode == 0, finished.stderr
   assert "part0: 6 of 6 runs, step 6 of 8" in finished.stdout
   assert_same(final_states(workdir), final_states(grid))
@@ -92,8 +102,28 @@ def test_a_broken_grid_goes_on(grid, run_command, flags, tmp_path):
   assert (workdir / "ablation.md").read_text() == (grid / "ablation.md").read_text()
 
 
-def test_another_configuration_is_refused(grid, run_command, flags):
-  finished = run_command(*flags, f"--workdir={grid}", "--config.train.batch_size=3")
-  assert finished.returncode == 2
-  assert "train.batch_size was 2, is 3; use another --workdir" in finished.stderr
-  assert finished.stderr.count("\n") == 1
+def test_another_configuration_is_refused(grid, config):
+  changed = config.copy_and_resolve_references()
+  changed.train.batch_size = 3
+  with pytest.raises(InputError, match="train.batch_size was 2, is 3; use another --workdir"):
+    run_grid(changed, grid)
+
+
+def test_another_grid_is_refused(grid, config):
+  changed = config.copy_and_resolve_references()
+  changed.grid.seeds = (0, 2)
+  with pytest.raises(InputError, match=r"grid.seeds was \[0, 1\], is \[0, 2\]; use another --workdir"):
+    run_grid(changed, grid)
+
+
+def test_a_configuration_without_a_grid_is_refused(tiny_config, tmp_path):
+  with pytest.raises(InputError, match="config.grid: no rows"):
+    run_grid(tiny_config, tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_of_other_stages_is_refused(config, tmp_path):
+  changed = config.copy_and_resolve_references()
+  changed.stages = ("no_adaptation", "vamcei")
+  with pytest.raises(InputError, match="only stage of a grid"):
+    run_grid(changed, tmp_path)

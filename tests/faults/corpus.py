@@ -234,7 +234,7 @@ def broken_fields(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
       values += [*empty, *(value for value in NOT_A_TUPLE if value not in ((), []))]
       values += [(*good[:-1], element) for element in NO_ELEMENT if own != "data.label_values" or element != ()]
       values += [] if own in ANY_LENGTH else [good[:-1], (*good, good[-1])]
-    if own not in MAY_BE_NONE and not field.startswith(("data.options.", "grid.", "stage.")):
+    if field == "stages":
       values.append(...)
     yield from ((field, value) for value in values if value is not None or own not in MAY_BE_NONE)
   for section in SECTIONS:

@@ -2,18 +2,19 @@
 """
 
 import copy
+import dataclasses
 import re
 
 import pytest
 from ml_collections import ConfigDict
 
-from configs import ablation, folder, multistage
+from configs import ablation, folder, multistage, uda
 from tests.faults.corpus import broken_fields
 from tests.test_command_lines import error_of
-from vamcei_jax.config import flat_fields
+from vamcei_jax.config.rules import shown
+from vamcei_jax.config.schema import StageConfig, flat_fields
 from vamcei_jax.errors import InputError
-from vamcei_jax.ranges import shown
-from vamcei_jax.stages import stage_configs
+from vamcei_jax.pipeline.resolve import resolve
 
 
 def framework() -> ConfigDict:
@@ -45,12 +46,12 @@ def with_field(config: dict, field: str, value: object) -> ConfigDict:
 
 @pytest.mark.parametrize(("base", "least"), [(framework, 1200), (located, 900)])
 def test_every_broken_field_is_named_in_one_line(base, least):
-  stage_configs(base())
+  resolve(base())
   good, tries, amiss = base().to_dict(), 0, []
   for field, value in broken_fields(flat_fields(good)):
     tries += 1
     try:
-      stage_configs(with_field(good, field, value))
+      resolve(with_field(good, field, value))
     except InputError as error:
       message = str(error)
     else:
@@ -62,6 +63,16 @@ def test_every_broken_field_is_named_in_one_line(base, least):
     assert len(message) < 300, message
   assert amiss == []
   assert tries >= least, tries
+
+
+def test_a_missing_field_has_the_default_of_its_record():
+  good = uda.get_config().to_dict()
+  defaults = flat_fields(dataclasses.asdict(StageConfig("vamcei")))
+  fields = [field for field in flat_fields(good) if field != "stages" and not field.startswith("data.options.")]
+  assert len(fields) > 50
+  for field in fields:
+    stage = resolve(with_field(good, field, ...)).stages["vamcei"]
+    assert flat_fields(dataclasses.asdict(stage))[field] == defaults[field]
 
 
 SLOW = pytest.mark.slow

@@ -6,19 +6,15 @@ import shutil
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
 from tests.runs import assert_same, final_state
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest, save, set_aside
+from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.errors import InputError
+from vamcei_jax.inference.load import restore_stage
 from vamcei_jax.methods.state import State, create_state
-from vamcei_jax.restore import restore_stage
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 
-CONFIG = ConfigDict({
-  "optimizer": {"rates": {"segmenter": 1e-3}, "b1": 0.9, "schedule": "polynomial", "clip": 1.0},
-  "loss": {"weights": {"segmentation": 1.0}, "ramp": (0, 1)},
-  "train": {"steps": 9},
-})
+CONFIG = StageConfig("no_adaptation")
 DAMAGES = {
   "truncated": lambda file, rng: file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)]),
   "removed": lambda file, rng: file.unlink(),
@@ -35,7 +31,7 @@ def flip(file, rng):
 def state_of(step) -> State:
   """A small state, another one at every step."""
   params = {"segmenter": {"kernel": jax.random.normal(jax.random.key(step), (64, 64))}}
-  state = create_state(params, jax.random.key(step), CONFIG)
+  state = create_state(params, jax.random.key(step), CONFIG, terms=("segmentation",))
   return state.replace(step=jnp.int32(step))
 
 
@@ -88,7 +84,7 @@ def test_where_none_is_whole_nothing_is_begun_anew_and_nothing_removed(checkpoin
   folder = shutil.copytree(checkpoints, tmp_path / "damaged")
   for file in folder.rglob("manifest.ocdbt"):
     file.write_bytes(b"")
-  with open_checkpoints(folder, 2) as manager, pytest.raises(InputError, match="no checkpoint in it is whole"):
+  with open_checkpoints(folder, 2) as manager, pytest.raises(InputError, match="no checkpoint in it is intact"):
     restore_newest(manager, jax.eval_shape(lambda: state_of(2)))
   assert {path.name for path in folder.iterdir()} == {"1", "2"}
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from tests.runs import assert_same
 from tests.test_command_lines import error_of
-from vamcei_jax.checkpoints import open_checkpoints, restore_newest
-from vamcei_jax.config import read_config
+from vamcei_jax.config.files import read_stage_config
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import supervised
-from vamcei_jax.pipeline import run
-from vamcei_jax.training import mean_metrics, stop_if_stuck
+from vamcei_jax.pipeline.run import run
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest
+from vamcei_jax.training.loop import mean_metrics, stop_if_stuck
 
 TERMS = ("cross_entropy", "dice_loss", "gradient_segmenter", "loss", "segmentation")
 LOSSES = st.sampled_from([0.5, -2.0, 3e38, np.nan, np.inf, -np.inf])
@@ -49,7 +49,7 @@ def test_a_run_stops_at_so_many_bad_steps_in_a_row_and_names_what_was_not_finite
   bad = [name for name in ("loss", "cycle", "gradient") if not np.isfinite(values[name][stops_at])]
   with pytest.raises(InputError) as stopped:
     stop_if_stuck(values, before, most, "vamcei")
-  said = f"vamcei: {most} steps in a row were skipped, for {', '.join(bad)} not being finite; "
+  said = f"vamcei: {most} steps in a row were skipped because of non-finite {', '.join(bad)}; "
   assert str(stopped.value).startswith(said)
 
 
@@ -86,14 +86,14 @@ def test_means_are_of_the_steps_that_were_taken(values):
 
 def states(workdir):
   """Step -> state of the checkpoints of no_adaptation."""
-  config = read_config(workdir / "no_adaptation")
+  config = read_stage_config(workdir / "no_adaptation")
   abstract = jax.eval_shape(lambda: supervised.init_state(config, jax.random.key(0)))
   with open_checkpoints(workdir / "no_adaptation" / "checkpoints", 2) as manager:
     kept = sorted(manager.all_steps())
     newest, damaged = restore_newest(manager, abstract)
   assert not damaged
   assert int(newest.step) == kept[-1]
-  plain = jax.tree.leaves((newest.params, newest.opt, newest.ema))
+  plain = jax.tree.leaves((newest.params, newest.opt_state, newest.ema_params))
   assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, plain))
   return kept, newest
 
@@ -116,7 +116,8 @@ def test_a_run_that_breaks_in_the_middle_stops_and_keeps_what_it_had_learned(tin
   tiny_config.train.update(max_bad_steps=3, steps=4)
   run(tiny_config, tmp_path / "unbroken")
   tiny_config.train.steps = 8
-  with pytest.raises(InputError, match=f"no_adaptation: 3 steps in a row were skipped, for {', '.join(TERMS)} not"):
+  reason = f"no_adaptation: 3 steps in a row were skipped because of non-finite {', '.join(TERMS)};"
+  with pytest.raises(InputError, match=reason):
     run(tiny_config, tmp_path / "broken")
   assert not (tmp_path / "broken" / "results.json").exists()
   kept, newest = states(tmp_path / "broken")
@@ -130,7 +131,7 @@ def test_a_command_whose_losses_overflow_ends_in_one_line_and_leaves_no_nan(run_
   flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
   heavy = ["--config.loss.weights.segmentation=3e38", "--config.train.max_bad_steps=3"]
   said = error_of(run_command("vamcei_jax.main", *flags, *heavy))
-  assert "no_adaptation: 3 steps in a row were skipped, for gradient_segmenter, loss not being finite" in said
+  assert "no_adaptation: 3 steps in a row were skipped because of non-finite gradient_segmenter, loss;" in said
   kept, newest = states(tmp_path)
   assert kept == [2]
-  assert_same(newest.params, newest.ema)  # as they were at the beginning
+  assert_same(newest.params, newest.ema_params)  # as they were at the beginning

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, command
-from vamcei_jax.data.phantom import write_nifti
+from vamcei_jax.phantom.scanner import write_nifti
 
 VOLUMES = 6
 SAMPLES = 2

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state
 from tests.test_command_lines import error_of
-from vamcei_jax.interruption import SIGNALS, noted_signals
+from vamcei_jax.training.shutdown import SIGNALS, noted_signals
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_run_that_is_asked_to_stop_saves_the_step_and_goes_on_from_there(start
 
 BLOCKED = """
 import hashlib, threading
-from vamcei_jax.interruption import noted_signals
+from vamcei_jax.training.shutdown import noted_signals
 with noted_signals() as noted:
   threading.Timer(0.5, lambda: print("ready", flush=True)).start()
   hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)  # C code that hears nothing, as a compilation
@@ -77,7 +77,7 @@ def test_what_hears_nothing_ends_as_well():
   _, said = process.communicate()
   assert 7 < time.monotonic() - asked < 10
   assert process.returncode == 143
-  assert said == b"SIGTERM: stopped after 8 s without an answer; the same command goes on from the last checkpoint\n"
+  assert said == b"SIGTERM: stopped after 8 s without a response; the same command resumes from the last checkpoint\n"
 
 
 def test_a_second_signal_ends_at_once():

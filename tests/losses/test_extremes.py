@@ -28,7 +28,7 @@ LOSSES = {
   "pairwise matrix": (losses.pairwise_gaussian_kl, ("mu", "logvar") * 2),
   "prototypes": (prototypes, ("features", "weights") * 2),
   "reconstruction": (losses.reconstruction, ("logits", "image")),
-  "segmentation": (losses.segmentation, ("logits", "label")),
+  "segmentation": (losses.segmentation, ("logits", "map")),
   "distillation": (partial(losses.distillation, temperature=2.0), ("logits", "map")),
   "discriminator": (losses.discriminator_loss, ("logits", "logits")),
   "generator": (losses.generator_loss, ("logits",)),
@@ -40,17 +40,14 @@ LOSSES = {
 
 @cache
 def program(name):
-  """The jitted loss, the sum of all that it returns, with its gradient by all inputs but labels."""
+  """The jitted loss, the sum of all that it returns, with its gradient by all inputs."""
   loss, kinds = LOSSES[name]
   total = lambda *inputs: sum(jnp.sum(value) for value in jax.tree.leaves(loss(*inputs)))
-  learned = tuple(number for number, kind in enumerate(kinds) if kind != "label")
-  return jax.jit(jax.value_and_grad(total, argnums=learned))
+  return jax.jit(jax.value_and_grad(total, argnums=tuple(range(len(kinds)))))
 
 
 def draw(rng, kind, extent, shape):
   """An input of a kind: at its edge throughout ("edge"), of one value ("constant"), or anything between ("between")."""
-  if kind == "label":
-    return rng.integers(0, CLASSES if extent == "between" else 1, shape[:-1])
   if kind == "weights" and extent == "constant":  # pseudo-labels of which none is confident
     return np.zeros(shape)
   if kind in ("map", "weights"):  # a class map: one class or another, or one alone
@@ -73,11 +70,7 @@ def draw(rng, kind, extent, shape):
 def test_extreme_inputs_give_finite_values_and_gradients(name, images, extents, dtype, seed):
   rng, kinds = np.random.default_rng(seed), LOSSES[name][1]
   inputs = [draw(rng, kind, extent, (images, *SHAPE[1:])) for kind, extent in zip(kinds, extents, strict=False)]
-  typed = [
-    np.int32(own) if kind == "label" else np.asarray(own).astype(jnp.dtype(dtype))
-    for kind, own in zip(kinds, inputs, strict=True)
-  ]
-  value, grads = program(name)(*typed)
+  value, grads = program(name)(*(np.asarray(x).astype(jnp.dtype(dtype)) for x in inputs))
   assert value.dtype == jnp.float32
   assert np.isfinite(value)
   assert all(np.isfinite(np.asarray(grad, np.float32)).all() for grad in grads)

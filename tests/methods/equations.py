@@ -17,10 +17,10 @@ def cross_entropy(logits, shares):
 def dice_loss(logits, shares):
   """Second summand of eq. 4, without background and smoothed by one pixel."""
   probs = jax.nn.softmax(logits)
-  dice = [
-    (2 * (probs[..., k] * shares[..., k]).sum() + 1) / (probs[..., k].sum() + shares[..., k].sum() + 1)
-    for k in range(1, logits.shape[-1])
-  ]
+  dice = []
+  for k in range(1, logits.shape[-1]):
+    p, y = probs[..., k], shares[..., k]
+    dice.append((2 * jnp.minimum(p, y).sum() + 1) / (p.sum() + y.sum() + 1))
   return 1 - sum(dice) / len(dice)
 
 

@@ -32,7 +32,7 @@ def composed(params, number, batch):
     keys = jnp.stack([jax.random.fold_in(key, image) for image in range(4)])
     output = SEGMENTER.apply({"params": segmenter}, source["image"], keys)
     full = jax.nn.one_hot(source["label"], 4)
-    half = jax.nn.one_hot(equations.mean_over_windows(full, 2).argmax(-1), 4)
+    half = equations.mean_over_windows(full, 2)
     maps = (output.logits, full), (output.scale_logits[0], full), (output.scale_logits[1], half)
     cross_entropy = sum(equations.cross_entropy(*pair) for pair in maps)
     dice = sum(equations.dice_loss(*pair) for pair in maps)
@@ -104,11 +104,22 @@ def test_every_scale_is_supervised_in_place():
   assert loss(certain(np.roll(coarse, 1, axis=1))) > 1.0
 
 
-def test_a_coarse_pixel_has_the_most_frequent_class_of_its_window():
+def test_the_target_of_a_coarse_pixel_is_the_class_shares_of_its_window():
   labels = np.array([[[1, 0, 0, 0], [0, 0, 2, 2], [3, 3, 0, 1], [3, 0, 1, 1]]])
   rng = np.random.default_rng(0)
   logits, fused = (np.float32(rng.normal(size=(1, side, side, 4))) for side in (2, 4))
   got = compiled(lambda: deep_segmentation(Segmentation(fused, (fused, logits), ()), labels))()
-  of = lambda logits, labels: np.array(compiled(segmentation)(logits, labels))
-  expected = 2 * of(fused, labels) + of(logits, np.array([[[0, 0], [3, 1]]]))
-  np.testing.assert_allclose(got, expected, rtol=1e-5)
+  shares = np.array([[[[0.75, 0.25, 0, 0], [0.5, 0, 0.5, 0]], [[0.25, 0, 0, 0.75], [0.25, 0.75, 0, 0]]]])
+  of = lambda logits, targets: np.array(compiled(segmentation)(logits, targets))
+  np.testing.assert_allclose(got, 2 * of(fused, np.eye(4)[labels]) + of(logits, shares), rtol=1e-5)
+
+
+def test_the_targets_of_every_scale_keep_the_area_of_every_class(monkeypatch):
+  targets = []
+  monkeypatch.setattr(supervised, "segmentation", lambda logits, y, axis_name: targets.append(y) or (0.0, 0.0))
+  labels = np.random.default_rng(0).integers(0, 4, (2, 16, 24))
+  scales = [np.zeros((2, 16 // 2**s, 24 // 2**s, 4)) for s in range(4)]
+  deep_segmentation(Segmentation(scales[0], tuple(scales), ()), labels)
+  assert [y.shape for y in targets] == [logits.shape for logits in (scales[0], *scales)]
+  for y, windows in zip(targets, (1, 1, 4, 16, 64), strict=True):
+    np.testing.assert_array_equal(windows * np.asarray(y).sum((0, 1, 2)), np.bincount(labels.ravel()))

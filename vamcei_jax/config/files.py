@@ -48,7 +48,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     raise InputError(f"{path}: not found; --workdir must name the folder of a run, --weights one of weights") from None
   except (RecursionError, ValueError) as error:
     raise InputError(f"{path}: not valid JSON ({shown(str(error))}); restore it or use another folder") from None
-  if not isinstance(content, dict) or not content.get("stages") or not isinstance(content.get("data"), dict):
+  stages = content.get("stages") if isinstance(content, dict) else None
+  named = isinstance(stages, list) and stages and all(isinstance(stage, str) for stage in stages)
+  if not named or not isinstance(content.get("data"), dict):
     raise InputError(f"{path}: not the configuration of a run; restore it or use another folder")
   try:
     return upgrade(content)
@@ -76,16 +78,13 @@ def build_stage(content: Mapping[str, Any], origin: str) -> StageConfig:
   Raises:
     InputError: a field is unknown or has a value that it cannot have.
   """
-  stages = content["stages"]
-  if not isinstance(stages, list | tuple) or not isinstance(stages[-1], str):
-    raise InputError(f"{origin}: damaged (stages={shown(stages)}); restore it or use another folder")
   fields = flat_fields({name: value for name, value in content.items() if name not in ("stages", "stage", "inference")})
   for name, value in fields.items():
     record = find_record(name)
     if record is None or not record.rule.accepts(value):
       expected = "no such field" if record is None else f"must be {record.rule.expected}"
       raise InputError(f"{origin}: damaged ({name}={shown(value)}: {expected}); restore it or use another folder")
-  return build(StageConfig, fields, name=stages[-1])
+  return build(StageConfig, fields, name=content["stages"][-1])
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,9 +138,6 @@ def _upgrade_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     if (list(value) if isinstance(value, list | tuple) else value) != neutral:
       raise InputError(f"{name}.{removed}={shown(value)}: a removed option of version 0.1; set it to {neutral}")
   data = sections.get("data")
-  if isinstance(data, dict):
-    if "view" in data:
-      data["plane"] = data.pop("view")
-    if isinstance(data.get("empty_slices"), bool):
-      data["empty_slices"] = "all" if data["empty_slices"] else "none"
+  if isinstance(data, dict) and "view" in data:
+    data["plane"] = data.pop("view")
   return sections

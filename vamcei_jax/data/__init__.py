@@ -1,1 +1,1 @@
-"""Data: NIfTI in and out, preprocessing and its inverse, augmentation, batches; the phantom."""
+"""Data: NIfTI files, preprocessing and its inverse, augmentation, batches."""

@@ -1,39 +1,46 @@
-"""Batches from prepared datasets: all slices on the device, drawn by pure functions of (key, step).
+"""Prepared datasets as arrays, and training batches drawn from them by pure functions of (key, step).
 
-There is no state to lose: the batch of a step follows from the step's number alone, so a resumed run sees what an
-unbroken one would have seen, and any split of a batch over devices sees the same images. Data that does not fit on the
-device is read from disk (data/stream.py), in the same order.
+The batch of a step follows from the step's number alone. So a resumed run has the batches of an uninterrupted one, and
+a batch holds the same images however it is split over devices. Data that does not fit on the device is read from disk
+by data/stream.py, in the same order.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from jax import Array
-from ml_collections import ConfigDict
 from nibabel.affines import voxel_sizes
 
 from vamcei_jax.data.augment import augment
 from vamcei_jax.errors import InputError
 from vamcei_jax.prng import batch_positions, example_keys
 
-_NUMBERS = {"source": 0, "target": 1}  # folded into the domains' keys
+if TYPE_CHECKING:
+  from vamcei_jax.config.schema import AugmentConfig
+
+_DOMAIN_NUMBERS = {"source": 0, "target": 1}  # folded into the keys of the domains
+_SKIP = tfds.decode.SkipDecoding()
 
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-  """A patient for evaluation: the prepared image, the truth on its original grid, and what leads from one to the other.
+  """A patient for evaluation.
 
-  image: (D, h, w) in [0, 1].
-  truth: (D, H, W) class indices, or None where there is none.
+  name: of the patient.
+  image: (D, h, w) prepared image in [0, 1].
+  truth: (D, H, W) class indices on the original grid, or None where there is no mask.
   shape: (D, H, W) of the original grid.
-  spacing: mm along D, H, W.
-  centre: the original pixel (row, column) on which the prepared image is centred.
+  spacing: mm along D, H, W of the original grid.
+  centre: pixel (row, column) of the original grid on which the prepared image is centred.
   """
 
   name: str
@@ -45,46 +52,49 @@ class Patient:
 
 
 def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) -> dict[str, np.ndarray]:
-  """All slices of a split, patients in order: image (N, h, w) float32 and, if asked for, label (N, h, w) uint8.
+  """Loads all slices of a split, in the order of its patients.
 
-  Without `labels`, masks are not even decoded: what trains on a target domain cannot see them.
+  Args:
+    builder: of a prepared dataset.
+    split: its name.
+    labels: whether labels are loaded. Without them, masks are not decoded: a target's masks cannot reach the training.
+
+  Returns:
+    "image" (N, h, w) float32 in [0, 1] and, with `labels`, "label" (N, h, w) uint8 class indices.
 
   Raises:
-    InputError: `labels` are asked for and a patient has none.
+    InputError: damaged data; `labels` are wanted and a patient has none.
   """
   skipped = ("truth",) if labels else ("truth", "mask")
-  with naming_damage(builder.data_path):
-    examples = list(builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in skipped}))
+  examples = _read_split(builder, split, skipped)
   slices = {"image": np.concatenate([example["image"] for example in examples])}
   if labels:
-    if unlabelled := [example["patient"].decode() for example in examples if not example["labelled"]]:
-      raise InputError(f"{builder.info.full_name}: no mask of {', '.join(unlabelled[:5])}; a source needs all of them")
+    require_masks(builder, examples)
     slices["label"] = np.concatenate([example["mask"] for example in examples])
   return slices
 
 
-def load_stacks(builder: tfds.core.DatasetBuilder, split: str, kind: str) -> list[tuple[np.ndarray, float]]:
-  """The "image" or the "mask" (D, h, w) of each patient of a split, in order, and mm between its slices.
+def require_masks(builder: tfds.core.DatasetBuilder, examples: list[dict]) -> None:
+  """Raises an InputError that names the patients without a mask among the examples of a source."""
+  if unlabelled := [example["patient"].decode() for example in examples if not example["labelled"]]:
+    raise InputError(f"{builder.info.full_name}: no mask of {', '.join(unlabelled[:5])}; a source needs all of them")
 
-  Of images, no mask is even decoded.
-  """
-  decoders = {name: tfds.decode.SkipDecoding() for name in ("image", "mask", "truth") if name != kind}
-  with naming_damage(builder.data_path):
-    examples = list(builder.as_data_source(split, decoders=decoders))
-  return [(example[kind], _spacing(example["affine"])[0]) for example in examples]
+
+def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.ndarray, float]]:
+  """The image (D, h, w) of each patient of a split, in order, and the mm between its slices. No mask is decoded."""
+  examples = _read_split(builder, split, ("mask", "truth"))
+  return [(example["image"], _spacing(example["affine"])[0]) for example in examples]
 
 
 def load_spacings(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[float, float, float]]:
-  """mm along D, H, W of the original volume of each patient of a split; no image and no mask is decoded."""
-  decoders = dict.fromkeys(("image", "mask", "truth"), tfds.decode.SkipDecoding())
-  with naming_damage(builder.data_path):
-    return [_spacing(example["affine"]) for example in builder.as_data_source(split, decoders=decoders)]
+  """mm along D, H, W of the original volume of each patient of a split. No image and no mask is decoded."""
+  return [_spacing(example["affine"]) for example in _read_split(builder, split, ("image", "mask", "truth"))]
 
 
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
-  """The labelled patients of a split (or all), for the evaluator; none where the split is missing."""
+  """The patients of a split for evaluation, with `labelled` only those that have masks; none for a missing split."""
   with naming_damage(builder.data_path):
-    for example in builder.as_data_source(split) if split in builder.info.splits else ():
+    for example in open_split(builder, split) if split in builder.info.splits else ():
       if example["labelled"] or not labelled:
         yield Patient(
           name=example["patient"].decode(),
@@ -96,86 +106,129 @@ def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bo
         )
 
 
+def open_split(builder: tfds.core.DatasetBuilder, split: str, skipped: Collection[str] = ()) -> Sequence[dict]:
+  """The examples of a split, each read when it is used. The features `skipped` are not decoded."""
+  open_source = cast(Callable[..., Sequence[dict]], builder.as_data_source)  # TFDS's decorators hide its signature
+  return open_source(split, decoders=dict.fromkeys(skipped, _SKIP) or None)
+
+
+def _read_split(builder: tfds.core.DatasetBuilder, split: str, skipped: Collection[str]) -> list[dict]:
+  """All examples of a split, see `open_split`."""
+  with naming_damage(builder.data_path):
+    return list(open_split(builder, split, skipped))
+
+
 def _spacing(affine: np.ndarray) -> tuple[float, float, float]:
-  return tuple(map(float, voxel_sizes(affine)))
+  depth, height, width = map(float, voxel_sizes(affine))
+  return depth, height, width
 
 
 @contextmanager
 def naming_damage(folder: PathLike) -> Iterator[None]:
-  """Prepared data that cannot be read, by its checksums, its descriptions or its absence, is named with the way out.
+  """Turns errors of damaged prepared data into an InputError that names their folder.
 
   Raises:
-    InputError: instead of what TFDS and array_record raise.
+    InputError: instead of what TFDS and array_record raise for wrong checksums, damaged descriptions and missing files.
   """
   try:
     yield
-  except (AttributeError, InputError, KeyError, MemoryError, PermissionError, TypeError):  # no damage
+  except (AttributeError, InputError, KeyError, MemoryError, PermissionError, TypeError):  # not damage
     raise
-  except Exception as error:  # of array_record, of protobuf, of JSON, of the system
+  except Exception as error:  # array_record, protobuf, JSON and the system each have their own types
     reason = " ".join(str(error).split())[:160]
     way_out = "Remove this folder: the run, or python -m vamcei_jax.prepare, makes it again"
     raise InputError(f"{folder}: damaged prepared data ({reason}). {way_out}.") from error
 
 
-def batch_indices(key: Array, step: Array, size: int, batch: int) -> Array:
-  """Which of `size` examples make the batch of a step: (batch,) indices; each epoch is a permutation of its own."""
+def batch_indices(key: Array, step: Array | int, size: int, batch: int) -> Array:
+  """The examples of the batch of a step. Each epoch is another random permutation of all examples.
+
+  Args:
+    key: of the order, see `draw_keys`.
+    step: number of the step.
+    size: number of examples.
+    batch: examples in a batch.
+
+  Returns:
+    (batch,) indices below `size`.
+  """
   position = step * batch + jnp.arange(batch)
   permutation = lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), size)
-  # A batch may reach over several epochs when it is larger than the data.
+  # A batch can reach over several epochs where it is larger than the data.
   epochs = position[0] // size + jnp.arange((batch - 1) // size + 2)
   return jax.vmap(permutation)(epochs)[position // size - epochs[0], position % size]
 
 
-def draw_batch(data: dict, key: Array, step: Array, config: ConfigDict, axis_name: str | None = None) -> dict:
-  """The augmented batch of a step, or this device's share of it, a pure function of its arguments.
+def draw_batch(
+  data: dict,
+  key: Array,
+  step: Array | int,
+  *,
+  batch_size: int,
+  crop: tuple[int, int],
+  strengths: AugmentConfig,
+  axis_name: str | None = None,
+) -> dict:
+  """The augmented batch of a step, or this device's share of it: a pure function of its arguments.
 
   Args:
     data: domain -> slices of `load_slices`, on the device.
-    key: of the run, see `draw_keys`.
-    step: the step's number.
-    config: see `view_batch`.
+    key: of the run.
+    step: number of the step.
+    batch_size: images a domain in the global batch.
+    crop, strengths: see `augment_batch`.
     axis_name: axis over which the batch is split; each device draws its share.
 
   Returns:
-    What `view_batch` makes of the slices.
+    See `augment_batch`.
   """
   examples = {}
   for domain, slices in data.items():
-    order, _ = draw_keys(key, domain)
-    index = batch_indices(order, step, len(slices["image"]), config.train.batch_size)
+    order_key, _ = draw_keys(key, domain)
+    index = batch_indices(order_key, step, len(slices["image"]), batch_size)
     if axis_name is not None:
-      index = index[batch_positions(config.train.batch_size // jax.lax.axis_size(axis_name), axis_name)]
-    examples[domain] = jax.tree.map(lambda values, index=index: values[index], slices)
-  return view_batch(examples, key, step, config, axis_name)
+      index = index[batch_positions(batch_size // jax.lax.axis_size(axis_name), axis_name)]
+    examples[domain] = {name: values[index] for name, values in slices.items()}
+  return augment_batch(examples, key, step, crop=crop, strengths=strengths, axis_name=axis_name)
 
 
-def view_batch(examples: dict, key: Array, step: Array, config: ConfigDict, axis_name: str | None = None) -> dict:
-  """Random views of a step's slices, or of this device's share of them.
+def augment_batch(
+  examples: dict,
+  key: Array,
+  step: Array | int,
+  *,
+  crop: tuple[int, int],
+  strengths: AugmentConfig,
+  axis_name: str | None = None,
+) -> dict:
+  """Augments the slices of a step, or this device's share of them.
 
   Args:
-    examples: domain -> slices (B, H, W, …) as `load_slices` gives them.
-    key: of the run; a view's key is folded from the step, the domain and the slice's position in the global batch.
-    step: the step's number.
-    config: `data.crop` pixels, `augment` strengths.
+    examples: domain -> slices (B, H, W, …), in the types of `load_slices`.
+    key: of the run. The key of an image is folded from the domain, the step and the position in the global batch.
+    step: number of the step.
+    crop: (h, w) pixels of the augmented images.
+    strengths: section `augment` of the configuration, see `augment`.
     axis_name: axis over which the batch is split.
 
   Returns:
-    domain -> {"image": (B, h, w, 1) float32, and where the data has them "label": (B, h, w) int32, "teacher":
-    (B, h, w, K) float32 and "plain": an image whose intensities are not augmented}.
+    domain -> {"image": (B, h, w, 1) float32 and, where the slices have them, "label": (B, h, w) int32 and "teacher":
+    (B, h, w, K) float32}.
   """
   batch = {}
-  view = lambda example, key: augment(example, key, config.data.crop, config.augment)
   for domain, slices in examples.items():
-    _, views = draw_keys(key, domain)
+    _, augment_key = draw_keys(key, domain)
     positions = batch_positions(len(slices["image"]), axis_name)
-    batch[domain] = jax.vmap(view)(slices, example_keys(jax.random.fold_in(views, step), positions))
-    batch[domain] |= {name: batch[domain][name][..., None] for name in ("image", "plain") if name in batch[domain]}
-    if "label" in batch[domain]:
-      batch[domain]["label"] = batch[domain]["label"].astype(jnp.int32)
+    keys = example_keys(jax.random.fold_in(augment_key, step), positions)
+    maps = jax.vmap(lambda example, key: augment(example, key, crop, strengths))(slices, keys)
+    maps["image"] = maps["image"][..., None]
+    if "label" in maps:
+      maps["label"] = maps["label"].astype(jnp.int32)
+    batch[domain] = maps
   return batch
 
 
 def draw_keys(key: Array, domain: str) -> tuple[Array, Array]:
-  """The keys of a domain's order and of its views, of a run's key."""
-  order, views = jax.random.split(jax.random.fold_in(key, _NUMBERS[domain]))
-  return order, views
+  """The keys of the order and of the augmentation of a domain, from the key of a run."""
+  order_key, augment_key = jax.random.split(jax.random.fold_in(key, _DOMAIN_NUMBERS[domain]))
+  return order_key, augment_key

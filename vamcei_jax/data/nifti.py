@@ -1,9 +1,9 @@
 """NIfTI in and out: short-axis stacks in one canonical orientation, label files as class indices.
 
 Short-axis stacks lie near 45 degrees to the body's axes, where "closest to RAS" permutes the axes differently from
-patient to patient. So the axes are ordered by the stack itself: across the slices first (the largest spacing), then
-rows and columns as they best align with a typical short-axis view. Volumes of the whole heart, whose slices may lie
-along any axis, are ordered by the body's.
+patient to patient. So the largest spacing gives the first axis, across the slices, and the other two axes are those
+that align best with the rows and columns of a typical short-axis stack. Volumes of the whole heart, whose slices may
+lie along any axis, are ordered by the axes of the body.
 """
 
 import dataclasses
@@ -21,27 +21,40 @@ from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
 
-# Unit directions in RAS of a typical short-axis view: from slice to slice (D), row to row (H), column to column (W).
-VIEW = np.array([[0.65, -0.65, 0.45], [-0.45, 0.2, 0.85], [-0.66, -0.72, -0.1]])
-VIEW /= np.linalg.norm(VIEW, axis=1, keepdims=True)
-# The views in which volumes are seen: "short_axis" keeps the slices that were taken, the others are the body's planes.
-VIEWS = {
-  "short_axis": VIEW,
+# Unit directions in RAS of a typical short-axis stack: from slice to slice (D), row to row (H), column to column (W).
+SHORT_AXIS = np.array([[0.65, -0.65, 0.45], [-0.45, 0.2, 0.85], [-0.66, -0.72, -0.1]])
+SHORT_AXIS /= np.linalg.norm(SHORT_AXIS, axis=1, keepdims=True)
+# Planes of the slices (D, H, W): "short_axis" keeps the slices as acquired, the others are the planes of the body.
+PLANES = {
+  "short_axis": SHORT_AXIS,
   "axial": np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]]),
   "coronal": np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]]),
   "sagittal": np.array([[1, 0, 0], [0, 0, -1], [0, -1, 0]]),
 }
 
+SUFFIXES = (".nii", ".nii.gz")
+MAX_VOXELS = 2**27  # of a volume, 512 x 512 x 512; larger headers are refused before memory is allocated
+TRAILER = 2**20  # most bytes before the voxels, and most bytes after them
+MANUAL = "_manual"  # ends the name of a mask that lies beside its image
+MAPS = ("entropy", "probabilities")  # maps that prediction writes beside a mask, as NAME_MAP
+MAP_ENDINGS = tuple(f"_{kind}" for kind in MAPS)
+
 # What gzip, numpy and nibabel raise on damaged files.
 _DAMAGED = (
-  nib.filebasedimages.ImageFileError,
-  nib.spatialimages.HeaderDataError,
-  nib.wrapstruct.WrapStructError,
+  ImageFileError,
+  HeaderDataError,
+  WrapStructError,
   EOFError,
   MemoryError,
   OSError,
@@ -50,49 +63,54 @@ _DAMAGED = (
   zlib.error,
 )
 
-
-SUFFIXES = (".nii", ".nii.gz")
-MAX_VOXELS = 2**27  # of a volume, 512 x 512 x 512: what is claimed beyond is refused before memory is taken
-TRAILER = 2**20  # bytes that may lie before and behind the voxels
-MANUAL = "_manual"  # ends the name of a mask that lies beside its image
-MAPS = ("entropy", "probabilities")  # what prediction may write beside a mask, as NAME_MAP
-MAP_ENDINGS = tuple(f"_{kind}" for kind in MAPS)
-
-# Where a volume lies: a file, or the files of its 2-D slices, in order.
+# A volume is a file, or the files of its 2-D slices, in order.
 Files = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-  """A stack in the canonical orientation of its view.
+  """A volume in the canonical orientation of a plane.
 
-  voxels: (D, H, W) float32, slices first (uint8 class indices, if it is a mask).
+  voxels: (D, H, W), slices first: float32 intensities of an image, or uint8 class indices of a mask.
   affine: (4, 4) float64, from the canonical voxel (d, h, w, 1) to RAS millimetres.
-  view: a key of VIEWS.
+  plane: of the slices, a key of PLANES.
   """
 
   voxels: np.ndarray
   affine: np.ndarray
-  view: str = "short_axis"
+  plane: str = "short_axis"
 
   @property
   def spacing(self) -> tuple[float, float, float]:
     """Millimetres from voxel to voxel along D, H and W."""
-    return tuple(nib.affines.voxel_sizes(self.affine).tolist())
+    depth, height, width = voxel_sizes(self.affine).tolist()
+    return depth, height, width
 
 
-def read_volume(path: Files, view: str = "short_axis") -> Volume:
-  """The image in a NIfTI file, scaled as its header says and turned to the canonical orientation of a view."""
-  voxels, affine = _read(path, view)
+def read_volume(path: Files, plane: str = "short_axis") -> Volume:
+  """Reads an image, scaled as its header says, in the canonical orientation of a plane.
+
+  Args:
+    path: a NIfTI file, or the files of its slices in order.
+    plane: of the slices, a key of PLANES.
+
+  Raises:
+    InputError: a file that is missing, damaged or not a volume of finite real numbers.
+  """
+  return image_volume(path, *_read(path, plane), plane)
+
+
+def image_volume(path: Files, voxels: np.ndarray, affine: np.ndarray, plane: str) -> Volume:
+  """The Volume of an image in the canonical orientation; an InputError names `path` if a voxel is not finite."""
   with np.errstate(over="ignore"):
-    return Volume(_finite(path, voxels.astype(np.float32, order="C")), affine, view)
+    return Volume(check_finite(path, voxels.astype(np.float32, order="C")), affine, plane)
 
 
 def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.ndarray:
-  """The mask in a NIfTI file, turned to the canonical orientation of its image's view.
+  """Reads a mask in the canonical orientation of its image's plane.
 
-  Files that store labels as rounded floats or through a scale factor are read as well: a value counts as a label when
-  it is within 0.01 of it (or within 1e-4 of the largest label value, if that is more).
+  Labels may be stored as rounded floats or through a scale factor: a voxel has a label value if it differs from it by
+  0.01 at most (or by 1e-4 of the largest label value, if that is more).
 
   Args:
     path: the mask.
@@ -101,14 +119,21 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
 
   Returns:
     (D, H, W) uint8 class indices.
+
+  Raises:
+    InputError: see `read_volume`; a mask that is not on its image's grid, or that has other values.
   """
-  voxels, affine = _read(path, like.view)
-  check_grid(path, Volume(voxels, affine, like.view), like)
+  voxels, affine = _read(path, like.plane)
+  check_grid(path, Volume(voxels, affine, like.plane), like)
   return _classes(path, voxels, label_values)
 
 
 def check_grid(path: Files, volume: Volume, like: Volume) -> None:
-  """Raises an InputError where a volume, from the file `path`, has not the size and the place of another one."""
+  """Checks that the volume of the file `path` has the size and the position of the volume `like`.
+
+  Raises:
+    InputError: it has not.
+  """
   if volume.voxels.shape != like.voxels.shape:
     raise InputError(
       f"{_name(path)}: {_slices(volume.voxels)}, expected {_slices(like.voxels)}. Resample it to the image's grid."
@@ -118,70 +143,45 @@ def check_grid(path: Files, volume: Volume, like: Volume) -> None:
 
 
 def read_mask(path: str | os.PathLike, label_values: LabelValues) -> Volume:
-  """The mask in a NIfTI file that has no image beside it: a Volume whose voxels are uint8 class indices."""
+  """Reads a short-axis mask without its image: a Volume of uint8 class indices. See `read_classes`."""
   voxels, affine = _read(path, "short_axis")
   return Volume(_classes(path, voxels, label_values), affine)
 
 
-def write_classes(
-  path: str | os.PathLike,
-  classes: np.ndarray,
-  label_values: LabelValues,
-  like: str | os.PathLike,
-  view: str = "short_axis",
-) -> None:
-  """Writes (D, H, W) class indices as a mask on the grid of the file `like`, with its header, or not at all."""
-  first = np.array([values[0] for values in folded_values(label_values)])
-  write_map(path, _compact(first)[classes], like, view)
-
-
-def write_map(
-  path: str | os.PathLike, voxels: np.ndarray, like: str | os.PathLike, view: str = "short_axis"
-) -> None:
-  """Writes a map (D, H, W) or (D, H, W, K) on the grid of the file `like`, with its header, or not at all.
-
-  `view` is that in which `like` was read.
-  """
-  image, original = _load(like)
-  back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], _orientation(image.affine, view))
-  voxels = nib.apply_orientation(voxels, back)
-  if voxels.shape[:3] != original.shape:
-    raise ValueError(f"a map on a grid of {voxels.shape[:3]}, {like} has {original.shape}")
-  header = image.header.copy()
-  header.set_data_dtype(voxels.dtype)
-  header.set_slope_inter(1, 0)
-  header["cal_min"] = header["cal_max"] = 0  # the display window is that of the image
-  _save(path, type(image)(voxels, image.affine, header))
-
-
 def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray) -> None:
-  """Writes a (D, H, W) image (as float32) or mask of label values (as integers) as a new NIfTI file, or not at all.
+  """Writes a new NIfTI file. The write is atomic.
 
   Args:
     path: ends in .nii or .nii.gz.
-    voxels: in the canonical orientation; stored column first, as scanners do.
+    voxels: (D, H, W) in the canonical orientation: an image, stored as float32, or a mask of label values, stored as
+      integers. The first axis of the file is that of the columns, as in scanners' files.
     affine: (4, 4) from (d, h, w, 1) to RAS millimetres.
+
+  Raises:
+    InputError: a path that cannot be written.
   """
-  voxels = _compact(voxels) if np.issubdtype(voxels.dtype, np.integer) else voxels.astype(np.float32)
+  voxels = compact(voxels) if np.issubdtype(voxels.dtype, np.integer) else voxels.astype(np.float32)
   image = nib.Nifti1Image(voxels.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]])
   image.header.set_xyzt_units("mm")
-  _save(path, image)
+  save_image(path, image)
 
 
 def volume_name(file: Path) -> str | None:
-  """A NIfTI file's name without its suffix; None for other and for hidden files."""
+  """The name of a NIfTI file without its suffix; None for hidden files and for those of other types."""
   if not file.name.endswith(SUFFIXES) or file.name.startswith("."):
     return None
   return file.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def list_volumes(source: Path) -> list[Path]:
-  """The volumes that `source` names: itself, or the NIfTI files in it but for masks and maps of others of them.
+  """The volumes of a file or a folder, by name.
 
-  These are NAME_manual, NAME_entropy and NAME_probabilities, beside NAME.
+  Args:
+    source: a NIfTI file, or a folder of them. Of a folder, NAME_manual, NAME_entropy and NAME_probabilities beside NAME
+      are left out: they are masks and maps.
 
   Raises:
-    InputError: nothing there.
+    InputError: no NIfTI file.
   """
   if source.is_file() and source.name.endswith(SUFFIXES):
     return [source]
@@ -197,11 +197,11 @@ def name_volumes(folder: Path) -> dict[str, Path]:
   """Name -> file of the NIfTI files in a folder, by name.
 
   Raises:
-    InputError: no such folder, none in it, two of one name, or a name that is no text.
+    InputError: no such folder, no NIfTI file in it, two files of one name, or a name that is not printable.
   """
-  named = {}
+  named: dict[str, Path] = {}
   for path in _list_files(folder):
-    if (name := volume_name(path)) in named:
+    if (name := volume_name(path) or "") in named:
       raise InputError(f"{path}: a second file of this name, beside {named[name].name}; remove one of them")
     named[name] = path
   return named
@@ -222,21 +222,26 @@ def _list_files(folder: Path) -> list[Path]:
   return paths
 
 
-def _read(path: Files, view: str) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Files, plane: str) -> tuple[np.ndarray, np.ndarray]:
   """Voxels (D, H, W) in the canonical orientation, and their affine."""
   if not isinstance(path, str | os.PathLike):
     return _read_slices(path)
-  image, voxels = _load(path)
-  turn = _orientation(image.affine, view)
-  return nib.apply_orientation(voxels, turn), image.affine @ nib.orientations.inv_ornt_aff(turn, voxels.shape)
+  image, voxels = load_image(path)
+  affine = np.asarray(image.affine)
+  return orient(voxels, affine, orientation_of(affine, plane))
+
+
+def orient(voxels: np.ndarray, affine: np.ndarray, orientation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Voxels (D, H, W) in the canonical orientation, and their affine; `orientation` is that of orientation_of."""
+  return apply_orientation(voxels, orientation), affine @ inv_ornt_aff(orientation, voxels.shape)
 
 
 def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.ndarray:
-  """Class indices of label values; see read_classes."""
-  _finite(path, voxels)
-  pairs = [(k, value) for k, own in enumerate(folded_values(label_values)) for value in own]
+  """(D, H, W) uint8 class indices of voxels with label values; see `read_classes`."""
+  check_finite(path, voxels)
+  pairs = [(k, value) for k, folded in enumerate(folded_values(label_values)) for value in folded]
   classes, labels = zip(*pairs, strict=True)
-  values, where = np.unique(voxels, return_inverse=True)
+  values, inverse = np.unique(voxels, return_inverse=True)
   distance = np.abs(values[:, None].astype(np.float64) - np.asarray(labels, np.float64))
   unknown = values[distance.min(axis=1) > 1e-4 * max(100, *map(abs, labels))]
   if len(unknown):
@@ -247,12 +252,12 @@ def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.n
       f"{_name(path)}: unknown label values {found}{more}; expected only {allowed}. "
       "Correct the mask or the label values (--config.data.label_values, --label_values)."
     )
-  return np.asarray(classes, np.uint8)[distance.argmin(axis=1)][where.reshape(voxels.shape)]
+  return np.asarray(classes, np.uint8)[distance.argmin(axis=1)][inverse.reshape(voxels.shape)]
 
 
 def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:
-  """As _read, from one file a slice: the slices in their order, rows and columns as they are stored."""
-  images, slices = zip(*(_load(path, dimensions=2) for path in paths), strict=True)
+  """Voxels (D, H, W) and affine of one file a slice, in the order of the files; rows and columns as stored."""
+  images, slices = zip(*(load_image(path, dimensions=2) for path in paths), strict=True)
   for path, voxels in zip(paths, slices, strict=True):
     if voxels.shape != slices[0].shape:
       raise InputError(
@@ -261,21 +266,21 @@ def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.nda
       )
   affine = images[0].affine[:, [2, 1, 0, 3]]
   step = (images[-1].affine - images[0].affine)[:3, 3] / max(1, len(images) - 1)
-  if np.linalg.norm(step) > 1e-3:  # the files say where each slice lies
+  if np.linalg.norm(step) > 1e-3:  # else the files do not hold the positions of their slices
     affine[:3, 0] = step
   return np.stack([voxels.T for voxels in slices]), affine
 
 
-def _orientation(affine: np.ndarray, view: str) -> np.ndarray:
-  """(3, 2) target axis and direction (1 or -1) of each axis of a file, as in nibabel.orientations."""
-  spacing = nib.affines.voxel_sizes(affine)
+def orientation_of(affine: np.ndarray, plane: str) -> np.ndarray:
+  """(3, 2) canonical axis and direction (1 or -1) of each axis of a file, as in nibabel.orientations."""
+  spacing = voxel_sizes(affine)
   directions = affine[:3, :3] / spacing
-  orders = list(itertools.permutations(range(3)))  # which axes of the file become D, H and W
-  if view == "short_axis":
+  orders = list(itertools.permutations(range(3)))  # axes of the file that become D, H and W
+  if plane == "short_axis":
     thickest = np.flatnonzero(spacing >= 0.99 * spacing.max())
     across = thickest[np.abs(directions[2, thickest]).argmax()]
     orders = [order for order in orders if order[0] == across]
-  cosines = VIEWS[view] @ directions
+  cosines = PLANES[plane] @ directions
   order = max(orders, key=lambda order: np.abs(cosines[[1, 2], order[1:]]).sum() + np.abs(cosines[0, order[0]]))
   turn = np.empty((3, 2), int)
   for target, axis in enumerate(order):
@@ -283,11 +288,19 @@ def _orientation(affine: np.ndarray, view: str) -> np.ndarray:
   return turn
 
 
-def _load(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image, np.ndarray]:
-  """A NIfTI file and its scaled voxels in file order, 3-D (or 2-D) and of real numbers, on a grid that is one."""
+def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image, np.ndarray]:
+  """A NIfTI file, and its scaled voxels in the order of the file.
+
+  Args:
+    path: of the file.
+    dimensions: that it must have; a further axis of length 1 is dropped.
+
+  Raises:
+    InputError: a file that is missing, damaged, of other dimensions or not of real numbers, or a singular affine.
+  """
   try:
     mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for somebody to write into it
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for its writer
       raise OSError("not a regular file")
     with open(path, "rb") as file:
       zipped = file.read(2) == b"\x1f\x8b"
@@ -303,8 +316,8 @@ def _load(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image
 
 @contextmanager
 def _silent_nibabel() -> Iterator[None]:
-  """What nibabel logs of headers that it mends, or raises an error for as well, is not the user's."""
-  logger = nib.imageglobals.logger
+  """Suppresses nibabel's log and warnings: it mends some headers, and raises errors for the others."""
+  logger = imageglobals.logger
   before, logger.disabled = logger.disabled, True
   try:
     with warnings.catch_warnings():
@@ -314,26 +327,26 @@ def _silent_nibabel() -> Iterator[None]:
     logger.disabled = before
 
 
-def _read_image(path: str | os.PathLike, file: BinaryIO, dimensions: int) -> nib.Nifti1Image:
-  """The image of an open file. What its header claims is looked at before memory is taken."""
+def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensions: int) -> nib.Nifti1Image:
+  """The image of an open file. Its header is checked before memory is allocated."""
   start = file.read(nib.Nifti2Header.sizeof_hdr)
   kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Image
   header = kind.header_class(start[: kind.header_class.sizeof_hdr])
-  _check(path, header.get_data_shape(), header.get_best_affine(), header, dimensions)
+  check_header(path, header, dimensions)
   if not 0 <= header.get_data_offset() <= TRAILER:
     raise ValueError(f"voxels from byte {header.get_data_offset()} on")
   needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
   content = start + file.read(needed + TRAILER - len(start))
   if needed > len(content):
     raise EOFError(f"{len(content)} of {needed} bytes")
-  if file.read(1):  # at the end of a gzip file, its checksum is looked at
+  if file.read(1):  # which verifies the checksum at the end of a gzip file
     raise ValueError(f"longer than the {needed} bytes that its header tells")
   return kind.from_bytes(content)
 
 
-def _check(
-  path: str | os.PathLike, shape: tuple[int, ...], affine: np.ndarray, header: nib.Nifti1Header, dimensions: int
-) -> None:
+def check_header(path: str | os.PathLike, header: nib.Nifti1Header, dimensions: int) -> None:
+  """Raises an InputError for a header of other dimensions, too many voxels, not real numbers or a singular affine."""
+  shape, affine = header.get_data_shape(), np.asarray(header.get_best_affine())
   if len(shape) != dimensions and not (len(shape) == dimensions + 1 and shape[dimensions] == 1):
     way_out = "Stack the slices first." if len(shape) < dimensions else "Split the series first."
     kind = "volume" if dimensions == 3 else "slice"
@@ -346,13 +359,13 @@ def _check(
     kind = header.get_value_label("datatype")
     raise InputError(f"{path}: {kind} voxels; expected real numbers. Export it as a grey-scale image.")
   with np.errstate(all="ignore"):
-    volume = abs(np.linalg.det(affine[:3, :3] / nib.affines.voxel_sizes(affine)))  # of the unit directions
+    volume = abs(np.linalg.det(affine[:3, :3] / voxel_sizes(affine)))  # of the unit directions
   if not np.isfinite(affine).all() or not volume > 1e-3:
     raise InputError(f"{path}: affine is singular or not finite. Repair the header's sform or qform.")
 
 
-def _finite(path: Files, voxels: np.ndarray) -> np.ndarray:
-  """The voxels, all of which are finite."""
+def check_finite(path: Files, voxels: np.ndarray) -> np.ndarray:
+  """The voxels. Raises an InputError if some are not finite."""
   bad = voxels.size - np.isfinite(voxels).sum()
   if bad:
     raise InputError(f"{_name(path)}: {bad} of {voxels.size} voxels are NaN or infinite. Replace them first.")
@@ -360,18 +373,18 @@ def _finite(path: Files, voxels: np.ndarray) -> np.ndarray:
 
 
 def _name(path: Files) -> str:
-  """What an error calls a volume: its file, or the first of its slices."""
+  """The name of a volume in errors: its file, or the first of its slices."""
   return str(path if isinstance(path, str | os.PathLike) else path[0])
 
 
 def _distance(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-  """The largest distance (mm) between the places that two affines give the corners of a grid."""
+  """The largest distance (mm) between the positions that two affines give to the corners of a grid."""
   corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))])
   return float(np.linalg.norm((affine - other) @ corners.T, axis=0).max())
 
 
-def _compact(values: np.ndarray) -> np.ndarray:
-  """The values as int16, which every viewer reads, or as int32 where they need it."""
+def compact(values: np.ndarray) -> np.ndarray:
+  """The values as int16, which every viewer reads, or as int32 if they are too large."""
   return values.astype(np.int16 if np.abs(values).max() < 2**15 else np.int32)
 
 
@@ -379,7 +392,8 @@ def _slices(voxels: np.ndarray) -> str:
   return "{} slices of {} x {}".format(*voxels.shape)
 
 
-def _save(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
+def save_image(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
+  """Writes a file atomically. Raises an InputError for a name of another type and a path that cannot be written."""
   path = Path(path)
   if not path.name.endswith(SUFFIXES):
     raise InputError(f"{path}: not a NIfTI name; choose one that ends in .nii or .nii.gz.")

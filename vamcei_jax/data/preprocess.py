@@ -1,6 +1,7 @@
 """From a volume to the network's grid and back: intensities to [0, 1], in-plane resampling, crop and pad.
 
-The field is centred on the image or, where it is smaller than the image, on a pixel of choice: the heart.
+The field, the pixels that the network gets, is centred on the image. A field that is smaller than the image can be
+centred on any pixel instead, such as the middle of the heart.
 """
 
 import dataclasses
@@ -10,16 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from vamcei_jax.config.schema import DataConfig
 from vamcei_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-  """How volumes become network input; slices are never mixed.
+  """Settings by which volumes become network input. Slices are never mixed.
 
-  size: pixels (H, W) of the network's field.
-  spacing: in-plane millimetres to resample to, as the headers say; None takes pixels as they are.
-  zoom: factor on the pixel grid when spacing is None: 0.75 makes 144 pixels of 192.
+  size: pixels (H, W) of the field.
+  spacing: in-plane spacing in mm to resample to by the headers; None ignores the headers.
+  zoom: pixels of the network per pixel of the volume, where spacing is None: 0.75 makes 144 pixels of 192.
   percentiles: of each volume, mapped to 0 and 1.
   """
 
@@ -44,15 +46,30 @@ class Preprocess:
 
 
 Spacing = tuple[float, float, float]
-# A pixel (row, column) of the original grid, in fractions; None is the middle of the image.
+# A position (row, column) in pixels of the original grid; None is the middle of the image.
 Centre = Sequence[float] | None
 
 
+def preprocess_settings(data: DataConfig) -> Preprocess:
+  """The settings of a configuration."""
+  return Preprocess(data.size, data.spacing, data.zoom, data.percentiles)
+
+
 def preprocess_image(voxels: np.ndarray, spacing: Spacing, settings: Preprocess, centre: Centre = None) -> np.ndarray:
-  """(D, H, W) image of any unit -> (D, h, w) float32 in [0, 1]; a constant volume gives zeros, padding is 0."""
+  """Brings an image to the network's grid and range.
+
+  Args:
+    voxels: (D, H, W) in any unit.
+    spacing: mm along D, H, W.
+    settings: see `Preprocess`.
+    centre: of the field.
+
+  Returns:
+    (D, h, w) float32 in [0, 1]. Padding is 0; a constant volume gives zeros.
+  """
   voxels = np.asarray(voxels, np.float64)
   low, high = np.percentile(voxels, settings.percentiles)
-  if low == high:  # nearly all of it is one value: keep what is not
+  if low == high:  # nearly all voxels have one value: the others must still differ from it
     low, high = voxels.min(), voxels.max()
   scaled = np.clip((voxels - low) / (high - low or 1.0), 0.0, 1.0).astype(np.float32)
   size = _resampled_size(voxels.shape, spacing, settings)
@@ -60,18 +77,18 @@ def preprocess_image(voxels: np.ndarray, spacing: Spacing, settings: Preprocess,
 
 
 def match_pixels(settings: Preprocess, spacing: Spacing, pixel_mm: Sequence[float] | None) -> Preprocess:
-  """The settings of a network for a volume whose pixels may be of another size than those that it was trained on.
+  """Adapts the settings of a network to a volume whose pixels differ in size from those of its training.
 
-  As they are where the headers are followed anyway, where it is not known what it was trained on, and for pixels that
-  are as large as those, to a hundredth. Else they resample to the nearest size that it was trained on, times its zoom.
+  They do not change if they resample by the headers anyway, if the training's pixel size is unknown, or if the volume's
+  pixels are of that size within 1 %. Else they resample to the nearest size of the training, divided by the zoom.
 
   Args:
     settings: of the network.
     spacing: of the volume.
-    pixel_mm: the smallest and the largest pixel, in mm, of the target volumes that the network was trained on, or None.
+    pixel_mm: smallest and largest pixel, in mm, of the target volumes in the training; None if unknown.
 
   Raises:
-    InputError: pixels that are more than eight times as large, or as small.
+    InputError: pixels that are more than eight times too large or too small.
   """
   if settings.spacing is not None or not pixel_mm:
     return settings
@@ -88,35 +105,37 @@ def match_pixels(settings: Preprocess, spacing: Spacing, pixel_mm: Sequence[floa
 def preprocess_classes(
   classes: np.ndarray, spacing: Spacing, settings: Preprocess, centre: Centre = None
 ) -> np.ndarray:
-  """(D, H, W) class indices -> (D, h, w) uint8 on the grid of preprocess_image, padding is background."""
+  """(D, H, W) class indices -> (D, h, w) uint8 on the grid of `preprocess_image`; padding is background."""
   size = _resampled_size(classes.shape, spacing, settings)
   return _window(_resample_classes(classes, size), settings.size, _corner(classes.shape, size, settings, centre))
 
 
 def foreground_centre(weights: np.ndarray) -> tuple[float, float]:
-  """The centre of mass (row, column) of a map (D, H, W), in quarters of a pixel; the middle of an empty one.
+  """The centre of mass (row, column) of weights (D, H, W), rounded to quarters of a pixel; the middle if all are 0.
 
-  Quarters: numbers that are stored and read again in any precision put the field on the same pixels.
+  Quarters are exact in any floating-point format: a stored centre puts the field on the same pixels.
   """
   plane = np.asarray(weights, np.float64).sum(axis=0)
+  height, width = plane.shape
   if not plane.any():
-    return tuple((n - 1) / 2 for n in plane.shape)
-  return tuple(round(4 * x) / 4 for x in ndimage.center_of_mass(plane))
+    return (height - 1) / 2, (width - 1) / 2
+  row, column = np.asarray(ndimage.center_of_mass(plane), np.float64).tolist()
+  return round(4 * row) / 4, round(4 * column) / 4
 
 
 def restore_probabilities(
   probs: np.ndarray, shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess, centre: Centre = None
 ) -> np.ndarray:
-  """(D, h, w, K) class probabilities -> (D, H, W, K) float32 on the grid that the image came on.
+  """Brings class probabilities back to the original grid: the inverse of `preprocess_image`.
 
   Args:
-    probs: on the grid of preprocess_image.
+    probs: (D, h, w, K) on the grid of `preprocess_image`.
     shape: (D, H, W) of the original image.
     spacing: of the original image.
-    settings, centre: what the image was preprocessed with.
+    settings, centre: those by which the image was preprocessed.
 
   Returns:
-    Probabilities that still sum to 1; pixels that the network did not see are background.
+    (D, H, W, K) float32, which still sum to 1. Pixels outside of the field are background.
   """
   size = _resampled_size(shape, spacing, settings)
   corner = [-start for start in _corner(shape, size, settings, centre)]
@@ -128,14 +147,14 @@ def restore_probabilities(
 def restore_classes(
   classes: np.ndarray, shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess, centre: Centre = None
 ) -> np.ndarray:
-  """(D, h, w) class indices -> (D, H, W) uint8 on the grid that the image came on; see restore_probabilities."""
+  """(D, h, w) class indices -> (D, H, W) uint8 on the original grid; see `restore_probabilities`."""
   size = _resampled_size(shape, spacing, settings)
   corner = [-start for start in _corner(shape, size, settings, centre)]
   return _resample_classes(_window(classes, size, corner), shape[1:])
 
 
 def covers(shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess) -> bool:
-  """Whether the field takes in the whole image of this shape and spacing."""
+  """Whether the field contains the whole image of this shape and spacing."""
   size = _resampled_size(shape, spacing, settings)
   return all(pixels <= field for pixels, field in zip(size, settings.size, strict=True))
 
@@ -143,28 +162,34 @@ def covers(shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess) 
 def restore_position(
   position: Sequence[float], shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess
 ) -> tuple[float, float]:
-  """A pixel (row, column) of the field, centred on the image, as one of the original grid, in quarters of a pixel."""
+  """A position (row, column) in a field that is centred on the image, as a position on the original grid.
+
+  Rounded to quarters of a pixel, see `foreground_centre`.
+  """
   size = _resampled_size(shape, spacing, settings)
   corner = _corner(shape, size, settings, None)
   places = zip(position, corner, shape[1:], size, strict=True)
-  return tuple(round(4 * ((at + first + 0.5) * old / new - 0.5)) / 4 for at, first, old, new in places)
+  row, column = (round(4 * ((at + first + 0.5) * old / new - 0.5)) / 4 for at, first, old, new in places)
+  return row, column
 
 
 def _resampled_size(
   shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess
 ) -> tuple[int, int]:
-  """Pixels (H, W) of the whole slice after resampling; rounded twice, so that an affine's last bit decides nothing."""
+  """Pixels (H, W) of the whole slice after resampling."""
   factors = [settings.zoom if settings.spacing is None else mm / settings.spacing for mm in spacing[1:]]
-  return tuple(max(1, round(round(pixels * factor, 3))) for pixels, factor in zip(shape[1:], factors, strict=True))
+  # Rounded twice, so that the last bit of an affine makes no difference.
+  height, width = (max(1, round(round(n * factor, 3))) for n, factor in zip(shape[1:], factors, strict=True))
+  return height, width
 
 
 def _resample(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Linear, aligned at the outer edges of the pixels, smoothed first along what shrinks; identity at its own size."""
+  """Linear interpolation of slices, aligned at the outer edges of the image; an axis that shrinks is smoothed first."""
   if stack.shape[1:] == tuple(size):
     return stack
   factors = np.array([stack.shape[0], *size]) / stack.shape
   smooth = ndimage.gaussian_filter(stack, np.maximum(0.0, (1.0 / factors - 1.0) / 2.0), mode="nearest")
-  return ndimage.zoom(smooth, factors, order=1, mode="nearest", grid_mode=True)
+  return np.asarray(ndimage.zoom(smooth, factors, order=1, mode="nearest", grid_mode=True))
 
 
 def _resample_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -179,9 +204,9 @@ def _resample_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _corner(
   shape: tuple[int, int, int], size: tuple[int, int], settings: Preprocess, centre: Centre
 ) -> list[int]:
-  """The resampled pixel (row, column) on which the field begins; negative where the field is the larger one.
+  """The resampled pixel (row, column) at which the field begins; negative where the field is larger than the image.
 
-  A field that is smaller than the image stays within it.
+  A field that is smaller than the image stays inside of it.
 
   Args:
     shape: (D, H, W) of the original image.
@@ -195,13 +220,13 @@ def _corner(
       continue
     middle = (shape[axis + 1] - 1) / 2 if centre is None else centre[axis]
     resampled = (middle + 0.5) * pixels / shape[axis + 1] - 0.5
-    # The last bits of the middle of the image decide nothing.
+    # With a margin, so that the last bits of the middle of the image make no difference.
     corner.append(min(max(math.floor(resampled - (field - 1) / 2 + 1e-3), 0), room))
   return corner
 
 
 def _window(stack: np.ndarray, size: tuple[int, int], corner: Sequence[int], fill: float = 0) -> np.ndarray:
-  """`size` pixels of every slice from `corner` on; with the old size and the negative corner, they are put back."""
+  """Crops or pads slices to `size` pixels from `corner` on. The old size and the negative corner undo it."""
   out = np.full((len(stack), *size), fill, stack.dtype)
   source, target = [slice(None)], [slice(None)]
   for old, new, start in zip(stack.shape[1:], size, corner, strict=True):

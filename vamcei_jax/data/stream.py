@@ -1,7 +1,7 @@
-"""Slices on disk, and batches of them for data that does not fit on the device: the loader's batches, read by Grain.
+"""Slices on disk, and batches of them for data that does not fit on the device: those of data/loader.py, read by Grain.
 
-A batch follows from the step's number alone, here as in data/loader.py: the position in the data is the step, which
-every checkpoint holds. So a stream is begun anew at any step, by any number of hosts.
+The batch of a step follows from the step's number alone, which every checkpoint holds. So a stream can start at any
+step, on any number of hosts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jax import Array
 
-from vamcei_jax.data.apex import beyond_apex
-from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices, naming_damage
+from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices, naming_damage, open_split, require_masks
+from vamcei_jax.data.slices import selected_slices
 from vamcei_jax.errors import InputError
 
 _THREADS = 4  # that read ahead
-_SKIP = tfds.decode.SkipDecoding()
 
 
 class StoredSlices:
-  """The slices of a split on disk: a sequence of {"image" (h, w), "label" (h, w)} and of what is laid beside them.
+  """The slices of a split on disk: a sequence of {"image" (h, w), "label" (h, w)} and of further maps of each slice.
 
-  A slice is read with its volume: array_record finds records, not parts of them.
+  Reading a slice reads its whole volume: array_record finds records, not parts of them.
 
   Attributes:
-    nbytes: of all of them, decoded.
+    nbytes: bytes of all slices, decoded.
   """
 
   def __init__(
@@ -35,38 +34,40 @@ class StoredSlices:
     """Opens a split.
 
     Args:
-      builder, split, labels: as of load_slices.
-      empty: which slices whose label is background alone are among them, all, apical or none; the latter need `labels`.
-      beside: name -> array (N, …), further maps of the slices, in their order.
+      builder, split, labels: see `load_slices`.
+      empty: which slices without a structure are included: all, apical or none. Without `labels`, all are.
+      beside: name -> array (N, …), further maps of the included slices, in their order.
 
     Raises:
-      InputError: damaged data; `labels` are asked for and a patient has none; all slices are empty.
+      InputError: damaged data; `labels` are wanted and a patient has none; no slice has a structure.
     """
     self._builder, self._split, self._labels, self._beside = builder, split, labels, dict(beside)
-    with naming_damage(builder.data_path):
-      # Undecoded volumes still tell their shape.
-      shapes = builder.as_data_source(split, decoders=dict.fromkeys(("image", "mask", "truth"), _SKIP))
-      volumes = [(tuple(example["image"]["shape"]), example["patient"], example["labelled"]) for example in shapes]
-    if labels and (unlabelled := [patient.decode() for _, patient, labelled in volumes if not labelled]):
-      raise InputError(f"{builder.info.full_name}: no mask of {', '.join(unlabelled[:5])}; a source needs all of them")
-    self._ends = np.cumsum([shape[0] for shape, *_ in volumes])
+    volumes = [
+      {"patient": example["patient"], "labelled": example["labelled"], "shape": tuple(example["image"]["shape"])}
+      for example in self._read("image", "mask", "truth")  # volumes that are not decoded still have a shape
+    ]
+    if labels:
+      require_masks(builder, volumes)
+    self._ends = np.cumsum([volume["shape"][0] for volume in volumes])
     self._numbers = np.arange(self._ends[-1])
     if labels and empty != "all":
-      self._numbers = self._find_structures(apical=empty == "apical")
+      self._numbers = self._select_slices(empty)
     pixel = np.dtype(np.float32).itemsize + (np.dtype(np.uint8).itemsize if labels else 0)
-    self.nbytes = len(self) * pixel * int(np.prod(volumes[0][0][1:]))
+    self.nbytes = len(self) * pixel * int(np.prod(volumes[0]["shape"][1:]))
     self.nbytes += sum(values.nbytes for values in self._beside.values())
-    skipped = ("truth",) if labels else ("truth", "mask")
-    self._volumes = builder.as_data_source(split, decoders=dict.fromkeys(skipped, _SKIP))
+    self._volumes = open_split(builder, split, ("truth",) if labels else ("truth", "mask"))
 
-  def _find_structures(self, *, apical: bool) -> np.ndarray:
-    """The numbers of slices in which something is labelled, or that lie beyond the apex, a mask in memory at a time."""
+  def _read(self, *skipped: str) -> Iterator[dict]:
+    """Reads the examples of the split one by one; the features `skipped` are not decoded."""
     with naming_damage(self._builder.data_path):
-      examples = self._builder.as_data_source(self._split, decoders=dict.fromkeys(("image", "truth"), _SKIP))
-      areas = [np.count_nonzero(example["mask"], axis=(1, 2)) for example in examples]
+      yield from open_split(self._builder, self._split, skipped)
+
+  def _select_slices(self, empty: str) -> np.ndarray:
+    """The numbers of the included slices; one mask is in memory at a time."""
+    areas = [np.count_nonzero(example["mask"], axis=(1, 2)) for example in self._read("image", "truth")]
     if not any(area.any() for area in areas):
       raise InputError(f"{self._builder.info.full_name}: no slice with a structure; set data.empty_slices=all")
-    return np.flatnonzero(np.concatenate([(area > 0) | (beyond_apex(area) & apical) for area in areas]))
+    return np.flatnonzero(np.concatenate([selected_slices(area, empty) for area in areas]))
 
   def __len__(self) -> int:
     return len(self._numbers)
@@ -76,12 +77,14 @@ class StoredSlices:
     volume = int(np.searchsorted(self._ends, index, side="right"))
     with naming_damage(self._builder.data_path):
       example = self._volumes[volume]
-    depth = index - int(self._ends[volume])  # from the volume's end
-    maps = {"image": example["image"][depth]} | ({"label": example["mask"][depth]} if self._labels else {})
+    depth = index - int(self._ends[volume])  # negative: counted from the end of the volume
+    maps = {"image": example["image"][depth]}
+    if self._labels:
+      maps["label"] = example["mask"][depth]
     return maps | {name: values[number] for name, values in self._beside.items()}
 
   def load(self) -> dict[str, np.ndarray]:
-    """All of them: name -> (N, …)."""
+    """Reads all slices: name -> (N, …)."""
     slices = load_slices(self._builder, self._split, labels=self._labels)
     if len(self) < self._ends[-1]:
       slices = {name: values[self._numbers] for name, values in slices.items()}
@@ -91,18 +94,18 @@ class StoredSlices:
 def stream_batches(
   sources: Mapping[str, StoredSlices], key: Array, steps: range, batch: int, share: slice, ahead: int
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-  """The slices of the batches of `steps`, read ahead in threads.
+  """Reads the slices of the batches of `steps` in threads, ahead of their use.
 
   Args:
     sources: domain -> slices.
-    key: of the run, as of draw_batch in data/loader.py.
+    key: of the run, see `draw_batch` in data/loader.py.
     steps: numbers of the steps, without gaps.
     batch: slices a domain in the global batch.
-    share: positions in it that this host reads.
-    ahead: batches that are read before they are asked for.
+    share: positions in the global batch that this host reads.
+    ahead: number of batches that are read ahead.
 
   Yields:
-    domain -> maps (B, …) of slices, those that draw_batch picks.
+    domain -> maps (B, …) of the slices that `draw_batch` would pick.
   """
 
   @jax.jit

@@ -1,18 +1,20 @@
-"""Datasets: TFDS builders of prepared volumes. `prepare` builds what is missing and reuses what is there."""
+"""Datasets: TFDS builders of prepared volumes. `prepare` builds a dataset once and reuses it afterwards."""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.data.loader import naming_damage
 from vamcei_jax.data.preprocess import Preprocess
-from vamcei_jax.datasets.cases import Cases, examine, fingerprint, usable
+from vamcei_jax.datasets.cases import Cases, CasesConfig, Splits, examine, fingerprint, usable
 from vamcei_jax.datasets.folder import Folder
 from vamcei_jax.datasets.mmwhs import Mmwhs
 from vamcei_jax.datasets.mscmrseg import Mscmrseg
@@ -21,7 +23,14 @@ from vamcei_jax.datasets.phantom import Phantom
 from vamcei_jax.datasets.volumes import VolumesConfig
 from vamcei_jax.errors import InputError
 
-BUILDERS = {"phantom": Phantom, "mscmrseg": Mscmrseg, "myops": Myops, "mmwhs": Mmwhs, "folder": Folder}
+Builder = type[Cases] | type[Phantom]
+BUILDERS: dict[str, Builder] = {
+  "phantom": Phantom,
+  "mscmrseg": Mscmrseg,
+  "myops": Myops,
+  "mmwhs": Mmwhs,
+  "folder": Folder,
+}
 
 
 def prepare(
@@ -33,48 +42,82 @@ def prepare(
   root: str | None,
   preprocess: Preprocess,
   label_values: LabelValues,
-  view: str = "short_axis",
+  plane: str = "short_axis",
   centres: str | dict[str, tuple[float, float]] = "image",
   leave_out: bool = False,
   **options,
 ) -> tfds.core.DatasetBuilder:
-  """The prepared dataset `name` of one domain; built under `data_dir` if it is not there yet.
+  """The prepared dataset of one domain. It is built under `data_dir` if it does not exist yet.
 
-  The configuration's name carries a digest of the preprocessing, the options and (name, size, modification time) of
-  the files, so changed files or settings are prepared anew and never confused with older ones.
+  The name of its configuration contains a digest of the preprocessing, the options, and the (name, size, modification
+  time) of all files. So data is prepared again if files or settings change.
 
   Args:
-    name: a key of BUILDERS.
-    domain: one of the builder's domains, as "bssfp" or "lge".
+    name: of the dataset, a key of BUILDERS.
+    domain: one of the dataset's domains, such as "bssfp" or "lge".
     role: "source" or "target".
-    data_dir: where prepared data is kept.
+    data_dir: folder of prepared data.
     root: folder of the NIfTI volumes, for datasets that read some.
     preprocess: grid and intensities of the prepared images.
-    label_values: what masks hold for each class, by class index.
-    view: in which volumes are seen, see vamcei_jax/data/nifti.py.
-    centres: what the field is centred on, see VolumesConfig.
-    leave_out: whether patients whose files cannot be used are left out; else they are an error.
-    **options: further fields of the builder's configuration (patients and seed of the phantom).
+    label_values: values of masks, by class index.
+    plane: of the slices, see vamcei_jax/data/nifti.py.
+    centres: of the network's field, see VolumesConfig.
+    leave_out: whether patients with unusable files are left out; else they are an error.
+    **options: further fields of the dataset's configuration, such as the seed of the phantom.
 
   Raises:
-    InputError: unknown dataset, domain or option; a folder or a file in it that cannot be used.
+    InputError: unknown dataset, domain or option; a folder without the dataset; a file that cannot be used.
   """
+  builder_class = _builder_class(name, domain, root)
+  _check_options(name, builder_class, options)
+  settings: dict[str, Any] = {
+    "domain": domain,
+    "role": role,
+    "preprocess": preprocess,
+    "label_values": folded_values(label_values),
+    "plane": plane,
+    "centres": centres,
+  }
+  folder = Path(root or "").expanduser()
+  config: Any = builder_class.CONFIG(name=domain, **settings, **options)
+  splits = builder_class.splits(folder, config)
+  config.name = _config_name(settings | options, splits)
+  make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
+  prepared = Path(data_dir, name, config.name)
+  with naming_damage(prepared) if prepared.exists() else contextlib.nullcontext():
+    builder = make_builder()
+  if builder.is_prepared():
+    return builder
+  print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
+  if issubclass(builder_class, Cases):
+    config.left_out, config.digests = examine(splits, config)
+    _check_usable(config, splits, folder, leave_out=leave_out)
+  builder = make_builder()  # whose description contains the files that are left out
+  tfds.disable_progress_bar()
+  # Another run may have built the same data meanwhile. TFDS reports downloads, of which there are none.
+  with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(None):
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder) if root else None))
+  return make_builder()
+
+
+def _builder_class(name: str, domain: str, root: str | None) -> Builder:
+  """The builder of a dataset. Raises an InputError for an unknown dataset or domain and for a root that is missing."""
   if name not in BUILDERS:
     raise InputError(f"config.data.name={name}: no such dataset; choose one of {', '.join(BUILDERS)}")
   builder_class = BUILDERS[name]
   if builder_class.DOMAINS and domain not in builder_class.DOMAINS:
     raise InputError(f"{name}/{domain}: no such domain; choose one of {', '.join(builder_class.DOMAINS)}")
-  settings = {
-    "domain": domain,
-    "role": role,
-    "preprocess": preprocess,
-    "label_values": folded_values(label_values),
-    "view": view,
-    "centres": centres,
-  }
-  kinds = {field.name: field.type for field in dataclasses.fields(builder_class.CONFIG)}
-  for field in dataclasses.fields(VolumesConfig):
-    del kinds[field.name]
+  if not root and issubclass(builder_class, Cases):
+    tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
+    way_out = "name the folder of the data: --config.data.root=DIR (of prepare: --source=DIR)"
+    raise InputError(f"config.data.root: not set; {way_out}. {tree}")
+  return builder_class
+
+
+def _check_options(name: str, builder_class: Builder, options: Mapping[str, object]) -> None:
+  """Raises an InputError for an option that the dataset has not, or of another type than the dataset's."""
+  common = {field.name for field in dataclasses.fields(VolumesConfig)}
+  kinds = {field.name: field.type for field in dataclasses.fields(builder_class.CONFIG) if field.name not in common}
   if unknown := sorted(set(options) - set(kinds)):
     raise InputError(f"config.data.options.{unknown[0]}: {name} has no such option")
   for field, value in options.items():
@@ -82,50 +125,37 @@ def prepare(
       raise InputError(f"config.data.options.{field}={value}: must be a number, at least 0")
     if kinds[field] is str and not (isinstance(value, str) and value):
       raise InputError(f"config.data.options.{field}={value}: must be a text")
-  if not root and issubclass(builder_class, Cases):
-    tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
-    way_out = "name the folder of the data: --config.data.root=DIR (of prepare: --source=DIR)"
-    raise InputError(f"config.data.root: not set; {way_out}. {tree}")
 
-  root = root and str(Path(root).expanduser())
-  config = builder_class.CONFIG(name=domain, **settings, **options)
-  splits = builder_class.splits(root, config)
-  identity = {**settings, "preprocess": dataclasses.asdict(preprocess), "files": fingerprint(splits), **options}
+
+def _config_name(settings: Mapping[str, Any], splits: Splits) -> str:
+  """The name of a builder's configuration: the domain, and a digest of settings and files."""
+  identity = {**settings, "preprocess": dataclasses.asdict(settings["preprocess"]), "files": fingerprint(splits)}
+  identity["view"] = identity.pop("plane")  # its name in version 0.1, whose prepared data are found by the digest
   digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-  config.name = f"{re.sub(r'[^A-Za-z0-9]+', '_', domain).strip('_')}-{digest}"
-  make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
-  folder = Path(data_dir, name, config.name)
-  with naming_damage(folder) if folder.exists() else contextlib.nullcontext():
-    builder = make_builder()
-  if not builder.is_prepared():
-    print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
-    if issubclass(builder_class, Cases):
-      config.left_out, config.digests = examine(splits, config)
-      first = next((f"{file}: {reason}" for file, reason in config.left_out.items()), "")
-      if "train" not in usable(splits, config.left_out):
-        raise InputError(f"{root}: no patient of {domain} can be used as {role}. {first}")
-      if first and not leave_out:
-        more = f" {len(config.left_out) - 1} more cannot be used." if len(config.left_out) > 1 else ""
-        way_out = "python -m vamcei_jax.prepare leaves out what cannot be used; give it the same --config"
-        raise InputError(f"{first}{more} ({way_out})")
-    builder = make_builder()
-    tfds.disable_progress_bar()
-    # Another run may have prepared the same meanwhile: the identity is in the name. What TFDS prints is of downloads.
-    with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(None):
-      builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
-    builder = make_builder()
-  return builder
+  return f"{re.sub(r'[^A-Za-z0-9]+', '_', settings['domain']).strip('_')}-{digest}"
+
+
+def _check_usable(config: CasesConfig, splits: Splits, root: Path, *, leave_out: bool) -> None:
+  """Raises an InputError if no patient can be trained on or, unless they are left out, if some cannot be used."""
+  first = next((f"{file}: {reason}" for file, reason in config.left_out.items()), "")
+  if "train" not in usable(splits, config.left_out):
+    raise InputError(f"{root}: no patient of {config.domain} can be used as {config.role}. {first}")
+  if first and not leave_out:
+    more = f" {len(config.left_out) - 1} more cannot be used." if len(config.left_out) > 1 else ""
+    way_out = "python -m vamcei_jax.prepare leaves out what cannot be used; give it the same --config"
+    raise InputError(f"{first}{more} ({way_out})")
 
 
 def left_out(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
-  """The files that were left out when a dataset was prepared, and why."""
+  """The files that were left out when a dataset was prepared: file -> reason."""
   return dict((builder.info.metadata or {}).get("left_out", {}))
 
 
 def refuse_shared(source: tfds.core.DatasetBuilder, target: tfds.core.DatasetBuilder) -> None:
-  """Raises an InputError where two domains share an image: the target's label would be learnt from.
+  """Raises an InputError if two domains share an image: the training would use the label of a target image.
 
-  A dataset that is adapted to itself, for an upper bound, shares all of them.
+  Of one and the same file in both domains, as in a domain that is adapted to itself, there is no error: that is meant
+  as an upper bound.
   """
   first, second = ((builder.info.metadata or {}).get("digests", {}) for builder in (source, target))
   if shared := [digest for digest in first if digest in second and first[digest] != second[digest]]:

@@ -1,4 +1,4 @@
-"""Datasets of NIfTI files: their patients, which of them train and which are scored, and which cannot be used."""
+"""Datasets of NIfTI files: the patients of each split, and the check of their files."""
 
 import abc
 import dataclasses
@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, cast
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
@@ -17,7 +18,12 @@ from vamcei_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A patient's files: the image, and where the mask is or would be; each a file, or those of its slices."""
+  """A patient's files.
+
+  name: of the patient.
+  image: a file, or the files of its slices.
+  mask: likewise; None for a patient without a mask. The files need not exist yet.
+  """
 
   name: str
   image: Files
@@ -25,7 +31,7 @@ class Case:
 
   @property
   def files(self) -> list[Path]:
-    """All of them."""
+    """The files of the image and of the mask."""
     return [file for files in (self.image, self.mask) if files is not None for file in listed(files)]
 
 
@@ -34,52 +40,60 @@ Splits = Mapping[str, Sequence[Case]]
 
 @dataclasses.dataclass(eq=False)
 class CasesConfig(VolumesConfig):
-  """validation: how many of a target's labelled patients training is watched on; the other ones are the test."""
+  """validation: number of a target's labelled patients, the first, in the validation; the others are the test."""
 
   validation: int = 5
 
 
-class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Base of the datasets of NIfTI files, one example a patient. A dataset says in `splits` which patients there are.
+class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+  """Base of the datasets of NIfTI files, one example a patient. Subclasses define `splits`.
 
   source: train = the patients with masks.
-  target: train = all patients, masks never opened (transductive, as published); validation = the first few of those
-    that have masks; test = the other ones. A split without patients is left out.
+  target: train = all patients, whose masks are never opened (transductive, as published); validation = the first few
+    of the patients with masks; test = the other patients with masks. A split without patients is left out.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   CONFIG = CasesConfig
-  DOMAINS: tuple[str, ...] = ()
+  DOMAINS: ClassVar[tuple[str, ...]] = ()
 
   @classmethod
   @abc.abstractmethod
   def splits(cls, root: Path, config: CasesConfig) -> Splits:
-    """Split -> patients of a domain in a role; an InputError with the folder tree where none are found."""
+    """Finds the patients of a domain in a role: split -> patients.
+
+    Raises:
+      InputError: none are found; it describes the folder tree.
+    """
+
+  @property
+  def config(self) -> CasesConfig:
+    """The configuration of this builder."""
+    return cast(CasesConfig, self.builder_config)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    config = self.builder_config
-    metadata = tfds.core.MetadataDict(left_out=dict(config.left_out), digests=dict(config.digests))
+    metadata = tfds.core.MetadataDict(left_out=dict(self.config.left_out), digests=dict(self.config.digests))
     return dataset_info(self, description=self.__doc__, metadata=metadata)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    splits = usable(self.splits(dl_manager.manual_dir, self.builder_config), self.builder_config.left_out)
+    splits = usable(self.splits(Path(dl_manager.manual_dir), self.config), self.config.left_out)
     return {split: self._generate_examples(split, cases) for split, cases in splits.items()}
 
   def _generate_examples(self, split: str, cases: Sequence[Case]) -> Iterator[tuple[int, dict]]:
-    config = self.builder_config
+    config = self.config
     for number, case in enumerate(tqdm(cases, f"{config.domain} {split}", unit="volume", disable=None)):
-      volume = read_volume(case.image, config.view)
+      volume = read_volume(case.image, config.plane)
       classes = None if case.mask is None else read_classes(case.mask, volume, config.label_values)
       yield number, example(case.name, volume, classes, config)
 
 
 def split_by_role(cases: Sequence[Case], config: CasesConfig, held_out: Sequence[Case] = ()) -> Splits:
-  """The splits of a domain in its role, see Cases.
+  """The splits of a domain in its role, see `Cases`.
 
   Args:
-    cases: in order. A source's patients need the masks that they name; a target's do without those that are not there.
+    cases: in order. In a source, a mask that is named must exist; in a target, one that does not exist is ignored.
     config: its role and number of validation patients.
-    held_out: patients of a target that are not trained on; where some have masks, they alone are the test.
+    held_out: patients of a target that are not in the training. If some of them have masks, they alone are the test.
   """
   if config.role == "source":
     return _filled({"train": [case for case in cases if case.mask is not None]})
@@ -92,42 +106,47 @@ def split_by_role(cases: Sequence[Case], config: CasesConfig, held_out: Sequence
 
 
 def examine(splits: Splits, config: CasesConfig) -> tuple[dict[str, str], dict[str, str]]:
-  """Which files cannot be used, and why: file -> reason, the way out included; and digest -> file of the other images.
+  """Reads every file once, and finds those that cannot be used.
 
-  A file that cannot be read, a mask that is missing, empty, not on its image's grid or of unknown values, an image of
-  one value, one that is the copy of another, and a second one of a patient's name. Every file is read once.
+  These are: a file that cannot be read; a mask that is missing, empty, not on its image's grid or of unknown values; an
+  image of one value, a copy of another image, and a second image of a patient's name.
+
+  Returns:
+    file -> reason and way out, of the files that cannot be used; and digest -> file, of the other images.
   """
   masks = {case.image: case.mask for cases in splits.values() for case in cases if case.mask is not None}
   names = {case.image: case.name for cases in splits.values() for case in cases}
-  problems, digests, named = {}, {}, {}
+  problems: dict[str, str] = {}
+  digests: dict[str, str] = {}
+  named: dict[str, str] = {}
   for image in tqdm(names, f"{config.domain} files", unit="volume", disable=None):
-    mask, blamed = masks.get(image), image
+    mask, current = masks.get(image), image
     try:
       if names[image] in named:
         raise InputError(f"a second image of {names[image]}, beside {named[names[image]]}. Rename one of them.")
-      volume = read_volume(image, config.view)
+      volume = read_volume(image, config.plane)
       digest = hashlib.sha256(repr(volume.voxels.shape).encode() + volume.voxels.tobytes()).hexdigest()
       if digest in digests:
         raise InputError(f"the same image as {digests[digest]}. Remove one of them.")
       if volume.voxels.min() == volume.voxels.max():
         raise InputError("all voxels have one value. Export it again.")
-      if config.role == "target":  # which is trained on without its mask
+      if config.role == "target":  # a target's image can be used if its mask cannot
         digests[digest] = named[names[image]] = str(listed(image)[0])
       if mask is not None:
-        blamed = mask
+        current = mask
         if missing := [file for file in listed(mask) if not file.exists()]:
           raise InputError(f"{missing[0]}: no such mask, and {listed(image)[0].name} needs one. Add it.")
         if not read_classes(mask, volume, config.label_values).any():
           raise InputError("the mask is empty. Correct it.")
       digests[digest] = named[names[image]] = str(listed(image)[0])
     except InputError as error:
-      file = str(listed(blamed)[0])
+      file = str(listed(current)[0])
       problems[file] = str(error).removeprefix(f"{file}: ")
   return problems, digests
 
 
 def usable(splits: Splits, left_out: Iterable[str]) -> Splits:
-  """The splits without the patients of whom a file that they need is left out."""
+  """The splits without the patients one of whose files is left out. A mask counts only in splits that use it."""
   bad = set(left_out)
   return _filled({
     split: [case for case in cases if not bad & {str(file) for file in case.files}] for split, cases in splits.items()
@@ -135,12 +154,12 @@ def usable(splits: Splits, left_out: Iterable[str]) -> Splits:
 
 
 def listed(files: Files) -> list[Path]:
-  """A volume's files as a list, that of a single file too."""
+  """A volume's files as a list, also of a volume in a single file."""
   return [Path(files)] if isinstance(files, str | os.PathLike) else [Path(file) for file in files]
 
 
 def fingerprint(splits: Splits) -> list[tuple]:
-  """(split, patient, file, size, modification time) of every file that is there: what tells data from other data."""
+  """(split, patient, file, size, modification time) of every file: the identity of the data."""
   stats = []
   for split, cases in splits.items():
     for case in cases:
@@ -151,8 +170,8 @@ def fingerprint(splits: Splits) -> list[tuple]:
 
 
 def _without_missing_mask(case: Case) -> Case:
-  there = case.mask is not None and any(file.exists() for file in listed(case.mask))
-  return case if there else dataclasses.replace(case, mask=None)
+  exists = case.mask is not None and any(file.exists() for file in listed(case.mask))
+  return case if exists else dataclasses.replace(case, mask=None)
 
 
 def _filled(splits: Splits) -> Splits:

@@ -1,4 +1,4 @@
-"""Own data: a folder of NIfTI volumes for each domain, as nnU-Net lays them out or flat."""
+"""A user's data: a folder of NIfTI volumes for each domain, in nnU-Net's layout or a flat one."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ _TREE = (
 
 @dataclasses.dataclass(eq=False)
 class FolderConfig(CasesConfig):
-  """channel: which one of nnU-Net's images of a patient; images, labels: names of the folders of the flat layout."""
+  """channel: number of a patient's image in nnU-Net's layout; images, labels: folder names of the flat layout."""
 
   channel: int = 0
   images: str = "images"
@@ -28,17 +28,17 @@ class FolderConfig(CasesConfig):
 
 
 class Folder(Cases):
-  """Own volumes, one example a patient; see Cases for the splits.
+  """A user's volumes, one example a patient; see Cases for the splits.
 
-  A domain is a folder below the root, by its name in `data.source` and `data.target`. A target needs no masks; those
-  that it has are for evaluation. What nnU-Net keeps apart as imagesTs is not trained on; where it has labels
-  (labelsTs), it is the test.
+  A domain is a folder below the root; `data.source` and `data.target` are its name. A target needs no masks; those that
+  it has are used for evaluation alone. nnU-Net's imagesTs are not in the training; if they have labels (labelsTs), they
+  are the test.
 
       DOMAIN/imagesTr/NAME_0000.nii.gz   DOMAIN/labelsTr/NAME.nii.gz   (imagesTs, labelsTs and dataset.json, if any)
 
-      DOMAIN/images/NAME.nii.gz          DOMAIN/labels/NAME.nii.gz     (or as data.options.images and labels say)
+      DOMAIN/images/NAME.nii.gz          DOMAIN/labels/NAME.nii.gz     (names by data.options.images and labels)
 
-  `data.label_values` says what masks hold, and dataset.json must know these values.
+  `data.label_values` are the values in masks. A dataset.json must contain them.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -62,7 +62,7 @@ class Folder(Cases):
 
 
 def _cases(images: Path, masks: Path, ending: str) -> list[Case]:
-  """The images whose names have the ending, each with the mask of its name, by name."""
+  """The images whose names have the ending, each with the mask of the same name, ordered by name."""
   masks_by_name = {name: file for file in masks.glob("*") if (name := volume_name(file))}
   cases = []
   for image in sorted(images.glob("*")):
@@ -79,7 +79,7 @@ def _cases(images: Path, masks: Path, ending: str) -> list[Case]:
 
 
 def _check_description(file: Path, config: FolderConfig) -> None:
-  """Holds the configuration against nnU-Net's dataset.json, of its first or second version, if it is there."""
+  """Checks the configuration against nnU-Net's dataset.json, of version 1 or 2, if there is one."""
   if not file.exists():
     return
   try:

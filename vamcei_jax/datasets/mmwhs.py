@@ -1,4 +1,4 @@
-"""MM-WHS 2017: CT and MR volumes of other patients, whole or as the slices that Wu and Zhuang released."""
+"""MM-WHS 2017: CT and MR volumes of different patients, as volumes or as the slices that Wu and Zhuang released."""
 
 import re
 from pathlib import Path
@@ -18,11 +18,11 @@ _TREE = (
 class Mmwhs(Cases):
   """The MM-WHS 2017 challenge data (Zhuang et al., Medical Image Analysis 58:101537, 2019), one example a patient.
 
-  Domains ct and mr; see Cases for the splits. A target is trained on the volumes without masks (test, woGT) too.
+  Domains ct and mr; see Cases for the splits. A target's training also has the volumes without masks (test, woGT).
 
   Either the challenge's volumes or, where there is a folder CT_withGT or MR_withGT, their 2-D slices (F. Wu, X. Zhuang,
-  IEEE TMI 39(12):4274-4285, 2020; github.com/FupingWu90/CT_MR_2D_Dataset_DA). There, the labels of woGT were made by
-  a program and are not read; the release names LV and Myo alone as labelled.
+  IEEE TMI 39(12):4274-4285, 2020; github.com/FupingWu90/CT_MR_2D_Dataset_DA). The labels of their woGT come from a
+  program and are not read. By the release, only LV and Myo are labelled.
 
       ct_train/ct_train_1001_image.nii.gz   ct_train/ct_train_1001_label.nii.gz   (mr_train likewise)
       ct_test/ct_test_2001_image.nii.gz                                           (mr_test likewise)
@@ -30,9 +30,9 @@ class Mmwhs(Cases):
       CT_withGT/img33_slice1.nii.gz         CT_withGT/lab33_slice1.nii.gz         (MR_withGT likewise)
       CT_woGT/img1_slice1.nii.gz                                                  (MR_woGT likewise)
 
-  The volumes' slices lie along different axes of the body: choose one by `data.view`. Masks hold 205 (Myo), 500 (LV),
-  600 (RV) and, among the background here, 420 (left atrium), 550 (right atrium), 820 (aorta) and 850 (pulmonary
-  artery); configs/mmwhs.py says so.
+  The volumes' slices lie along different axes of the body: `data.plane` brings them to one. Masks hold 205 (Myo), 500
+  (LV), 600 (RV), 420 (left atrium), 550 (right atrium), 820 (aorta) and 850 (pulmonary artery). configs/mmwhs.py folds
+  the last four into the background.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -62,10 +62,10 @@ def _volumes(root: Path, domain: str) -> tuple[list[Case], list[Case]]:
 
 
 def _slices(root: Path, domain: str) -> tuple[list[Case], list[Case]]:
-  """The same of the released slices, each patient's in order."""
-  kinds = []
+  """The patients with masks and those without, of the released slices; each patient's slices are in order."""
+  kinds: list[dict[int, tuple[Path, ...]]] = []
   for folder in (root / f"{domain.upper()}_withGT", root / f"{domain.upper()}_woGT"):
-    stacks = {}
+    stacks: dict[int, list[tuple[int, Path]]] = {}
     for file in folder.glob("*"):
       if found := re.fullmatch(r"img(\d+)_slice(\d+)\.nii\.gz", file.name):
         stacks.setdefault(int(found[1]), []).append((int(found[2]), file))

@@ -1,4 +1,4 @@
-"""MS-CMRSeg 2019: bSSFP, T2 and LGE volumes of other scans of the same patients."""
+"""MS-CMRSeg 2019: bSSFP, T2 and LGE volumes of separate scans of the same patients."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ class Mscmrseg(Cases):
   """The MS-CMRSeg 2019 challenge data (X. Zhuang, IEEE TPAMI 41(12):2933-2946, 2019), one example a patient.
 
   Domains bssfp, t2 and lge; see Cases for the splits. Of the released LGE volumes, patients 1 to 5 have masks and are
-  the validation. Expected below the root, the second where there is a folder c0t2lge:
+  the validation. The root holds the first of these trees or, with a folder c0t2lge, the second:
 
       C0/patient1_C0.nii.gz         C0/patient1_C0_manual.nii.gz     (T2 likewise)
       LGE/patient1_LGE.nii.gz       LGE/patient1_LGE_manual.nii.gz   (where there are masks)
@@ -32,9 +32,9 @@ class Mscmrseg(Cases):
       c0t2lge/patient1_LGE.nii.gz   lgegt/patient1_LGE_manual.nii.gz
 
   Prepare it on its pixel grid, `data.spacing=None`: the bSSFP files were resampled to the LGE pixel grid (0.73 mm),
-  but their headers still claim 1.25 mm. Resampled by those headers, their hearts become 1.7 times too large, and
-  nothing learns. The archive's files have not been seen here: where `prepare` shows that the domains have spacings of
-  their own and true ones, set `data.spacing`.
+  but their headers still claim 1.25 mm. Resampling by these headers makes their hearts 1.7 times too large, and the
+  adaptation fails. The second tree was never tested with the challenge's files: if `prepare` shows different and
+  plausible spacings of the domains, set `data.spacing`.
   """
 
   VERSION = tfds.core.Version("2.0.0")

@@ -1,4 +1,4 @@
-"""MyoPS 2020: bSSFP, T2 and LGE volumes, brought to one grid for each patient."""
+"""MyoPS 2020: bSSFP, T2 and LGE volumes, on one grid for each patient."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ _TREE = (
 
 @dataclasses.dataclass(eq=False)
 class MyopsConfig(CasesConfig):
-  """sources: how many of the 25 labelled patients, the first, are the source's; the other ones are the target's."""
+  """sources: number of labelled patients, the first of the 25, in the source; the others are in the target."""
 
   sources: int = 13
 
@@ -27,8 +27,8 @@ class Myops(Cases):
   """The MyoPS 2020 challenge data (Li et al., Medical Image Analysis 87:102808, 2023), one example a patient.
 
   Domains bssfp, t2 and lge; see Cases for the splits. The sequences of a patient are registered to each other and share
-  one mask, so one patient in both domains would give the target's labels away: the first `sources` labelled patients
-  are the source's, the other ones and the 20 without masks the target's.
+  one mask, so a patient in both domains would reveal the target's labels. Hence the first `sources` labelled patients
+  are in the source, and the others and the 20 patients without masks in the target.
 
       train25/myops_training_101_C0.nii.gz    (_T2 and _DE likewise)
       train25_myops_gd/myops_training_101_gd.nii.gz
@@ -52,7 +52,7 @@ class Myops(Cases):
       raise InputError(f"{root}: {problem}; expected {_TREE}. Correct --config.data.root.")
     masks = Path(root, "train25_myops_gd")
     cases = [Case(f"training_{n}", image, masks / f"myops_training_{n}_gd.nii.gz") for n, image in training.items()]
-    # Counted over all sequences: where one of a patient is missing, the domains are still divided at the same patient.
+    # By the files of all sequences, so that a missing file does not move other patients to the other domain.
     numbers = list(_numbered(folder, r"myops_training_(\d+)_(?:C0|T2|DE)\.nii\.gz"))
     sources = {f"training_{number}" for number in numbers[: config.sources]}
     if config.role == "source":

@@ -1,4 +1,4 @@
-"""A dataset seen through a translator: the same patients and masks, their images in the other domain's contrast."""
+"""A translated dataset: the same patients and masks, with images in the other domain's contrast."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vamcei_jax.data.loader import open_split
 from vamcei_jax.datasets.volumes import dataset_info
 
 
 class Translated(tfds.core.GeneratorBasedBuilder):
-  """Prepared volumes whose images went through a translator; patients, masks, truths and affines are kept."""
+  """Prepared volumes with translated images. Patients, masks, truths and affines are those of the original."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -27,24 +28,24 @@ class Translated(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(split) for split in self._original.info.splits}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-    for number, example in enumerate(self._original.as_data_source(split)):
+    for number, example in enumerate(open_split(self._original, split)):
       yield number, {**example, "image": self._translate(example["image"])}
 
 
 def prepare_translated(
   original: tfds.core.DatasetBuilder, translate: Callable[[np.ndarray], np.ndarray], folder: Path
 ) -> tfds.core.DatasetBuilder:
-  """`original` translated and written to `folder`, or what is there already.
+  """Translates a dataset and writes it to a folder. A folder that holds it already is not written again.
 
   Args:
     original: a prepared dataset of volumes.
-    translate: (D, h, w) image in [0, 1] -> the same in the other contrast.
-    folder: for this translation alone: another translator needs another folder.
+    translate: (D, h, w) image in [0, 1] -> the same image in the other contrast.
+    folder: of this dataset and translator alone.
   """
   builder = Translated(original, translate, data_dir=str(folder), file_format="array_record")
   if not builder.is_prepared():
     print(f"{original.info.full_name}: translating into {builder.data_path}", flush=True)
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(None):  # what TFDS prints is of downloads
+    with contextlib.redirect_stdout(None):  # TFDS reports downloads
       builder.download_and_prepare()
   return builder

@@ -1,4 +1,4 @@
-"""What every dataset of volumes shares: its configuration, its features, and how one patient becomes one example."""
+"""Common to all datasets of volumes: their configuration, their features, and a patient as an example."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,33 +17,35 @@ ROLES = ("source", "target")
 class VolumesConfig(tfds.core.BuilderConfig):
   """One domain of a dataset, prepared in one way.
 
-  role: "source", whose masks are learnt from, or "target", whose masks are for evaluation alone.
-  label_values: those of its mask files, by class.
-  view: in which volumes are seen, see vamcei_jax/data/nifti.py.
-  centres: what the network's field is centred on: "image"; "mask", the foreground of each patient's mask; or, by
-    patient, the pixel (row, column) of the canonical original grid.
+  role: "source", whose masks are used for training, or "target", whose masks are used for evaluation alone.
+  label_values: of each class, in its mask files.
+  plane: of the slices, see vamcei_jax/data/nifti.py.
+  centres: of the network's field: "image"; "mask", the foreground of each patient's mask; or patient -> pixel
+    (row, column) of the canonical original grid.
   left_out: files that cannot be used, and why.
-  digests: digest of an image -> file of those that can.
+  digests: digest of an image -> its file, of the images that can be used.
   """
 
   domain: str = ""
   role: str = "source"
   preprocess: Preprocess = Preprocess()
   label_values: LabelValues = LABEL_VALUES
-  view: str = "short_axis"
+  plane: str = "short_axis"
   centres: str | Mapping[str, tuple[float, float]] = "image"
   left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
   digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def dataset_info(builder: tfds.core.DatasetBuilder, **info) -> tfds.core.DatasetInfo:
-  """One example a patient: the prepared stack, and its truth on the grid that it came on.
+  """The features of an example. An example is a patient: the prepared stack, and the truth on the original grid.
 
-  image: (D, h, w) in [0, 1] and mask: (D, h, w) class indices, on the network's grid.
-  truth: (D, H, W) class indices on the canonical original grid, with that grid's affine: what is scored.
-  centre: the pixel (row, column) of the original grid on which the network's field is centred.
-  range: the lowest and the highest intensity of the original image.
-  labelled: False where no mask exists or none may be seen; mask and truth are zeros then.
+  image: (D, h, w) in [0, 1] on the network's grid.
+  mask: (D, h, w) class indices on the network's grid.
+  truth: (D, H, W) class indices on the canonical original grid, on which predictions are scored.
+  affine: (4, 4) of the canonical original grid.
+  centre: pixel (row, column) of the original grid on which the network's field is centred.
+  range: lowest and highest intensity of the original image.
+  labelled: whether there is a mask that may be used; without it, mask and truth are zeros.
   """
   volume = lambda dtype: tfds.features.Tensor(shape=(None, None, None), dtype=dtype, encoding="zlib")
   numbers = lambda *shape: tfds.features.Tensor(shape=shape, dtype=np.float64, encoding="zlib")
@@ -61,13 +63,16 @@ def dataset_info(builder: tfds.core.DatasetBuilder, **info) -> tfds.core.Dataset
 
 
 def example(patient: str, volume: Volume, classes: np.ndarray | None, config: VolumesConfig) -> dict:
-  """One patient as an example; `classes` is the (D, H, W) mask of class indices, or None where there is none."""
+  """One patient as an example, see `dataset_info`.
+
+  Args:
+    patient: its name.
+    volume: the image.
+    classes: (D, H, W) class indices of the mask, or None without a mask.
+    config: of the domain.
+  """
   truth = np.zeros(volume.voxels.shape, np.uint8) if classes is None else classes
-  centre = (np.array(truth.shape[1:]) - 1) / 2
-  if config.centres == "mask":
-    centre = foreground_centre(truth > 0)
-  elif config.centres != "image":
-    centre = config.centres[patient]
+  centre = _centre(patient, truth, config)
   grid = (volume.spacing, config.preprocess, centre)
   return {
     "patient": patient,
@@ -79,3 +84,10 @@ def example(patient: str, volume: Volume, classes: np.ndarray | None, config: Vo
     "range": np.array([volume.voxels.min(), volume.voxels.max()], np.float64),
     "labelled": classes is not None,
   }
+
+
+def _centre(patient: str, truth: np.ndarray, config: VolumesConfig) -> tuple[float, float]:
+  """The pixel (row, column) of the original grid on which the network's field is centred."""
+  if not isinstance(config.centres, str):
+    return config.centres[patient]
+  return foreground_centre(truth > 0 if config.centres == "mask" else np.zeros_like(truth))

@@ -47,26 +47,26 @@ def pair_files(
   Raises:
     InputError: a folder that is missing or empty, two files of one name, or no file with the name of a label.
   """
-  given = {"predictions": predictions, "labels": labels, "against": against, "images": images}
-  given = {role: source for role, source in given.items() if source is not None}
+  sources = {"predictions": predictions, "labels": labels, "against": against, "images": images}
+  given: dict[str, Source] = {role: source for role, source in sources.items() if source is not None}
   origins = {role: role if isinstance(source, Mapping) else str(source) for role, source in given.items()}
-  methods = name_methods(given)
+  methods = name_methods(given, origins)
   named = list_labels(labels)
   if _is_file(labels):
-    given = {role: dict.fromkeys(named, source) if _is_file(source) else source for role, source in given.items()}
+    given = {role: _for_each(named, source) for role, source in given.items()}
 
-  nameless = f"bears the name of a label in {origins['labels']}"
   paired_images = match(list_files(given["images"], "images"), named) if "images" in given else None
   if paired_images == {}:
-    raise InputError(f"{origins['images']}: no image {nameless}; correct --images")
+    where = origins["images"]
+    raise InputError(f"{where}: no image bears the name of a label in {origins['labels']}; correct --images")
 
   paired, notes, missing = {}, [], []
   for method, role in methods.items():
     files, where = list_files(given[role], role), origins[role]
     paired[method] = match(files, named)
     if not paired[method]:
-      example = f"as {next(iter(named))}; found {files[0][1].name}"
-      raise InputError(f"{where}: no prediction {nameless}, {example}. Rename them.")
+      names = f"{origins['labels']}, as {next(iter(named))}; found {files[0][1].name}"
+      raise InputError(f"{where}: no prediction bears the name of a label in {names}. Rename them.")
     if unlabelled := len(files) - len(paired[method]):
       notes.append(f"{where}: {unlabelled} of {len(files)} predictions have no label and are not scored")
     unpredicted = [label for name, label in named.items() if name not in paired[method]]
@@ -74,22 +74,22 @@ def pair_files(
   return Pairs(named, paired, paired_images, origins, tuple(notes), tuple(missing))
 
 
-def name_methods(given: Mapping[str, Source]) -> dict[str, str]:
-  """Method -> role, "against" before "predictions"; a folder's method has the last part of its path, if these differ.
+def name_methods(given: Mapping[str, Source], origins: Mapping[str, str]) -> dict[str, str]:
+  """Method -> role, "against" before "predictions".
+
+  A method has the last part of its folder's path as its name, or the whole path if both last parts are equal.
 
   Raises:
     InputError: both roles have the same files.
   """
   roles = [role for role in ("against", "predictions") if role in given]
-  sources = [given[role] for role in roles]
-  mapped = [isinstance(source, Mapping) for source in sources]
-  places = [source if is_map else Path(source).resolve() for source, is_map in zip(sources, mapped, strict=True)]
-  if len(places) == 2 and places[0] == places[1]:
-    where = "against" if mapped[0] else sources[0]
-    raise InputError(f"{where}: the folder of --predictions itself; correct --against")
-  titles = [role if is_map else place.name for role, place, is_map in zip(roles, places, mapped, strict=True)]
-  paths = [role if is_map else str(source) for role, source, is_map in zip(roles, sources, mapped, strict=True)]
-  names = next(names for names in (titles, paths, roles) if len(set(names)) == len(roles))
+  place = lambda source: source if isinstance(source, Mapping) else Path(source).resolve()
+  places = [place(given[role]) for role in roles]
+  if len(roles) == 2 and places[0] == places[1]:
+    raise InputError(f"{origins['against']}: the folder of --predictions itself; correct --against")
+  last_parts = [place.name if isinstance(place, Path) else role for role, place in zip(roles, places, strict=True)]
+  choices = (last_parts, [origins[role] for role in roles], roles)
+  names = next(names for names in choices if len(set(names)) == len(roles))
   return dict(zip(names, roles, strict=True))
 
 
@@ -127,7 +127,7 @@ def match(files: Iterable[tuple[str, Path]], names: Collection[str]) -> dict[str
   Raises:
     InputError: a name has two files.
   """
-  matched = {}
+  matched: dict[str, Path] = {}
   for name, path in files:
     name = name if name in names else re.sub(r"_\d{4}$", "", name)
     if name in matched:
@@ -135,6 +135,13 @@ def match(files: Iterable[tuple[str, Path]], names: Collection[str]) -> dict[str
     if name in names:
       matched[name] = path
   return matched
+
+
+def _for_each(names: Iterable[str], source: Source) -> Source:
+  """A single file under each of the names; another source as it is."""
+  if isinstance(source, Mapping) or not _is_file(source):
+    return source
+  return {name: source for name in names}
 
 
 def _is_file(source: Source) -> bool:

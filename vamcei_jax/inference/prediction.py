@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vamcei_jax.data.nifti import Scan, save_map
+from vamcei_jax.data.scan import Scan
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import DENSITY
 from vamcei_jax.inference.quality import Quality
@@ -33,7 +33,7 @@ class Prediction:
   probabilities: np.ndarray
   volumes_ml: Mapping[str, float]
   quality: Quality
-  uncertainty: Mapping[str, Mapping[str, float]]
+  uncertainty: Mapping[str, Mapping[str, float | None]]
   entropy: np.ndarray | None
   scan: Scan
 
@@ -60,4 +60,4 @@ class Prediction:
     path = Path(path)
     if self.scan.path is not None and path.exists() and os.path.samefile(path, self.scan.path):
       raise InputError(f"{path}: the volume itself; choose another file for the {what}")
-    save_map(path, getattr(self, what), self.scan)
+    self.scan.save(path, getattr(self, what))

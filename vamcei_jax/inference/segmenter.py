@@ -12,7 +12,7 @@ from jax import Array
 
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
 from vamcei_jax.data.labels import STRUCTURES, folded_values
-from vamcei_jax.data.nifti import Scan, Volume, read_scan, scan_of_array, scan_of_image
+from vamcei_jax.data.nifti import Volume, compact
 from vamcei_jax.data.preprocess import (
   Centre,
   Preprocess,
@@ -21,6 +21,7 @@ from vamcei_jax.data.preprocess import (
   preprocess_settings,
   restore_probabilities,
 )
+from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_image
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
@@ -70,10 +71,12 @@ class Segmenter:
     probs, draws, cut = self._probabilities(image, scan.volume, settings, centre)
     classes = postprocess(probs) if self.inference.postprocess else probs.argmax(-1).astype(np.uint8)
     entropies = entropy(probs) if draws else None
-    uncertainty = structure_uncertainty(classes, draws, entropies, scan.volume.spacing) if draws else {}
+    uncertainty = {}
+    if entropies is not None:
+      uncertainty = structure_uncertainty(classes, draws, entropies, scan.volume.spacing)
     values = np.array([value[0] for value in folded_values(self.config.data.label_values)])
     return Prediction(
-      mask=scan.restore_axes(_compact(values)[classes]),
+      mask=scan.restore_axes(compact(values)[classes]),
       probabilities=scan.restore_axes(probs),
       volumes_ml=_volumes(classes, scan.volume.spacing),
       quality=assess(probs, classes, uniform=image.min() == image.max(), cut=cut, note=note),
@@ -91,7 +94,7 @@ class Segmenter:
       matched = match_pixels(settings, scan.volume.spacing, self.inference.pixel_mm)
     except InputError as error:
       raise InputError(f"{scan.name}: {error}") from None
-    if matched == settings:
+    if matched == settings or matched.spacing is None:
       return settings, ""
     pixels = "×".join(f"{mm:.3g}" for mm in scan.volume.spacing[1:])
     return matched, f"pixels of {pixels} mm, resampled to the {matched.spacing * settings.zoom:.3g} mm of the training"
@@ -128,8 +131,3 @@ def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Sc
 def _volumes(classes: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
   millilitres = float(np.prod(spacing)) / 1000.0
   return {name: float((classes == index).sum() * millilitres) for index, name in enumerate(STRUCTURES, start=1)}
-
-
-def _compact(values: np.ndarray) -> np.ndarray:
-  """Label values as int16, which all viewers read, or as int32 where they need it."""
-  return values.astype(np.int16 if np.abs(values).max() < 2**15 else np.int32)

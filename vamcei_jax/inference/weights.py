@@ -17,6 +17,7 @@ from vamcei_jax.config.schema import InferenceConfig, StageConfig, build, record
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
 from vamcei_jax.methods.state import Params
+from vamcei_jax.pipeline.resolve import check_relations
 from vamcei_jax.pipeline.stages import STAGES
 from vamcei_jax.training.checkpoints import digest
 
@@ -58,6 +59,10 @@ def read_weights(folder: Path) -> tuple[StageConfig, InferenceConfig, dict[str, 
   if len(content["stages"]) != 1 or content["stages"][0] not in STAGES or not isinstance(section, dict):
     raise InputError(f"{folder}: not exported weights; make some with python -m vamcei_jax.export")
   config = build_stage(content, str(path))
+  try:
+    check_relations(config)
+  except InputError as error:
+    raise InputError(f"{path}: damaged ({error}); get the weights again") from None
   settings = {name: value for name, value in section.items() if name != "sha256"}
   check_inference(settings, lambda name: f"{path}: damaged (inference.{name}")
   method = STAGES[config.name].method

@@ -43,7 +43,8 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   def loss(params: Params, state: State, source: dict, target: dict) -> tuple[Array, Metrics]:
     logits = student.apply({"params": params}, jnp.concatenate([source["image"], target["image"]]))
     logits_s, logits_t = jnp.split(logits, [len(source["image"])])
-    cross_entropy, dice = segmentation(logits_s, source["label"], axis_name=axis_name)
+    labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
+    cross_entropy, dice = segmentation(logits_s, labels, axis_name=axis_name)
     eq_16 = distillation(logits_t, target["teacher"], temperature=config.distillation.temperature).mean()
     terms = {"segmentation": cross_entropy + dice, "distillation": eq_16}
     total = sum(state.weights[name] * term for name, term in terms.items())

@@ -15,8 +15,7 @@ Params = Any
 Metrics = dict[str, Array]
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """All that a step reads and writes. What an ablation varies (weights, rates) is an array here, not a constant.
 
   Attributes:

@@ -75,11 +75,11 @@ def deep_segmentation(output: Segmentation, labels: Array, axis_name: str | None
 
   Args:
     output: of images whose labels are known.
-    labels: (B, H, W) class indices; coarser scales see the most frequent class of each 2**s×2**s window.
+    labels: (B, H, W) class indices; the targets of scale s are the class shares of each 2**s×2**s window.
     axis_name: axis over which the batch is split.
   """
   one_hot = jax.nn.one_hot(labels, output.logits.shape[-1])
-  terms = [segmentation(output.logits, labels, axis_name=axis_name)]
+  terms = [segmentation(output.logits, one_hot, axis_name=axis_name)]
   for scale, logits in enumerate(output.scale_logits):
-    terms.append(segmentation(logits, average_pool(one_hot, 2**scale).argmax(-1), axis_name=axis_name))
+    terms.append(segmentation(logits, average_pool(one_hot, 2**scale), axis_name=axis_name))
   return tuple(sum(term) for term in zip(*terms, strict=True))

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import NORMS, Upsample, relu
+from vamcei_jax.models.cpu_gradients import relu
+from vamcei_jax.models.layers import NORMS, Upsample
 
 _normal = nn.initializers.normal(0.02)
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool, max_pool, pointwise
+from vamcei_jax.models.cpu_gradients import max_pool
+from vamcei_jax.models.layers import NORMS, ConvBlock, Upsample, average_pool, pointwise
 
 POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
 
@@ -61,7 +62,8 @@ class VariationalUNet(nn.Module):
     block = lambda width: ConvBlock(width, self.norm, self.dtype)
     x, skips = _encode(images, self.widths, block)
 
-    latents, scale_logits = [], []
+    latents: list[Latent] = []
+    scale_logits: list[Array] = []
     for scale in reversed(range(len(skips))):
       x = _decode(x, skips[scale], self.widths[scale], block, self.dtype)
       if scale < self.latent_scales:

@@ -75,7 +75,7 @@ def resolve(config: ConfigDict) -> RunConfig:
     _check_section(name, own_fields)
     located = bool(fields.get("data.located")) or (LOCATOR in stages and name != LOCATOR)
     configs[name] = _build_stage(name, fields | own_fields | {"data.located": located})
-    _check_relations(configs[name], own_fields)
+    check_relations(configs[name], own_fields)
     _check_order(stages, number, needed_stages(name, configs[name]))
   _check_grid(grid, configs)
   return RunConfig(configs, grid, json.loads(json.dumps(content)))
@@ -89,7 +89,7 @@ def _to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
-  stages = content.get("stages")
+  stages = content.get("stages", ())
   if not differing(each(choice(tuple(STAGES)))).accepts(stages):
     raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
   stages = tuple(stages)
@@ -121,8 +121,9 @@ def _check_fields(fields: Mapping[str, Any], name_of: Callable[[str], str], meth
   for name, value in fields.items():
     record = find_record(name)
     if record is None:
-      known = "must be a section" if is_section(name) else "no such field"
-      raise InputError(f"{name_of(name)}={shown(value)}: {known}")
+      if is_section(name):
+        raise InputError(f"{name_of(name)}={shown(value)}: must be a section")
+      raise InputError(f"{name_of(name)}: no such field")
     if not record.rule.accepts(value):
       raise InputError(f"{name_of(name)}={shown(value)}: must be {record.rule.expected}")
     for prefix, kind in (("loss.weights.", "TERMS"), ("optimizer.rates.", "NETWORKS")):
@@ -167,7 +168,16 @@ def _build_stage(stage: str, fields: Mapping[str, Any]) -> StageConfig:
   return dataclasses.replace(config, loss=loss, optimizer=optimizer)
 
 
-def _check_relations(config: StageConfig, section: Collection[str]) -> None:
+def check_relations(config: StageConfig, section: Collection[str] = ()) -> None:
+  """Checks the fields of a stage that depend on each other.
+
+  Args:
+    config: of the stage.
+    section: dotted names of the fields that `config.stage.STAGE` sets.
+
+  Raises:
+    InputError: names the field and what it may be.
+  """
   fields = flat_fields(dataclasses.asdict(config))
   for name, holds, expected in _relations(config):
     if not holds:

@@ -45,7 +45,7 @@ def load_stage(
 
 def training_stacks(config: StageConfig, datasets: Datasets) -> Stacks:
   """Teacher -> the training volumes of its target, each (D, h, w) with the mm between its slices."""
-  stacks = cache(lambda dataset: load_stacks(datasets[dataset], "train", "image"))
+  stacks = cache(lambda dataset: load_stacks(datasets[dataset], "train"))
   return {teacher: stacks(STAGES[teacher].target) for teacher in teacher_weights(config)}
 
 

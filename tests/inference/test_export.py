@@ -1,0 +1,205 @@
+"""Exported weights: their content, that they predict as the run does, and the errors of damaged ones."""
+
+import json
+import shutil
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.test_command_lines import error_of
+from vamcei_jax.config.schema import InferenceConfig
+from vamcei_jax.errors import InputError
+from vamcei_jax.inference.load import last_stage, load_segmenter, restore_stage
+from vamcei_jax.inference.weights import WEIGHTS_FILE, read_weights, write_weights
+from vamcei_jax.phantom.scanner import write_nifti
+
+FLAGS = ("--tta", "--postprocess", "--smooth=5")
+
+
+@pytest.fixture(scope="module")
+def weights(run_command, tiny_run, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("weights") / "student"
+  finished = run_command("vamcei_jax.export", f"--workdir={tiny_run}", f"--output={folder}", *FLAGS)
+  assert finished.returncode == 0, finished.stderr
+  return folder
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("volumes")
+  write_nifti(folder, seed=5, sources=0, targets=2)
+  return folder / "LGE"
+
+
+def test_weights_are_those_of_the_run_in_half_precision(weights, tiny_run):
+  config, inference, networks = read_weights(weights)
+  trained_config, trained = restore_stage(last_stage(tiny_run))
+  assert list(networks) == ["segmenter"]
+  half = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), trained)
+  jax.tree.map(np.testing.assert_array_equal, networks, half)
+  assert (inference.tta, inference.postprocess, inference.smooth) == (True, True, 5.0)
+  assert config.model == trained_config.model
+  assert (weights / WEIGHTS_FILE).stat().st_size < 2.1 * sum(x.size for x in jax.tree.leaves(networks)) + 10_000
+
+
+def test_weights_hold_no_path_of_the_machine_that_made_them(weights, tiny_run):
+  text = (weights / "config.json").read_text()
+  assert str(tiny_run.parent) in (tiny_run / "config.json").read_text()
+  assert str(tiny_run.parent) not in text
+  assert json.loads(text)["data"]["root"] is None
+
+
+def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
+  masks = {}
+  commands = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS)}
+  commands["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0")
+  for name, flags in commands.items():
+    finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
+    assert finished.returncode == 0, finished.stderr
+    masks[name] = [np.asarray(nib.load(path).dataobj) for path in sorted((tmp_path / name).glob("*.nii.gz"))]
+  differ = lambda a, b: np.mean([np.mean(x != y) for x, y in zip(masks[a], masks[b], strict=True)])
+  assert len(masks["run"]) == 2
+  assert differ("weights", "run") < 0.002  # half precision
+  assert differ("weights", "plain") > 2 * differ("weights", "run")
+
+
+def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, weights, volumes, tmp_path):
+  _, inference, _ = read_weights(weights)
+  low, high = inference.pixel_mm
+  paths = sorted(path for path in volumes.glob("*.nii.gz") if "manual" not in path.name)
+  (tmp_path / "finer").mkdir()
+  for path in paths:
+    image = nib.load(path)
+    assert all(0.999 * low <= mm <= 1.001 * high for mm in sorted(image.header.get_zooms())[:2])
+    finer, affine = np.asarray(image.dataobj), image.affine.copy()
+    for axis in {0, 1, 2} - {int(np.argmax(image.header.get_zooms()))}:
+      finer, affine[:, axis] = np.repeat(finer, 2, axis), affine[:, axis] / 2
+    nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / path.name)
+  affine[:3, :3] *= 1e-3
+  nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / "metres.nii.gz")
+
+  ways = {"own": (volumes,), "resampled": (tmp_path / "finer",), "as_it_is": (tmp_path / "finer", "--noresample")}
+  masks = {}
+  for name, (images, *flags) in ways.items():
+    flags += f"--weights={weights}", f"--input={images}", f"--output={tmp_path / name}"
+    finished = run_command("vamcei_jax.predict", *flags)
+    assert finished.returncode == int(name == "resampled"), finished.stderr
+    assert ("metres.nii.gz: pixels of" in finished.stderr) == (name == "resampled")
+    assert (f"resampled to the {low:.3g} mm of the training" in finished.stdout) == (name == "resampled")
+    masks[name] = [np.asarray(nib.load(tmp_path / name / path.name).dataobj) for path in paths]
+  coarser = lambda mask, own: mask[tuple(slice(None, None, n // m) for n, m in zip(mask.shape, own.shape, strict=True))]
+  differ = lambda name: np.mean([
+    np.mean(coarser(mask, own) != own) for mask, own in zip(masks[name], masks["own"], strict=True)
+  ])
+  assert 3 * differ("resampled") < differ("as_it_is")
+
+
+def test_without_its_prepared_data_a_run_is_exported_and_resamples_nothing(run_command, tiny_run, tmp_path):
+  moved = shutil.copytree(tiny_run, tmp_path / "moved")
+  change(moved / "vamcei", lambda config: config["data"].update(datasets=["other", "other"]))
+  finished = run_command("vamcei_jax.export", f"--workdir={moved}", f"--output={tmp_path / 'weights'}")
+  assert finished.returncode == 0
+  assert "prepared data not found" in finished.stderr
+  assert read_weights(tmp_path / "weights")[1].pixel_mm is None
+
+
+def test_weights_of_version_0_1_have_today_s_defaults_for_later_fields(weights, tmp_path):
+  shutil.copytree(weights, tmp_path / "earlier")
+  later = ("smooth", "samples", "resample", "pixel_mm")
+  change(tmp_path / "earlier", lambda config: [config["inference"].pop(name) for name in later])
+  assert read_weights(tmp_path / "earlier")[1] == InferenceConfig(tta=True, postprocess=True)
+
+
+def test_removed_options_of_version_0_1_are_accepted_where_they_are_off(weights, volumes, tmp_path):
+  off = {"odds": [1.0, 1.0, 1.0], "apex": None}
+  earlier = shutil.copytree(weights, tmp_path / "earlier")
+  change(earlier, lambda config: config["inference"].update(off))
+  change(earlier, lambda config: config["data"].update(view=config["data"].pop("plane")))
+  path = next(path for path in sorted(volumes.iterdir()) if "manual" not in path.name)
+  np.testing.assert_array_equal(load_segmenter(earlier)(path).mask, load_segmenter(weights)(path).mask)
+  for field, value in (("odds", [1.0, 0.5, 1.0]), ("apex", [[0.1, 0.1, 0.1]])):
+    change(earlier, lambda config, field=field, value=value: config["inference"].update(off | {field: value}))
+    with pytest.raises(InputError, match=f"earlier/config.json: config.inference.{field}=.*: a removed option"):
+      read_weights(earlier)
+
+
+@pytest.mark.parametrize("mm", ["nan", "-1"])
+def test_smoothing_by_no_length_is_refused(run_command, weights, volumes, tmp_path, mm):
+  flags = f"--weights={weights}", f"--input={volumes}", f"--output={tmp_path}", f"--smooth={mm}"
+  assert "--smooth" in error_of(run_command("vamcei_jax.predict", *flags))
+
+
+def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_command):
+  for name in ("cut", "flipped", "other"):
+    shutil.copytree(weights, tmp_path / name)
+  path = tmp_path / "cut" / WEIGHTS_FILE
+  path.write_bytes(path.read_bytes()[:-10])
+  flags = f"--weights={tmp_path / 'cut'}", f"--input={volumes}", f"--output={tmp_path / 'masks'}"
+  assert str(path) in error_of(run_command("vamcei_jax.predict", *flags))
+  assert not (tmp_path / "masks").exists()
+  assert "Exactly one of" in error_of(run_command("vamcei_jax.predict", f"--workdir={weights}", *flags))
+
+  path = tmp_path / "flipped" / WEIGHTS_FILE
+  content = bytearray(path.read_bytes())
+  content[-1000] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r"flipped.*damaged"):
+    read_weights(tmp_path / "flipped")
+  change(tmp_path / "other", lambda config: config["model"].update(norm="group", widths=[8, 8, 8]))
+  with pytest.raises(InputError, match=r"other.*not the weights"):
+    read_weights(tmp_path / "other")
+
+
+def change(folder, edit):
+  """Rewrites config.json as edit(content) leaves it."""
+  content = json.loads((folder / "config.json").read_text())
+  edit(content)
+  (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+  "edit",
+  [
+    lambda config: config.update(stages=["nosuch"]),
+    lambda config: config.update(stages="vamcei"),
+    lambda config: config.update(stages=5),
+    lambda config: config.pop("model"),
+    lambda config: config.pop("data"),
+    lambda config: config.pop("inference"),
+    lambda config: config.update(inference=[]),
+    lambda config: config["inference"].update(tta="no"),
+    lambda config: config["inference"].update(pixel_mm=[1.0]),
+    lambda config: config["inference"].pop("sha256"),
+    lambda config: config["model"].update(widths="a"),
+    lambda config: config["data"].update(size=[63, 64]),
+    lambda config: config["data"].update(percentiles=[99, 1]),
+    lambda config: config.update({"a.b": 1}),
+  ],
+)
+def test_a_config_that_weights_cannot_have_is_named(weights, tmp_path, edit):
+  folder = shutil.copytree(weights, tmp_path / "weights")
+  change(folder, edit)
+  with pytest.raises(InputError, match=str(folder)):
+    read_weights(folder)
+
+
+def test_a_stage_that_cannot_be_exported_is_named(run_command, tiny_run, tmp_path):
+  export = lambda folder, output: error_of(
+    run_command("vamcei_jax.export", f"--workdir={folder}", f"--output={output}")
+  )
+  before = (tiny_run / "config.json").read_text()
+  assert "choose another --output" in export(tiny_run, tiny_run)
+  assert (tiny_run / "config.json").read_text() == before
+  cut = shutil.copytree(tiny_run, tmp_path / "cut")
+  shutil.rmtree(cut / "vamcei" / "checkpoints" / "8")
+  assert "no intact checkpoint of its last step" in export(cut, tmp_path / "weights")
+  assert not (tmp_path / "weights").exists()
+
+
+def test_what_half_precision_does_not_hold_is_not_written(weights, tmp_path):
+  config, inference, networks = read_weights(weights)
+  with pytest.raises(InputError, match="float16"):
+    write_weights(tmp_path, config, inference, jax.tree.map(lambda x: 1e6 * (1.0 + x), networks))
+  assert not list(tmp_path.iterdir())

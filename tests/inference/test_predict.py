@@ -1,0 +1,230 @@
+"""Prediction in practice: any size, spacing and orientation, uncertainty and probabilities, files that are bad."""
+
+import csv
+import dataclasses
+import itertools
+import shutil
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+
+from tests.test_command_lines import error_of
+from vamcei_jax.config.files import read_config, write_config
+from vamcei_jax.data.nifti import list_volumes, write_volume
+from vamcei_jax.errors import InputError
+from vamcei_jax.inference.load import load_segmenter
+from vamcei_jax.inference.postprocess import smooth_slices
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import draw_patient
+from vamcei_jax.predict import write_prediction
+
+VALUES = (0, 200, 500, 600)
+# Three sizes and spacings; the depths differ from patient to patient.
+GRIDS = (Grid(96, 1.5, 8.0, 1, 1), Grid(80, 1.9, 10.0, 1, 1), Grid(128, 1.2, 6.0, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+  """A folder of three volumes: sizes, spacings and oblique affines of their own."""
+  folder = tmp_path_factory.mktemp("volumes")
+  for number, grid in enumerate(GRIDS):
+    patient = draw_patient(3, number, "lge", grid)
+    write_volume(folder / f"volume{number}.nii.gz", patient.voxels, patient.affine)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(tiny_run):
+  """The tiny run's last stage, compiled once for all tests."""
+  return load_segmenter(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def predictor(segmenter):
+  """predict(path, output, probabilities, **options): writes the maps of a volume as the command line does."""
+
+  def predict(path, output, *, probabilities=False, **options):
+    inference = dataclasses.replace(segmenter.inference, **options)
+    prediction = dataclasses.replace(segmenter, inference=inference)(path)
+    write_prediction(prediction, path, output, probabilities=probabilities)
+    return prediction
+
+  return predict
+
+
+def reorient(path, orientation, to):
+  """The same volume with its axes permuted and flipped, its affine telling so."""
+  image = nib.load(path)
+  voxels = apply_orientation(np.asarray(image.dataobj), orientation)
+  nib.Nifti1Image(voxels, image.affine @ inv_ornt_aff(orientation, image.shape)).to_filename(to)
+
+
+AXES = [(0, 1, 2), (2, 0, 1), (1, 0, 2)]
+FLIPS = [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, 1, -1)]
+ORIENTATIONS = [np.array(list(zip(*turn, strict=True))) for turn in itertools.product(AXES, FLIPS)]
+
+
+def test_a_reoriented_volume_has_the_reoriented_mask_on_its_own_grid(predictor, volumes, tmp_path):
+  for number in range(3):
+    path = volumes / f"volume{number}.nii.gz"
+    predictor(path, tmp_path)
+    mask = nib.load(tmp_path / path.name)
+    np.testing.assert_array_equal(mask.affine, nib.load(path).affine)
+    assert mask.shape == nib.load(path).shape
+    straight = np.asarray(mask.dataobj)
+    assert {200, 500, 600} & set(np.unique(straight))
+    for turn, orientation in enumerate(ORIENTATIONS):
+      turned = tmp_path / f"turned{number}_{turn}.nii.gz"
+      reorient(path, orientation, turned)
+      predictor(turned, tmp_path / "turned")
+      result = nib.load(tmp_path / "turned" / turned.name)
+      np.testing.assert_array_equal(result.dataobj, apply_orientation(straight, orientation))
+      np.testing.assert_array_equal(result.affine, nib.load(turned).affine)
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_probabilities_are_smoothed_along_the_stack_by_mm(predictor, volumes, tmp_path, samples):
+  """Whichever axis of the file that is."""
+  turned = tmp_path / "turned.nii.gz"
+  reorient(volumes / "volume0.nii.gz", ORIENTATIONS[5], turned)  # slices first
+  image = nib.load(turned)
+  (axis,) = np.flatnonzero(np.isclose(image.header.get_zooms(), GRIDS[0].thickness))
+  assert axis != np.flatnonzero(np.isclose(nib.load(volumes / "volume0.nii.gz").header.get_zooms(), GRIDS[0].thickness))
+  probs = {}
+  for smooth in (0.0, 5.0):
+    folder = tmp_path / str(smooth)
+    predictor(turned, folder, probabilities=True, samples=samples, smooth=smooth)
+    said = np.asarray(nib.load(folder / "turned_probabilities.nii.gz").dataobj)
+    probs[smooth] = np.moveaxis(said, axis, 0)
+  assert np.abs(probs[5.0] - probs[0.0]).max() > 0.05
+  np.testing.assert_allclose(probs[5.0], smooth_slices(probs[0.0], GRIDS[0].thickness, 5.0), atol=2e-3)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "SRA", "IPL"])
+def test_straight_orientations_of_one_volume_have_one_mask(predictor, tmp_path, codes):
+  """A volume along the body's axes, as those of the heart's own are not, stored in any of their orders."""
+  patient = draw_patient(3, 0, "lge", GRIDS[1])
+  affine = np.diag([1.9, 1.9, 10.0, 1.0])
+  stored = nib.Nifti1Image(patient.voxels.transpose(2, 1, 0), affine)
+  turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+  stored.to_filename(tmp_path / "straight.nii")
+  stored.as_reoriented(turn).to_filename(tmp_path / "turned.nii")
+  assert "".join(nib.aff2axcodes(nib.load(tmp_path / "turned.nii").affine)) == codes
+  for name in ("straight", "turned"):
+    predictor(tmp_path / f"{name}.nii", tmp_path / "masks")
+  straight, turned = (nib.load(tmp_path / "masks" / f"{name}.nii") for name in ("straight", "turned"))
+  np.testing.assert_array_equal(turned.dataobj, straight.as_reoriented(turn).dataobj)
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 3}])
+def test_a_folder_of_any_sizes_compiles_once(predictor, volumes, tmp_path, options):
+  compiled = []
+  listener = lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  jax.clear_caches()
+  predictor(volumes / "volume0.nii.gz", tmp_path, **options)
+  assert compiled
+  compiled.clear()
+  for number in (1, 2):
+    predictor(volumes / f"volume{number}.nii.gz", tmp_path, **options)
+  assert compiled == []
+
+
+def test_probabilities_entropy_and_uncertainty_agree_with_the_mask(predictor, volumes, tmp_path):
+  path = volumes / "volume1.nii.gz"
+  rows = predictor(path, tmp_path, samples=4, probabilities=True).uncertainty
+  probs = np.asarray(nib.load(tmp_path / "volume1_probabilities.nii.gz").dataobj)
+  entropies = np.asarray(nib.load(tmp_path / "volume1_entropy.nii.gz").dataobj)
+  mask = np.asarray(nib.load(tmp_path / "volume1.nii.gz").dataobj)
+  np.testing.assert_array_equal(np.take(VALUES, probs.argmax(-1)), mask)
+  np.testing.assert_allclose(probs.sum(-1), 1.0, atol=1e-5)
+  logs = np.log(probs, where=probs > 0, out=np.zeros_like(probs))
+  np.testing.assert_allclose(entropies, -(probs * logs).sum(-1), atol=1e-5)
+  spacing = nib.affines.voxel_sizes(nib.load(path).affine)
+  for row, value in zip(rows.values(), VALUES[1:], strict=True):
+    assert row["volume_ml"] == pytest.approx((mask == value).sum() * np.prod(spacing) / 1000, rel=1e-4)
+    assert row["entropy"] == pytest.approx(entropies[mask == value].mean(), rel=1e-4)
+    assert 0 < row["agreement"] < 1
+    assert row["volume_std_ml"] > 0
+
+
+def test_of_an_earlier_prediction_nothing_is_left_that_is_not_the_mask_s(run_command, tiny_run, volumes, tmp_path):
+  where = lambda name: [f"--workdir={tiny_run}", f"--input={volumes / name}", f"--output={tmp_path}"]
+  for name, flags in (("volume0.nii.gz", ["--samples=2", "--probabilities"]), ("volume1.nii.gz", ["--samples=2"])):
+    assert run_command("vamcei_jax.predict", *where(name), *flags).returncode == 0
+  with (tmp_path / "uncertainty.csv").open() as table:
+    assert [row["volume"] for row in csv.DictReader(table)] == ["volume0.nii.gz"] * 3 + ["volume1.nii.gz"] * 3
+  assert run_command("vamcei_jax.predict", *where("volume0.nii.gz")).returncode == 0
+  with (tmp_path / "uncertainty.csv").open() as table:
+    assert [row["volume"] for row in csv.DictReader(table)] == ["volume1.nii.gz"] * 3
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {"uncertainty.csv", "volume0.nii.gz", "volume1.nii.gz", "volume1_entropy.nii.gz"}
+  # Were this folder predicted, the maps would not be taken for volumes.
+  assert [path.name for path in list_volumes(tmp_path)] == ["volume0.nii.gz", "volume1.nii.gz"]
+
+
+def test_draws_of_a_volume_do_not_depend_on_what_else_is_predicted(predictor, volumes, tmp_path):
+  path = volumes / "volume2.nii.gz"
+  first = predictor(path, tmp_path / "a", samples=3)
+  predictor(volumes / "volume0.nii.gz", tmp_path / "b", samples=3)
+  assert predictor(path, tmp_path / "b", samples=3).uncertainty == first.uncertainty
+  np.testing.assert_array_equal(
+    *(nib.load(tmp_path / folder / "volume2_entropy.nii.gz").dataobj for folder in ("a", "b"))
+  )
+
+
+def test_more_draws_come_near_to_each_other(predictor, volumes, tmp_path):
+  """The mean over draws converges: halves of many draws agree better than halves of few."""
+  probs = {}
+  for samples in (2, 4, 32, 64):
+    predictor(volumes / "volume0.nii.gz", tmp_path / str(samples), samples=samples, probabilities=True)
+    probs[samples] = np.asarray(nib.load(tmp_path / str(samples) / "volume0_probabilities.nii.gz").dataobj)
+  assert np.abs(probs[64] - probs[32]).mean() < 0.5 * np.abs(probs[4] - probs[2]).mean()
+
+
+def test_a_bad_file_does_not_stop_the_others(run_command, tiny_run, volumes, tmp_path):
+  source = tmp_path / "volumes"
+  source.mkdir()
+  for file in volumes.iterdir():
+    (source / file.name).write_bytes(file.read_bytes())
+  (source / "volume1.nii.gz").write_bytes(b"nonsense")
+  where = [f"--workdir={tiny_run}", f"--input={source}", f"--output={tmp_path / 'o'}"]
+  finished = run_command("vamcei_jax.predict", *where, "--tta", "--samples=2", "--postprocess")
+  assert finished.returncode == 1, finished.stderr
+  assert [line for line in finished.stderr.splitlines() if line.startswith("error: ")] == [
+    line for line in finished.stderr.splitlines() if f"{source / 'volume1.nii.gz'}: not a readable NIfTI file" in line
+  ]
+  assert "2 of 3 volumes segmented" in finished.stdout
+  written = sorted(file.name for file in (tmp_path / "o").iterdir())
+  maps = [f"volume{n}{kind}.nii.gz" for n in (0, 2) for kind in ("", "_entropy")]
+  assert written == ["uncertainty.csv", *sorted(maps)]
+  with (tmp_path / "o" / "uncertainty.csv").open() as table:
+    rows = list(csv.DictReader(table))
+  assert [(row["volume"], row["structure"]) for row in rows] == [
+    (f"volume{n}.nii.gz", name) for n in (0, 2) for name in ("Myo", "LV", "RV")
+  ]
+
+  for name in ("volume0", "volume2"):
+    (source / f"{name}.nii.gz").write_bytes(b"nonsense")
+  finished = run_command("vamcei_jax.predict", *where[:2], f"--output={tmp_path / 'none'}")
+  assert "(2 other files failed as well)" in error_of(finished)
+  assert not (tmp_path / "none").exists()
+
+
+def test_transforms_that_were_not_trained_are_refused(tiny_run, tmp_path):
+  workdir = shutil.copytree(tiny_run, tmp_path / "run")
+  config = read_config(workdir / "vamcei")
+  config["augment"].update(rotation=0.0, scale=0.0, flip=[])
+  write_config(workdir / "vamcei", config)
+  with pytest.raises(InputError, match="trained without rotation, scale or flip"):
+    load_segmenter(workdir, tta=True)
+
+
+def test_test_time_augmentation_changes_probabilities_a_little(tiny_run, volumes, segmenter):
+  path = volumes / "volume0.nii.gz"
+  plain, averaged = (predict(path).probabilities for predict in (segmenter, load_segmenter(tiny_run, tta=True)))
+  assert 0 < np.abs(plain - averaged).mean() < 0.05
+  np.testing.assert_allclose(averaged.sum(-1), 1.0, atol=1e-5)

@@ -1,0 +1,372 @@
+"""A step on many devices, in many dispatches, for many runs is the step on one; what it sends does not grow with M; and
+what XLA is told when it compiles one.
+
+As a program, this file makes the comparisons that need several devices, on eight that the CPU is divided into.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+import pytest
+from vamcei_jax.stages import stage_config
+
+from tests.configs import tiny
+from tests.conftest import ROOT, command
+from tests.runs import assert_same, final_state
+from vamcei_jax import distributed
+from vamcei_jax.data.loader import augment_batch, batch_indices, draw_batch, draw_keys
+from vamcei_jax.errors import InputError
+from vamcei_jax.methods import cyclegan, supervised, vamcei
+from vamcei_jax.methods import state as method_state
+from vamcei_jax.models.cpu_gradients import EPSILON
+from vamcei_jax.models.layers import InstanceNorm, pointwise
+from vamcei_jax.pipeline.record import read_record
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save
+from vamcei_jax.training.loop import read_log, steps_to_go
+
+STEPS = 10
+
+
+@pytest.mark.slow
+def test_the_number_of_devices_changes_nothing():
+  flags = "--xla_force_host_platform_device_count=8"
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+  done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=1800)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split() == ["devices", "streamed", "skipped", "translators", "bytes", "grid"]
+
+
+def on_eight_devices():
+  assert jax.device_count() == 8
+  # Adam makes a full step of any gradient, be it rounding alone, and the sign of that differs. SGD shows the gradients.
+  method_state.make_optimizer = lambda config: optax.sgd(1.0)
+  config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
+
+  def train(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
+    draw, step = partial(draw_batch if feed is None else augment_batch, config=config), partial(method.make_step, config)
+    run = distributed.compile_steps(step, draw, devices, streamed=feed is not None, scanned=scanned)
+    state = distributed.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
+    state, metrics = run(state, distributed.replicate(data, devices) if feed is None else feed, key, steps)
+    return jax.device_get(distributed.replica((metrics, state.params)))
+
+  expected = train(jax.devices()[:1], vamcei, config)
+  for count in (2, 4, 8):
+    compare(train(jax.devices()[:count], vamcei, config), expected)
+  supervision = train(jax.devices()[:1], supervised, config)
+  compare(train(jax.devices(), supervised, config), supervision)
+  print("devices")
+
+  picked = [pick_slices(data, key, step, config) for step in range(STEPS)]
+  compare(train(jax.devices()[:4], vamcei, config, feed=picked), expected)
+  print("streamed")
+
+  hurt = jax.tree.map(np.copy, data)
+  hurt["source"]["image"][batch_indices(draw_keys(key, "source")[0], 0, 20, 8)[5]] = np.nan  # of one device, once
+  for scanned in (False, True):
+    got, expected = (train(jax.devices()[:n], supervised, config, None, 2, hurt, scanned) for n in (8, 1))
+    compare(got, expected)
+    assert np.concatenate([np.atleast_1d(metrics["skipped"]) for metrics in got[0]]).tolist() == [1.0, 0.0]
+    assert all(np.isfinite(values).all() for values in jax.tree.leaves(got[1]))
+  print("skipped")
+
+  translation = translation_config(rate=1e-3)
+  # Two steps: the adversaries soon make much of little.
+  alone = train(jax.devices()[:1], cyclegan, translation, steps=2)
+  compare(train(jax.devices()[:4], cyclegan, translation, steps=2), alone)
+  print("translators")
+
+  assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
+  print("bytes")
+
+  draw = partial(draw_batch, config=config)
+  devices, seeds = jax.devices()[:2], (1, 5, 7, 8)
+  states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
+  states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
+  keys = jax.numpy.stack([jax.random.key(10 + seed) for seed in seeds])
+  alone = distributed.make_grid(states, devices[:1], mapped=False)
+  states = [jax.device_put(*one) for one in zip(states, distributed.grid_placement(4, devices), strict=True)]
+  with jax.transfer_guard_device_to_device("disallow_explicit"):  # each device stacks its own
+    mapped = distributed.make_grid(states, devices, mapped=True)
+    distributed.members(mapped)
+  assert_spread(mapped, devices)
+  compiled = partial(distributed.compile_grid, vamcei.make_step(config), draw)
+  theirs, got = compiled(devices, mapped=True)(mapped, distributed.replicate(data, devices), keys, 3)
+  ours, expected = compiled(devices[:1], mapped=False)(alone, data, keys, 3)
+  assert_spread(theirs, devices)
+  with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder), keep=1) as checkpoints:
+    save(checkpoints, distributed.members(theirs), 3, None)
+    checkpoints.wait_until_finished()
+    places = distributed.grid_placement(len(states), devices)
+    restored, _ = restore_newest(checkpoints, jax.eval_shape(lambda: states), places)
+  assert [state.step.sharding for state in restored] == places
+  assert_same(restored, distributed.members(theirs))
+  assert np.std(expected["loss"]) > 1e-3
+  compare(([got], [own.params for own in distributed.members(theirs)]), ([expected], [own.params for own in ours]))
+  print("grid")
+
+
+def assert_spread(grid, devices):
+  """Each device has its share of a grid's runs and of its bytes, and a member is on the device that has it."""
+  is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  arrays = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(grid)]
+  assert all({shard.device for shard in x.addressable_shards} == set(devices) for x in arrays)
+  assert all(len(shard.data) * len(devices) == len(x) for x in arrays for shard in x.addressable_shards)
+  members = distributed.members(grid)
+  share = len(members) // len(devices)
+  for number, member in enumerate(members):
+    assert all(x.devices() == {devices[number // share]} for x in jax.tree.leaves(member))
+
+
+def compare(got, expected):
+  """Losses to 1e-5, norms of gradients to 1e-3 of theirs, and parameters to 1e-4."""
+  (metrics, params), (their_metrics, their_params) = got, expected
+  for own, other in zip(metrics, their_metrics, strict=True):
+    assert own.keys() == other.keys()
+    for name in own:
+      tolerance = 1e-3 if name.startswith("gradient_") else 1e-5
+      np.testing.assert_allclose(own[name], other[name], rtol=tolerance, atol=1e-5, err_msg=name)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), params, their_params)
+
+
+def eight_images(rate):
+  """A tiny VAMCEI with a batch of 8."""
+  config = tiny.get_config()
+  config.train.batch_size = 8
+  config.optimizer.rates.update(dict.fromkeys(config.optimizer.rates, rate))
+  # A sum of KLs. Of "paper", the difference of two, some digits are lost (tests/losses has it on several devices).
+  config.loss.global_kl.estimator = "pairwise"
+  return config
+
+
+def translation_config(rate):
+  from tests.configs import tiny_multistage
+
+  config = stage_config(tiny_multistage.get_config(), "translate")
+  config.train.batch_size = 4
+  config.optimizer.rates.update(dict.fromkeys(config.optimizer.rates, rate))
+  return config
+
+
+def example():
+  rng = np.random.default_rng(0)
+  images = lambda count: rng.uniform(size=(count, 32, 32)).astype(np.float32)
+  label = rng.integers(0, 4, (20, 32, 32)).astype(np.uint8)
+  return {"source": {"image": images(20), "label": label}, "target": {"image": images(30)}}
+
+
+def pick_slices(data, key, step, config):
+  """What a step's batch is made of, by the loader's own indices."""
+  picked = {}
+  for domain, slices in data.items():
+    index = batch_indices(draw_keys(key, domain)[0], step, len(slices["image"]), config.train.batch_size)
+    picked[domain] = {name: values[np.asarray(index)] for name, values in slices.items()}
+  return picked
+
+
+def all_reduced_bytes(config, images):
+  """What the compiled step on eight devices sends, by the operands of its collectives."""
+  image = np.zeros((8, images // 8, *config.data.crop, 1), np.float32)
+  batch = {"source": {"image": image, "label": np.zeros(image.shape[:-1], np.int32)}, "target": {"image": image}}
+  step = jax.pmap(vamcei.make_step(config, distributed.AXIS), axis_name=distributed.AXIS, in_axes=(None, 0), out_axes=None)
+  state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(0)))()
+  text = step.lower(state, batch).compile().as_text()
+  kinds = "(all-reduce|all-gather|all-to-all|collective-permute)(-start)?"
+  collectives = [line for line in text.splitlines() if re.search(rf"= .*{kinds}\(", line)]
+  assert all("all-reduce" in line for line in collectives)
+  sizes = [shape for line in collectives for shape in re.findall(r"f32\[([\d,]*)\]", line.split("all-reduce")[0])]
+  return sum(4 * int(np.prod([int(n) for n in shape.split(",") if n])) for shape in sizes)
+
+
+def test_steps_are_compiled_with_the_options(monkeypatch):
+  monkeypatch.setattr(parallel, "compiler_options", lambda devices: {"xla_no_such_option": True})
+  draw, step = (lambda *_, **__: None), (lambda state, batch: (state, {}))
+  run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+    run(method_state.State(np.int32(0), *[None] * 8), None, jax.random.key(0), 1)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about XLA's kernels for CPUs")
+def test_convolutions_on_the_cpu_and_their_gradients_do_not_go_to_ynnpack():
+  convolve = partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
+  loss = lambda x, kernel: (convolve(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC")) ** 2).sum()
+  shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((8, 32, 32, 32), (3, 3, 32, 32))]
+  options = distributed.compiler_options(jax.devices())
+  text = jax.jit(jax.grad(loss, (0, 1)), compiler_options=options).lower(*shapes).compile().as_text()
+  assert text.count(" convolution(") == 3
+  assert "__ynn_fusion" not in text
+
+
+def test_normed_products_are_right_with_the_options():
+  # jaxlib 0.10.2 has sums over products of more than 32,768 rows wrong in a form near to this one (jax-ml/jax#39103).
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(2, 160, 120, 16)), rng.normal(size=(1, 1, 16, 8))
+  ones, zeros, weights = np.ones(8), np.zeros(8), rng.normal(size=(2, 160, 120, 8))
+
+  def normed(x, kernel, scale, bias):
+    product = pointwise(8, use_bias=False).apply({"params": {"kernel": kernel}}, x)
+    return InstanceNorm().apply({"params": {"scale": scale, "bias": bias}}, product)
+
+  def with_gradients(weights, *arguments):
+    output, gradients = jax.vjp(normed, *arguments)
+    return output, *gradients(weights)
+
+  program = jax.jit(with_gradients, compiler_options=distributed.compiler_options(jax.devices()))
+  got = program(*(array.astype(np.float32) for array in (weights, x, kernel, ones, zeros)))
+
+  mean = lambda x: x.mean((1, 2), keepdims=True)
+  product = x @ kernel[0, 0]
+  rate = 1 / np.sqrt(mean(product**2) - mean(product) ** 2 + EPSILON)
+  output = rate * (product - mean(product))
+  of_product = rate * (weights - mean(weights) - output * mean(weights * output))
+  of_kernel = np.einsum("bhwc,bhwd->cd", x, of_product)[None, None]
+  sums = (weights * output).sum((0, 1, 2)), weights.sum((0, 1, 2))
+  for own, expected in zip(got, (output, of_product @ kernel[0, 0].T, of_kernel, *sums), strict=True):
+    np.testing.assert_allclose(own, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_as_many_runs_are_mapped_as_memory_holds():
+  config, data, key = eight_images(rate=1e-4), example(), jax.random.key(0)
+  state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
+  size = sum(x.nbytes for x in jax.tree.leaves(state))
+
+  def at_once(memory, devices=1):
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": memory})
+    draw = partial(draw_batch, config=config)
+    return distributed.runs_at_once(vamcei.make_step(config), draw, state, data, key, [device] * devices)
+
+  assert at_once(0, devices=3) == 3
+  many = at_once(4 << 30)
+  assert 1 < many < 0.8 * (4 << 30) / (2 * size)  # a state before and one after a step
+  assert at_once(4 << 30, devices=2) == 2 * many
+
+
+@pytest.mark.slow
+def test_many_steps_in_a_dispatch_are_as_many_calls():
+  config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]
+  results = []
+  for scanned in (False, True):
+    draw = partial(draw_batch, config=config)
+    run = distributed.compile_steps(partial(vamcei.make_step, config), draw, devices, streamed=False, scanned=scanned)
+    state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
+    state, metrics = run(state, data, key, 4)
+    stacked = jax.tree.map(lambda *x: np.concatenate([np.ravel(own) for own in x]), *metrics)
+    results.append(([stacked], jax.device_get(state.params)))
+  assert results[0][0][0]["loss"].shape == (4,)
+  compare(*results)
+
+
+def test_a_dispatch_ends_where_something_is_due():
+  config = tiny.get_config()
+  config.train.update(steps=37, steps_per_call=10, log_every=8, eval_every=20, checkpoint_every=15)
+
+  class Accelerator:
+    platform = "gpu"
+
+  step, seen = 0, [0]
+  while step < 37:
+    step += steps_to_go(step, config, [Accelerator()])
+    seen.append(step)
+  assert {8, 16, 24, 32, 20, 15, 30, 37} <= set(seen)
+  assert max(np.diff(seen)) <= 10
+  assert steps_to_go(0, config, jax.devices("cpu")) == 1
+
+
+def test_devices_get_equal_shares(monkeypatch):
+  class Device:
+    def __init__(self, number):
+      self.id, self.process_index = number % 4, number // 4
+
+  monkeypatch.setattr(jax, "devices", lambda: [Device(number) for number in (5, 0, 1, 4, 3, 2, 7, 6)])
+  monkeypatch.setattr(jax, "device_count", lambda: 8)
+  for batch, used in ((8, 8), (16, 8), (12, 4), (3, 1)):
+    assert len(distributed.devices_for(batch)) == used
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert [4 * d.process_index + d.id for d in distributed.devices_for(8)] == list(range(8))
+  with pytest.raises(InputError, match="batch_size=12: must be a multiple of the 8 devices of 2 hosts"):
+    distributed.devices_for(12)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  assert distributed.host_share(8) == slice(4, 8)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory, prepared):
+  workdir = tmp_path_factory.mktemp("one") / "run"
+  finish([start(workdir, prepared)])
+  return workdir
+
+
+@pytest.mark.slow
+def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared, tmp_path):
+  port = free_port()
+  finish([start(tmp_path, prepared, f"--coordinator=127.0.0.1:{port}", "--hosts=2", f"--host={i}") for i in (0, 1)])
+  compare_runs(tmp_path, one_device)
+  assert (tmp_path / "results.json").exists()
+  assert len(list((tmp_path / "vamcei").glob("events.*"))) == 1
+
+  # What four devices of two hosts have saved, one goes on with.
+  for name in ("vamcei/checkpoints/8", "results.json"):
+    target = tmp_path / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+  (output,) = finish([start(tmp_path, prepared)])
+  assert "vamcei: resumes at step 6 of 8; compiling" in output
+  compare_runs(tmp_path, one_device)
+  devices = [session["devices"] for session in read_record(tmp_path)["sessions"]]
+  assert [(own["count"], own["hosts"]) for own in devices] == [(4, 2), (1, 1)]
+
+
+def start(workdir, prepared, *flags):
+  """Training by the command line; on two devices, if it is one of several hosts."""
+  rates = ("segmenter", "decoders", "discriminator")
+  arguments = [
+    "--config=tests/configs/tiny.py", "--config.stages=('vamcei',)", "--config.train.batch_size=8",
+    *(f"--config.optimizer.rates.{name}=1e-4" for name in rates),
+    f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}", *flags,
+  ]
+  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+  if flags:
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+  pipe = subprocess.PIPE
+  return subprocess.Popen(
+    command("vamcei_jax.main", *arguments), cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+  )
+
+
+def finish(processes):
+  """The standard outputs of processes, all of which must end well."""
+  ended = [process.communicate(timeout=300) for process in processes]
+  for process, (_, errors) in zip(processes, ended, strict=True):
+    assert process.returncode == 0, errors
+  assert not any(output for output, _ in ended[1:])  # the first host alone tells
+  return [output for output, _ in ended]
+
+
+def compare_runs(workdir, other):
+  """The losses that two runs have logged, and their final parameters: by Adam, which a few signs of rounding move."""
+  ours, theirs = (read_log(folder / "metrics.jsonl") for folder in (workdir, other))
+  assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+  for name in ("loss", "cross_entropy", "dice_loss", "reconstruction", "prior_kl", "prototypes", "discriminator"):
+    got, expected = ([line[name] for line in lines] for lines in (ours, theirs))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+  flat = lambda folder: np.concatenate([np.ravel(x) for x in jax.tree.leaves(final_state(folder, "vamcei").params)])
+  assert np.abs(flat(workdir) - flat(other)).mean() < 1e-5  # of some 4e-4 that they have moved
+
+
+def free_port():
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
+
+
+if __name__ == "__main__":
+  on_eight_devices()

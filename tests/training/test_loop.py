@@ -1,0 +1,140 @@
+"""What a run promises: the same parameters after a kill, no recompilation, and nothing learned from target labels."""
+
+import json
+import signal
+import subprocess
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from tests.configs import tiny_multistage
+from tests.conftest import ROOT, command
+from tests.runs import assert_same, final_state
+from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.distributed import compile_steps
+from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.run import run
+from vamcei_jax.pipeline.stages import STAGES
+from vamcei_jax.training.checkpoints import open_checkpoints
+from vamcei_jax.training.log import open_log, read_log
+
+SLOW_STAGES = [
+  pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "target_vamcei", "translate")
+]
+
+
+def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prepared, tmp_path):
+  arguments = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
+  process = subprocess.Popen(
+    command("vamcei_jax.main", *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+  # Step 6 has been taken, step 8 not: the newest checkpoint is that of step 4 or 6, whole or in the making.
+  for line in process.stdout:
+    if line.startswith("vamcei     6/8"):
+      process.send_signal(signal.SIGKILL)
+      break
+  process.stdout.read()
+  assert process.wait() == -signal.SIGKILL
+  assert not (tmp_path / "results.json").exists()
+
+  resumed = subprocess.run(command("vamcei_jax.main", *arguments), cwd=ROOT, capture_output=True, text=True)
+  assert resumed.returncode == 0, resumed.stderr
+  assert "no_adaptation: finished at step 8" in resumed.stdout
+  assert "vamcei: resumes at step" in resumed.stdout
+  for stage in ("no_adaptation", "vamcei"):
+    assert_same(final_state(tmp_path, stage), final_state(tiny_run, stage))
+  assert json.loads((tmp_path / "results.json").read_text()) == json.loads((tiny_run / "results.json").read_text())
+  logged = lambda workdir: [(line["stage"], line["step"]) for line in read_log(workdir / "metrics.jsonl")]
+  assert logged(tmp_path) == logged(tiny_run)
+  assert not list(tmp_path.rglob("*tmp*"))
+
+
+def test_a_run_writes_what_others_read(tiny_run):
+  lines = read_log(tiny_run / "metrics.jsonl")
+  adapted = [line for line in lines if line["stage"] == "vamcei"]
+  assert [line["step"] for line in adapted if line["step"] % 2 == 0] == [2, 4, 6, 8]
+  terms = {"step", "loss", "segmentation", "reconstruction", "prior_kl", "global_alignment", "prototypes"}
+  assert all(terms | {"generator", "discriminator"} <= set(line) for line in adapted)
+  assert {"dice", "dice_Myo", "dice_LV", "dice_RV"} <= set(adapted[-1])
+
+  results = json.loads((tiny_run / "results.json").read_text())
+  assert list(results["methods"]) == ["no_adaptation", "vamcei"]
+  assert (results["split"], results["comparison"]["method"]) == ("test", "vamcei")
+  for stage in ("no_adaptation", "vamcei"):
+    metrics = json.loads((tiny_run / stage / "metrics.json").read_text())
+    assert metrics == {"split": "test", "methods": {stage: results["methods"][stage]}}
+    summary, patients = (results["methods"][stage][part] for part in ("summary", "patients"))
+    by_patient = [scores["Myo"]["dice"] for scores in patients.values()]
+    assert summary["Myo"]["dice"]["mean"] == pytest.approx(np.mean(by_patient))
+    means = [summary[structure]["dice"]["mean"] for structure in ("Myo", "LV", "RV")]
+    assert summary["mean"]["dice"]["mean"] == pytest.approx(np.mean(means))
+    assert len((tiny_run / stage / "metrics.csv").read_text().splitlines()) == 1 + 3 * len(by_patient)
+    assert list((tiny_run / stage).glob("events.*"))
+    pictures = sorted(picture.name for picture in (tiny_run / stage / "pictures").iterdir())
+    assert pictures == ["000004.png", "000008.png"]
+  assert (tiny_run / "overlays.png").stat().st_size > 10_000
+
+
+def test_checkpoints_keep_the_newest_and_the_best(tiny_run):
+  lines = [line for line in read_log(tiny_run / "metrics.jsonl") if line["stage"] == "vamcei" and "dice" in line]
+  best = max(lines, key=lambda line: (line["dice"], line["step"]))["step"]
+  steps = set(open_checkpoints(tiny_run / "vamcei" / "checkpoints", 2).all_steps())
+  assert steps == {6, 8} | {best}
+
+
+@pytest.mark.parametrize("stage", ["distill", *SLOW_STAGES])
+def test_one_compilation_serves_every_step(stage):
+  config, method = resolve(tiny_multistage.get_config()).stages[stage], STAGES[stage].method
+  image = jax.random.uniform(jax.random.key(0), (4, 32, 32))
+  data = {"source": {"image": image, "label": (image > 0.5).astype("uint8")}, "target": {"image": image}}
+  if stage == "distill":
+    data["target"]["teacher"] = jax.nn.softmax(jax.random.normal(jax.random.key(1), (4, 32, 32, 4)))
+  key = jax.random.key(0)
+  state = jax.jit(lambda: method.init_state(config, key))()
+  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
+  run = compile_steps(partial(method.make_step, config), draw, jax.devices()[:1], streamed=False)
+  compiled = []
+  listener = lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  state, _ = run(state, data, key, 1)
+  assert compiled
+  compiled.clear()
+  state, _ = run(state, data, key, 3)
+  assert not compiled
+  assert int(state.step) == 4
+
+
+def test_target_labels_change_no_training_result(tiny_run, tiny_config, tmp_path, monkeypatch):
+  """The same run where the target's masks are shuffled between classes ends with the same parameters."""
+  from vamcei_jax.datasets import phantom, volumes
+
+  def mislabelled(patient, volume, classes, preprocess):
+    return volumes.example(patient, volume, (3 - classes).astype(classes.dtype), preprocess)
+
+  original = phantom.Phantom._generate_examples
+
+  def generate(self, *arguments):
+    with monkeypatch.context() as patch:
+      if self.builder_config.domain == "lge":
+        patch.setattr(phantom, "example", mislabelled)
+      yield from original(self, *arguments)
+
+  monkeypatch.setattr(phantom.Phantom, "_generate_examples", generate)
+  tiny_config.data.prepared_dir = str(tmp_path / "mislabelled")
+  tiny_config.stages = ("vamcei",)
+  results = run(tiny_config, tmp_path / "run")
+  assert_same(final_state(tmp_path / "run", "vamcei"), final_state(tiny_run, "vamcei"))
+  methods = json.loads((tiny_run / "results.json").read_text())["methods"]
+  assert results["methods"]["vamcei"] != methods["vamcei"]
+
+
+def test_a_resumed_log_drops_what_will_be_logged_again(tmp_path):
+  lines = [("a", 2), ("b", 2), ("b", 4), ("b", 6)]
+  text = "".join(json.dumps({"stage": stage, "step": step}) + "\n" for stage, step in lines)
+  (tmp_path / "metrics.jsonl").write_text(text + '{"stage": "b", "st')
+  with open_log(tmp_path, "b", 4) as log:
+    log(5, {"loss": 1.5}, None, 8)
+  left = [(line["stage"], line["step"]) for line in read_log(tmp_path / "metrics.jsonl")]
+  assert left == [("a", 2), ("b", 2), ("b", 4), ("b", 5)]

@@ -1,0 +1,102 @@
+"""A volume as a user gives it, in the canonical orientation, with the way back to its own axes."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, ornt_transform
+
+from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, orient, orientation_of, save_image
+from vamcei_jax.errors import InputError
+
+_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+  """A volume as a user gives it.
+
+  Attributes:
+    name: of the volume in error messages.
+    volume: in the canonical orientation.
+    orientation: (3, 2) canonical axis and direction of each of the scan's axes, as in nibabel.orientations.
+    image: with the header and the affine of the scan.
+    path: of the file, or None.
+  """
+
+  name: str
+  volume: Volume
+  orientation: np.ndarray
+  image: nib.Nifti1Image
+  path: Path | None = None
+
+  def restore_axes(self, maps: np.ndarray) -> np.ndarray:
+    """Maps (D, H, W) or (D, H, W, K) in the canonical orientation with the scan's own axes."""
+    return apply_orientation(maps, ornt_transform(_CANONICAL, self.orientation))
+
+  def save(self, path: str | Path, maps: np.ndarray) -> None:
+    """Writes maps with the scan's own axes as a NIfTI file with its header, or not at all.
+
+    Raises:
+      InputError: the file cannot be written, or has another suffix.
+      ValueError: the maps are on another grid.
+    """
+    if maps.shape[:3] != self.image.shape[:3]:
+      raise ValueError(f"a map on a grid of {maps.shape[:3]}, {self.name} has {self.image.shape[:3]}")
+    header = self.image.header.copy()
+    header.set_data_dtype(maps.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0  # the display window of the image does not fit the map
+    save_image(path, type(self.image)(maps, self.image.affine, header))
+
+
+def read_scan(path: Path, plane: str) -> Scan:
+  """The scan in a NIfTI file.
+
+  Raises:
+    InputError: the file cannot be read, or holds no 3-D image of real numbers.
+  """
+  image, voxels = load_image(path)
+  return _make(str(path), image, voxels, plane, path)
+
+
+def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str) -> Scan:
+  """The scan of a nibabel image.
+
+  Raises:
+    InputError: it is no 3-D image of real numbers.
+  """
+  path = image.get_filename()
+  name = path or "the image"
+  image = nib.Nifti1Image.from_image(image)
+  check_header(name, image.header, 3)
+  voxels = np.asanyarray(image.dataobj).reshape(image.shape[:3])
+  return _make(name, image, voxels, plane, Path(path) if path else None)
+
+
+def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> Scan:
+  """The scan of an array (D, H, W) in the canonical orientation.
+
+  Args:
+    voxels: any real type.
+    spacing: mm along D, H and W.
+    plane: a key of PLANES.
+
+  Raises:
+    InputError: the array is not 3-D or not of real numbers, or the spacing is not three positive numbers.
+  """
+  if voxels.ndim != 3 or voxels.dtype.kind not in "iufb":
+    raise InputError(f"array of shape {voxels.shape} and type {voxels.dtype}: expected real numbers (D, H, W)")
+  if len(spacing) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in spacing):
+    raise InputError(f"spacing={tuple(spacing)}: must be three positive numbers, mm along D, H and W")
+  affine = np.diag([*map(float, spacing), 1.0])
+  volume = image_volume("the array", voxels, affine, plane)
+  return Scan("the array", volume, _CANONICAL, nib.Nifti1Image(np.zeros(voxels.shape, np.uint8), affine))
+
+
+def _make(name: str, image: nib.Nifti1Image, voxels: np.ndarray, plane: str, path: Path | None) -> Scan:
+  orientation = orientation_of(np.asarray(image.affine), plane)
+  volume = image_volume(name, *orient(voxels, np.asarray(image.affine), orientation), plane)
+  return Scan(name, volume, orientation, image, path)

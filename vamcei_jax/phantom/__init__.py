@@ -1,0 +1,1 @@
+"""The embedded data: anatomy, MR signal and scanner of synthetic patients."""
