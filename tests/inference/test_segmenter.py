@@ -191,6 +191,16 @@ def test_the_volume_itself_is_not_overwritten(segmenter, path, tmp_path):
   assert volume.read_bytes() == path.read_bytes()
 
 
+def test_a_prediction_can_replace_an_earlier_one_and_be_saved_after_its_volume_is_removed(segmenter, path, tmp_path):
+  volume, mask = tmp_path / "volume.nii.gz", tmp_path / "mask.nii.gz"
+  volume.write_bytes(path.read_bytes())
+  mask.write_bytes(path.read_bytes())
+  prediction = segmenter(volume)
+  volume.unlink()
+  prediction.save(mask)
+  np.testing.assert_array_equal(np.asarray(nib.load(mask).dataobj), prediction.mask)
+
+
 @pytest.mark.parametrize("name", ["mask.png", "mask", "mask.nii.zip"])
 def test_names_that_are_not_of_nifti_are_refused(segmenter, path, tmp_path, name):
   with pytest.raises(InputError, match=f"{name}: not a NIfTI name"):
@@ -232,6 +242,9 @@ WRONG_VOLUMES = {
   "two numbers for the spacing": (r"spacing=\(8.0, 1.5\): must be three positive numbers", GOOD, (8.0, 1.5)),
   "a spacing of zero": (r"spacing=\(8.0, 0.0, 1.5\): must be three positive", GOOD, (8.0, 0.0, 1.5)),
   "a spacing of NaN": (r"spacing=\(8.0, nan, 1.5\): must be three positive", GOOD, (8.0, np.nan, 1.5)),
+  "one number for the spacing": ("spacing=1.5: must be three positive", GOOD, 1.5),
+  "a text for the spacing": ("spacing=xyz: must be three positive", GOOD, "xyz"),
+  "an array without slices": (r"array of shape \(0, 60, 60\)", GOOD[:0], SPACING),
   "a slice": (r"array of shape \(60, 60\) and type float32: expected real numbers \(D, H, W\)", GOOD[0], SPACING),
   "a complex array": (r"array of shape \(3, 60, 60\) and type complex64: expected real", COMPLEX, SPACING),
   "NaN in an array": ("the array: 1 of 10800 voxels are NaN or infinite", set_first(GOOD, np.nan), SPACING),
