@@ -124,7 +124,7 @@ def test_a_class_of_several_label_values_is_written_with_the_first(segmenter, pa
   np.testing.assert_array_equal(other(path).mask, expected)
 
 
-def test_postprocessing_and_smoothing_are_options():
+def test_postprocessing_and_smoothing_change_the_prediction_only_where_they_are_on():
   classes = heart()
   classes[1, 2, 2] = LV
   predict = lambda **options: make_segmenter(always(classes), **options)(noise((3, 96, 96)), SPACING)
@@ -331,7 +331,7 @@ def test_resampled_pixels_are_found():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_expected_dice_is_a_dice(seed):
+def test_the_expected_dice_lies_between_0_and_1_and_is_1_for_certain_probabilities(seed):
   probs = np.random.default_rng(seed).dirichlet(np.full(4, 0.2 + seed), (3, 8, 8)).astype(np.float32)
   classes = probs.argmax(-1)
   scores = expected_dice(probs, classes)
@@ -340,7 +340,7 @@ def test_the_expected_dice_is_a_dice(seed):
   assert expected_dice(np.eye(4, dtype=np.float32)[classes], classes) == [1.0, 1.0, 1.0]
 
 
-def test_the_expected_dice_by_hand():
+def test_the_expected_dice_is_that_worked_out_by_hand():
   probs = np.zeros((1, 2, 2, 4), np.float32)
   probs[..., MYO] = [[0.8, 0.6], [0.4, 0.2]]
   probs[..., LV] = [[0.0, 0.0], [0.1, 0.0]]

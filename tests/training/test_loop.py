@@ -133,7 +133,7 @@ def test_a_resumed_log_drops_the_lines_of_steps_that_are_trained_again(tmp_path)
 
 
 class Slices:
-  """Slices (N, 4, 4) in place of those on disk."""
+  """Slices in memory in place of those on disk."""
 
   nbytes = 1
 
@@ -174,10 +174,10 @@ def counted():
 
 
 def test_averaged_parameters_are_validated_and_choose_the_best_checkpoint(counted, tiny_config, tmp_path):
-  tiny_config.data.crop = (4, 4)
+  tiny_config.data.crop = tiny_config.data.size
   tiny_config.train.update(keep=1, steps=8, eval_every=2, checkpoint_every=2)
   config = resolve(tiny_config).stages["vamcei"]
-  images = np.random.default_rng(0).uniform(size=(4, 4, 4)).astype(np.float32)
+  images = np.random.default_rng(0).uniform(size=(4, *config.data.size)).astype(np.float32)
   load = lambda: {"target": Slices(image=images)}
   validated = []
 
