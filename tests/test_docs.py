@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 FOLDERS = [ROOT / name for name in ("docs", "experiments", "weights")]
 PAGES = [ROOT / "README.md", *sorted(page for folder in FOLDERS for page in folder.rglob("*.md"))]
