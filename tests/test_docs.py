@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from vamcei_jax.config.schema import InferenceConfig, find_record, records
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import STAGES
