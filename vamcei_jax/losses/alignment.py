@@ -51,7 +51,7 @@ def global_alignment(
     raise ValueError(f"estimator: {estimator!r}; expected 'paper' or 'pairwise'.")
   mu = {"s": mu_s.astype(jnp.float32), "t": mu_t.astype(jnp.float32)}
   logvar = {"s": logvar_s.astype(jnp.float32), "t": logvar_t.astype(jnp.float32)}
-  pairs = ["st", "ts"] if estimator == "pairwise" else ["st", "ts", "ss", "tt"]
+  pairs = [("s", "t"), ("t", "s")] + ([("s", "s"), ("t", "t")] if estimator == "paper" else [])
 
   def batch_mean(images):
     means = jax.tree.map(lambda x: x.mean(0, keepdims=True), images)
