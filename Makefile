@@ -17,7 +17,7 @@ test: $(VENV) lint
 lint: $(VENV)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/pyright
+	.venv/bin/mypy
 
 # Known vulnerabilities of the versions in the lock file. --strict: fail if one cannot be looked up.
 audit: $(VENV)

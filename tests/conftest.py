@@ -18,10 +18,13 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
 import fcntl  # noqa: E402
 import subprocess  # noqa: E402
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.commands import ROOT, command, run_in_process  # noqa: E402
 from tests.configs import tiny  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")  # arrays of different ranks broadcast explicitly or not at all
 
 # A worker takes whole files; these take longest, and one that starts last is waited for by the others.
 LONG_FILES = ("test_multistage.py", "test_own_data.py", "test_ablation_grid.py", "test_loop.py", "test_vamcei.py")

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from vamcei_jax.config.files import read_stage_config
+from vamcei_jax.datasets import phantom, volumes
 from vamcei_jax.pipeline.stages import STAGES
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest
 
@@ -23,3 +24,20 @@ def assert_same(a, b):
   """Bit for bit."""
   plain = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
   jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), a, b)
+
+
+def mislabel_target(monkeypatch):
+  """Gives every voxel of the phantom's target masks another class."""
+
+  def mislabelled(patient, volume, classes, preprocess):
+    return volumes.example(patient, volume, (3 - classes).astype(classes.dtype), preprocess)
+
+  original = phantom.Phantom._generate_examples
+
+  def generate(self, *arguments):
+    with monkeypatch.context() as patch:
+      if self.builder_config.domain == "lge":
+        patch.setattr(phantom, "example", mislabelled)
+      yield from original(self, *arguments)
+
+  monkeypatch.setattr(phantom.Phantom, "_generate_examples", generate)

@@ -1,54 +1,224 @@
-"""What the pages point at is there: files, anchors, functions, and the lines that errors.md explains."""
+"""What the pages name exists: files, anchors, functions, commands, flags, fields, and the errors of errors.md."""
 
+import ast
+import contextlib
+import functools
 import importlib
 import re
+import shlex
 
 import pytest
 
 from tests.commands import ROOT
+from vamcei_jax.config.schema import InferenceConfig, find_record, records
+from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.stages import STAGES
 
 FOLDERS = [ROOT / name for name in ("docs", "experiments", "weights")]
-PAGES = [ROOT / "README.md", *sorted(page for folder in FOLDERS for page in folder.rglob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES = [*TOP, *sorted(page for folder in FOLDERS for page in folder.rglob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+HISTORY = ("CHANGELOG.md", "mscmrseg.md", "results.md", "notes.md")  # pages that name flags of version 0.1
+COMMANDS = ("main", "prepare", "predict", "evaluate", "export")
+# Files that a reader of the pages writes; the blocks of extending.md are others.
+WRITTEN = {"configs/mine.py"}
 
 
 def anchors(page):
-  """What GitHub calls the headings of a page."""
+  """The anchors that GitHub gives the headings of a page."""
   headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
   return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@every_page
 def test_links_lead_somewhere(page):
   text = page.read_text()
   links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
   for link in links:
     if "://" not in link:
       file, _, anchor = link.partition("#")
-      there = (page.parent / file).resolve() if file else page
-      assert there.exists(), link
-      assert not anchor or anchor in anchors(there), link
+      target = (page.parent / file).resolve() if file else page
+      assert target.exists(), link
+      assert not anchor or anchor in anchors(target), link
 
 
-def test_the_method_names_what_there_is():
-  """[losses/prior.py](../vamcei_jax/losses/prior.py) `gaussian_prior_kl`, `…`"""
-  text = " ".join((ROOT / "docs" / "method.md").read_text().split())
-  named = re.findall(r"\]\(\.\./(vamcei_jax/[\w/]+)\.py\)((?:,? ?`\w+`)+)", text)
-  assert len(named) >= 14
-  for module, names in named:
-    for name in re.findall(r"`(\w+)`", names):
-      assert hasattr(importlib.import_module(module.replace("/", ".")), name), (module, name)
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+PACKAGE_FOLDERS = sorted(path.name for path in (ROOT / "vamcei_jax").iterdir() if (path / "__init__.py").exists())
+REPOSITORY_FOLDERS = ("vamcei_jax", "configs", "experiments", "tests", "docs", "weights")
+# A path from the root, or a Python file from the package's folder.
+PATH = re.compile(
+  rf"(?<![\w/.~-])(?:(?:{'|'.join(REPOSITORY_FOLDERS)})/(?:[\w./-]*[\w/])?|(?:{'|'.join(PACKAGE_FOLDERS)})/[\w/]+\.py\b)"
+)
+
+
+def written(page):
+  """The files that a reader of the page writes."""
+  return WRITTEN | set(re.findall(r"^```python\n# (\S+\.py)$", page.read_text(), re.MULTILINE))
+
+
+@every_page
+def test_named_files_exist(page):
+  text = re.sub(r"\w+://\S+", "", page.read_text())
+  for path in set(PATH.findall(text)) - written(page):
+    assert (ROOT / path).exists() or (ROOT / "vamcei_jax" / path).exists(), path
+
+
+@every_page
+def test_named_modules_and_functions_exist(page):
+  names = set(re.findall(r"(?<![\w/.])vamcei_jax(?:\.\w+)+", page.read_text()))
+  for name in names - {module_of(path) for path in written(page)}:
+    parts = name.split(".")
+    length = max(n for n in range(1, len(parts) + 1) if is_module("/".join(parts[:n])))
+    if length < len(parts):
+      functools.reduce(getattr, parts[length:], importlib.import_module(".".join(parts[:length])))
+
+
+def module_of(path):
+  """The dotted name of a Python file of the repository."""
+  return path.removesuffix(".py").replace("/", ".")
+
+
+def is_module(path):
+  """Whether a path without its ending is a module or a package of the repository."""
+  return (ROOT / f"{path}.py").exists() or (ROOT / path / "__init__.py").exists()
+
+
+def commands(page):
+  """(module, arguments) of the commands `python -m` of this repository; those of version 0.1 without arguments."""
+  blocks = [text for language, text in BLOCK.findall(page.read_text()) if language in ("", "bash")]
+  inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text()))
+  for block in [*blocks, *inline]:
+    for line in block.replace("\\\n", " ").splitlines():
+      if found := re.search(r"python -m ((?:vamcei_jax|experiments)\.\w+)(.*)", line):
+        old = block.lstrip().startswith("# version 0.1")
+        yield found[1], [] if old else shlex.split(found[2], comments=True)
+
+
+@functools.cache
+def flags_of(module):
+  """The flags that a command defines, from its source and from that of cli.py."""
+  path = ROOT / f"{module.replace('.', '/')}.py"
+  names = set()
+  for source in (path, ROOT / "vamcei_jax" / "cli.py"):
+    tree = ast.parse(source.read_text())
+    for node in ast.walk(tree):
+      called = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+      if called.startswith("DEFINE") and isinstance(node.args[0], ast.Constant):
+        names.add(node.args[0].value)
+      elif called == "define_inference_flags":
+        names |= set(importlib.import_module(module).OPTIONS)
+  return names
+
+
+def is_flag(argument, names):
+  """Whether `--name`, `--noname`, `--name=value` or `--config.FIELD=value` is a flag of a command with these flags."""
+  name = argument.removeprefix("--").partition("=")[0]
+  if name.startswith("config."):
+    return "config" in names and is_field(name.removeprefix("config."))
+  return name in names or name.removeprefix("no") in names
+
+
+def is_field(name):
+  """Whether a dotted name is a field of a run's configuration."""
+  if found := re.fullmatch(r"stage\.(\w+)\.(.+)", name):
+    return found[1] in STAGES and is_field(found[2])
+  if name.startswith("grid."):
+    return True
+  if found := re.fullmatch(r"loss\.weights\.(\w+)", name):
+    # That of the first walk of extending.md is computed after the walk.
+    return found[1] == "entropy" or any(found[1] in stage.method.TERMS for stage in STAGES.values())
+  return name == "stages" or find_record(name) is not None
+
+
+@every_page
+def test_commands_have_only_flags_that_exist(page):
+  for module, arguments in commands(page):
+    names = flags_of(module)
+    assert {"compiled"} <= names
+    for argument in arguments:
+      assert argument.startswith("--"), (module, argument)
+      assert is_flag(argument, names), (module, argument)
+
+
+def test_there_are_commands_to_check():
+  modules = {module for page in PAGES for module, _ in commands(page)}
+  assert modules >= {f"vamcei_jax.{command}" for command in COMMANDS}
+  assert {"tta", "smooth", "input", "compiled"} <= flags_of("vamcei_jax.predict")
+  assert not is_flag("--apex", flags_of("vamcei_jax.predict"))
+  assert is_flag("--config.stage.distill.train.steps=3", flags_of("vamcei_jax.main"))
+  assert not is_flag("--config.stage.distill.train.step=3", flags_of("vamcei_jax.main"))
+  assert not is_flag("--config.data.view=axial", flags_of("vamcei_jax.main"))
+
+
+@every_page
+def test_named_flags_exist(page):
+  """Flags in the text, outside of commands: `--smooth=5`."""
+  if page.name in HISTORY:
+    return
+  names = set().union(*(flags_of(f"vamcei_jax.{command}") for command in COMMANDS))
+  for quoted in re.findall(r"`(--[^`\n]+)`", BLOCK.sub("", page.read_text())):
+    for argument in shlex.split(quoted):
+      assert is_flag(argument, names), argument
+
+
+def resolved_commands():
+  """Commands of training whose configuration is a file of the repository, each once."""
+  for page in PAGES:
+    for module, arguments in commands(page):
+      config = next((each.partition("=")[2] for each in arguments if each.startswith("--config=")), "")
+      if module in ("vamcei_jax.main", "experiments.ablation_grid") and (ROOT / config).is_file():
+        yield config, tuple(each for each in arguments if each.startswith("--config."))
+
+
+@pytest.mark.parametrize(("path", "overrides"), sorted(set(resolved_commands())))
+def test_documented_configurations_are_accepted(path, overrides):
+  config = importlib.import_module(module_of(path)).get_config()
+  for override in overrides:
+    name, _, value = override.removeprefix("--config.").partition("=")
+    with contextlib.suppress(SyntaxError, ValueError):  # a text needs no quotes
+      value = ast.literal_eval(value)
+    *sections, field = name.split(".")
+    section = functools.reduce(getattr, sections, config)
+    with section.unlocked():
+      setattr(section, field, value)
+  assert list(resolve(config).stages) == list(config.stages)
+
+
+def test_the_method_names_what_exists():
+  """`[losses/prior.py](../vamcei_jax/losses/prior.py)` and the functions before or after it, in a row of a table."""
+  text = (ROOT / "docs" / "method.md").read_text()
+  checked = set()
+  for line in text.splitlines():
+    link = re.search(r"\]\(\.\./(vamcei_jax/[\w/]+)\.py\)(.*)", line)
+    if not link:
+      continue
+    module = importlib.import_module(module_of(link[1]))
+    # In the first two tables, functions and classes stand before their file; elsewhere they follow it.
+    cells = line.split(" | ")
+    names = re.findall(r"`(\w+)`", cells[-2] if len(cells) == 4 or "models/" in line else link[2])
+    for name in names:
+      assert hasattr(module, name), (module, name)
+      checked.add((module.__name__, name))
+  assert len(checked) >= 30
 
 
 # Lines of other programs.
 FOREIGN = {"No module named", "No matching distribution found", "An NVIDIA GPU may be present", "RESOURCE_EXHAUSTED"}
 
 
-def test_errors_are_quoted_as_they_are_said():
+def test_errors_are_quoted_as_they_are_printed():
   source = " ".join(file.read_text() for file in (ROOT / "vamcei_jax").rglob("*.py"))
   rows = re.findall(r"^\| (`.+?) \| ", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
   quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row)]
   assert len(quotes) > 15
   for quote in quotes:
-    if not any(quote.startswith(own) for own in FOREIGN):
+    if not any(quote.startswith(program) for program in FOREIGN):
       words = [part.strip() for part in re.split(r"'[^']*'|\bN\b", quote)]
       assert all(part in source for part in words), quote
+
+
+def test_the_python_page_lists_the_options_of_prediction():
+  text = (ROOT / "docs" / "python.md").read_text()
+  rows = dict(re.findall(r"^\| `(\w+)` \| .* \| `(.+)` \|$", text, re.MULTILINE))
+  expected = {name: record.default for name, record in records(InferenceConfig) if name != "pixel_mm"}
+  assert {name: ast.literal_eval(value) for name, value in rows.items()} == expected

@@ -32,6 +32,9 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], usage: str |
   """
   flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder of compiled programs.")
   define_flags()
+  # --help lists the flags of the main module, which of an installed script is not the one that defines them.
+  for flag in flags.FLAGS.get_flags_for_module(define_flags.__module__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   if usage:
     sys.modules["__main__"].__doc__ = usage
 
@@ -143,9 +146,10 @@ def parse(argv: list[str]) -> list[str]:
     rest = flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
     # An unknown field is an AttributeError that wraps a KeyError, whose str() is the repr of its message.
-    while error.args and isinstance(error.args[0], Exception):
-      error = error.args[0]
-    fail(f"unknown config field {error.args[0]}" if isinstance(error, KeyError) else str(error))
+    cause: BaseException = error
+    while cause.args and isinstance(cause.args[0], Exception):
+      cause = cause.args[0]
+    fail(f"unknown config field {cause.args[0]}" if isinstance(cause, KeyError) else str(cause))
   if rest[1:]:
     fail(f"unexpected argument {rest[1]}; flags are written --name=value")
   return rest

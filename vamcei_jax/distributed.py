@@ -207,7 +207,7 @@ def compile_steps(
 
   @cache
   def program(count: int) -> Callable:
-    function = (lambda *arguments: many(*arguments, count)) if scanned else one
+    function = (lambda state, data, key: many(state, data, key, count)) if scanned else one
     axis = (1 if scanned else 0) if streamed else None
     # Where the host checks a step, it needs the state before it, so that state is not donated.
     return _over_devices(function, devices, axis, donated=scanned)

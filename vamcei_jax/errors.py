@@ -1,8 +1,8 @@
-"""The one error that a user's input can cause."""
+"""The error that a user's input can cause."""
 
 
 class InputError(Exception):
-  """Input that cannot be used. Its message is one line that names the file or field and the way out.
+  """Input that cannot be used. The message is one line that names the file or field and what to do.
 
   Command lines print it as `error: MESSAGE` on stderr and exit with code 2.
   """

@@ -9,6 +9,7 @@ Labels without a prediction and files that cannot be used are named at the end, 
 
 import ast
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -35,16 +36,28 @@ def main() -> None:
   """Runs the command."""
   from vamcei_jax.evaluation.scoring import check_output, evaluate
 
-  output, workdir = path_of("output"), path_of("workdir")
+  output, workdir = required_path("output"), path_of("workdir")
   check_output(output)
   label_values = choose_label_values(FLAGS.label_values, workdir)
   run = read_run(workdir) if workdir else {}
-  files = {name: path_of(name) for name in ("predictions", "labels", "against", "images")}
-  table = evaluate(**files, label_values=label_values)
+  predictions, labels = required_path("predictions"), required_path("labels")
+  against, images = path_of("against"), path_of("images")
+  table = evaluate(predictions, labels, label_values=label_values, against=against, images=images)
   without_image = table.save(output, **run)
   patients = len(table.scores)
   print(f"{table}\n\nReport and numbers of {patients} patient{'s' if patients > 1 else ''}: {output}")
   cli.end([*table.failures, *without_image])
+
+
+def required_path(flag: str) -> Path:
+  """The path in a required flag.
+
+  Raises:
+    InputError: the flag is empty.
+  """
+  path = path_of(flag)
+  assert path is not None, flag  # absl requires the flag
+  return path
 
 
 def path_of(flag: str) -> Path | None:
@@ -79,7 +92,8 @@ def choose_label_values(given: str | None, workdir: Path | None) -> LabelValues:
   from vamcei_jax.evaluation.scoring import check_label_values
 
   config = read_config(workdir) if workdir else None
-  values, origin = LABEL_VALUES, "--label_values"
+  values: Any = LABEL_VALUES
+  origin = "--label_values"
   if given is not None:
     try:
       values = ast.literal_eval(given)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes, and a lock on a folder."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from vamcei_jax.errors import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """A temporary path beside `path`, with its suffixes; renamed to `path` when the block ends well, else removed."""
+  """Yields a temporary path beside `path`, with its suffixes; renames it to `path` unless the block raises an error."""
   temporary = path.with_name(f".{os.getpid()}.{path.name}")
   path.parent.mkdir(parents=True, exist_ok=True)
   try:
@@ -22,17 +22,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a text file, whole or not at all."""
+  """Writes a text file atomically."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-  """One program at a time in a folder. The system lets go of the lock when a program ends, however it does.
+  """Locks a folder for this process. The system releases the lock when the process ends, even if it is killed.
 
   Raises:
-    InputError: another program is at work there.
+    InputError: another process has locked the folder.
   """
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / ".lock", "w") as file:

@@ -23,7 +23,7 @@ _USABLE = 0.8  # share of a device's memory that a grid may take
 
 def compile_grid(
   step: Callable, draw: Callable, devices: Devices, *, mapped: bool
-) -> Callable[[list[State] | State, Any, Array, int], tuple[list[State] | State, dict[str, np.ndarray]]]:
+) -> Callable[..., tuple[Any, dict[str, np.ndarray]]]:
   """Compiles a step for a grid of runs.
 
   Args:
@@ -121,7 +121,7 @@ def runs_at_once(step: Callable, draw: Callable, state: State, data: Any, key: A
     return sys.maxsize  # runs are called one by one; only their states are in memory at once
   size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
   one = lambda state, data, key: skip_nonfinite(state, *step(state, draw(data, key, state.step)))
-  needs = jax.jit(one).lower(state, data, key).compile().memory_analysis()
+  needs: Any = jax.jit(one).lower(state, data, key).compile().memory_analysis()
   # The state before a step is in memory until the end of the step.
   bytes_of_run = size(state) + needs.temp_size_in_bytes + needs.output_size_in_bytes
   return len(devices) * max(1, int((_USABLE * memory_of(devices[0]) - size(data)) // bytes_of_run))

@@ -114,11 +114,11 @@ def update_rows(path: Path, volume: str, rows: Sequence[Mapping]) -> None:
   if not rows:
     path.unlink(missing_ok=True)
     return
-  table = io.StringIO()
-  writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+  text = io.StringIO()
+  writer = csv.DictWriter(text, rows[0], lineterminator="\n")
   writer.writeheader()
   writer.writerows(sorted(rows, key=lambda row: row["volume"]))
-  write_text(path, table.getvalue())
+  write_text(path, text.getvalue())
 
 
 def command() -> None:

@@ -1,6 +1,7 @@
 """Exported weights: their content, that they predict as the run does, and the errors of damaged ones."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -10,12 +11,15 @@ import pytest
 
 from tests.test_command_lines import error_of
 from vamcei_jax.config.schema import InferenceConfig
+from vamcei_jax.data.nifti import list_volumes
 from vamcei_jax.errors import InputError
+from vamcei_jax.inference.export import export_weights
 from vamcei_jax.inference.load import last_stage, load_segmenter, restore_stage
 from vamcei_jax.inference.weights import WEIGHTS_FILE, read_weights, write_weights
 from vamcei_jax.phantom.scanner import write_nifti
 
 FLAGS = ("--tta", "--postprocess", "--smooth=5")
+OPTIONS = {"tta": True, "postprocess": True, "smooth": 5.0}
 
 
 @pytest.fixture(scope="module")
@@ -51,61 +55,71 @@ def test_weights_hold_no_path_of_the_machine_that_made_them(weights, tiny_run):
   assert json.loads(text)["data"]["root"] is None
 
 
-def test_prediction_uses_the_flags_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
-  masks = {}
-  commands = {"weights": (f"--weights={weights}",), "run": (f"--workdir={tiny_run}", *FLAGS)}
-  commands["plain"] = (f"--weights={weights}", "--notta", "--nopostprocess", "--smooth=0")
-  for name, flags in commands.items():
-    finished = run_command("vamcei_jax.predict", *flags, f"--input={volumes}", f"--output={tmp_path / name}")
-    assert finished.returncode == 0, finished.stderr
-    masks[name] = [np.asarray(nib.load(path).dataobj) for path in sorted((tmp_path / name).glob("*.nii.gz"))]
+def test_prediction_uses_the_options_that_weights_come_with(run_command, weights, tiny_run, volumes, tmp_path):
+  off = {"tta": False, "postprocess": False, "smooth": 0.0}
+  segmenters = {"weights": load_segmenter(weights), "run": load_segmenter(tiny_run, **OPTIONS)}
+  segmenters["plain"] = load_segmenter(weights, **off)
+  masks = {name: [segmenter(path).mask for path in list_volumes(volumes)] for name, segmenter in segmenters.items()}
   differ = lambda a, b: np.mean([np.mean(x != y) for x, y in zip(masks[a], masks[b], strict=True)])
   assert len(masks["run"]) == 2
   assert differ("weights", "run") < 0.002  # half precision
   assert differ("weights", "plain") > 2 * differ("weights", "run")
 
+  flags = f"--weights={weights}", f"--input={volumes}", f"--output={tmp_path}"
+  finished = run_command("vamcei_jax.predict", *flags, "--notta", "--nopostprocess", "--smooth=0")
+  assert finished.returncode == 0, finished.stderr
+  written = [np.asarray(nib.load(path).dataobj) for path in sorted(tmp_path.glob("*.nii.gz"))]
+  for mask, expected in zip(written, masks["plain"], strict=True):
+    np.testing.assert_array_equal(mask, expected)
+
 
 def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, weights, volumes, tmp_path):
   _, inference, _ = read_weights(weights)
   low, high = inference.pixel_mm
-  paths = sorted(path for path in volumes.glob("*.nii.gz") if "manual" not in path.name)
+  paths = list_volumes(volumes)
   (tmp_path / "finer").mkdir()
   for path in paths:
     image = nib.load(path)
     assert all(0.999 * low <= mm <= 1.001 * high for mm in sorted(image.header.get_zooms())[:2])
-    finer, affine = np.asarray(image.dataobj), image.affine.copy()
+    finer_voxels, affine = np.asarray(image.dataobj), image.affine.copy()
     for axis in {0, 1, 2} - {int(np.argmax(image.header.get_zooms()))}:
-      finer, affine[:, axis] = np.repeat(finer, 2, axis), affine[:, axis] / 2
-    nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / path.name)
+      finer_voxels, affine[:, axis] = np.repeat(finer_voxels, 2, axis), affine[:, axis] / 2
+    nib.save(nib.Nifti1Image(finer_voxels, affine), tmp_path / "finer" / path.name)
   affine[:3, :3] *= 1e-3
-  nib.save(nib.Nifti1Image(finer, affine), tmp_path / "finer" / "metres.nii.gz")
+  nib.save(nib.Nifti1Image(finer_voxels, affine), tmp_path / "finer" / "metres.nii.gz")
 
-  ways = {"own": (volumes,), "resampled": (tmp_path / "finer",), "as_it_is": (tmp_path / "finer", "--noresample")}
-  masks = {}
-  for name, (images, *flags) in ways.items():
-    flags += f"--weights={weights}", f"--input={images}", f"--output={tmp_path / name}"
-    finished = run_command("vamcei_jax.predict", *flags)
-    assert finished.returncode == int(name == "resampled"), finished.stderr
-    assert ("metres.nii.gz: pixels of" in finished.stderr) == (name == "resampled")
-    assert (f"resampled to the {low:.3g} mm of the training" in finished.stdout) == (name == "resampled")
-    masks[name] = [np.asarray(nib.load(tmp_path / name / path.name).dataobj) for path in paths]
-  coarser = lambda mask, own: mask[tuple(slice(None, None, n // m) for n, m in zip(mask.shape, own.shape, strict=True))]
+  flags = f"--weights={weights}", f"--input={tmp_path / 'finer'}", f"--output={tmp_path / 'masks'}"
+  finished = run_command("vamcei_jax.predict", *flags)
+  assert finished.returncode == 1, finished.stderr
+  assert "metres.nii.gz: pixels of" in finished.stderr
+  assert f"resampled to the {low:.3g} mm of the training" in finished.stdout
+
+  finer = [tmp_path / "finer" / path.name for path in paths]
+  as_it_is = load_segmenter(weights, resample=False)
+  predictions = {"original": list(map(load_segmenter(weights), paths)), "as it is": list(map(as_it_is, finer))}
+  masks = {name: [prediction.mask for prediction in each] for name, each in predictions.items()}
+  masks["resampled"] = [np.asarray(nib.load(tmp_path / "masks" / path.name).dataobj) for path in paths]
+  assert as_it_is(tmp_path / "finer" / "metres.nii.gz").mask.shape == finer_voxels.shape
+  for prediction in sum(predictions.values(), []):
+    assert "pixels resampled" not in [finding.name for finding in prediction.quality.findings]
+  coarser = lambda mask, like: mask[
+    tuple(slice(None, None, n // m) for n, m in zip(mask.shape, like.shape, strict=True))
+  ]
   differ = lambda name: np.mean([
-    np.mean(coarser(mask, own) != own) for mask, own in zip(masks[name], masks["own"], strict=True)
+    np.mean(coarser(mask, like) != like) for mask, like in zip(masks[name], masks["original"], strict=True)
   ])
-  assert 3 * differ("resampled") < differ("as_it_is")
+  assert 3 * differ("resampled") < differ("as it is")
 
 
-def test_without_its_prepared_data_a_run_is_exported_and_resamples_nothing(run_command, tiny_run, tmp_path):
+def test_without_its_prepared_data_a_run_is_exported_and_resamples_nothing(tiny_run, tmp_path, capsys):
   moved = shutil.copytree(tiny_run, tmp_path / "moved")
   change(moved / "vamcei", lambda config: config["data"].update(datasets=["other", "other"]))
-  finished = run_command("vamcei_jax.export", f"--workdir={moved}", f"--output={tmp_path / 'weights'}")
-  assert finished.returncode == 0
-  assert "prepared data not found" in finished.stderr
+  export_weights(moved, tmp_path / "weights")
+  assert "prepared data not found" in capsys.readouterr().err
   assert read_weights(tmp_path / "weights")[1].pixel_mm is None
 
 
-def test_weights_of_version_0_1_have_today_s_defaults_for_later_fields(weights, tmp_path):
+def test_weights_without_a_later_field_have_its_default(weights, tmp_path):
   shutil.copytree(weights, tmp_path / "earlier")
   later = ("smooth", "samples", "resample", "pixel_mm")
   change(tmp_path / "earlier", lambda config: [config["inference"].pop(name) for name in later])
@@ -117,7 +131,7 @@ def test_removed_options_of_version_0_1_are_accepted_where_they_are_off(weights,
   earlier = shutil.copytree(weights, tmp_path / "earlier")
   change(earlier, lambda config: config["inference"].update(off))
   change(earlier, lambda config: config["data"].update(view=config["data"].pop("plane")))
-  path = next(path for path in sorted(volumes.iterdir()) if "manual" not in path.name)
+  path = list_volumes(volumes)[0]
   np.testing.assert_array_equal(load_segmenter(earlier)(path).mask, load_segmenter(weights)(path).mask)
   for field, value in (("odds", [1.0, 0.5, 1.0]), ("apex", [[0.1, 0.1, 0.1]])):
     change(earlier, lambda config, field=field, value=value: config["inference"].update(off | {field: value}))
@@ -126,7 +140,7 @@ def test_removed_options_of_version_0_1_are_accepted_where_they_are_off(weights,
 
 
 @pytest.mark.parametrize("mm", ["nan", "-1"])
-def test_smoothing_by_no_length_is_refused(run_command, weights, volumes, tmp_path, mm):
+def test_smoothing_by_a_length_that_is_negative_or_nan_is_refused(run_command, weights, volumes, tmp_path, mm):
   flags = f"--weights={weights}", f"--input={volumes}", f"--output={tmp_path}", f"--smooth={mm}"
   assert "--smooth" in error_of(run_command("vamcei_jax.predict", *flags))
 
@@ -136,10 +150,11 @@ def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_c
     shutil.copytree(weights, tmp_path / name)
   path = tmp_path / "cut" / WEIGHTS_FILE
   path.write_bytes(path.read_bytes()[:-10])
-  flags = f"--weights={tmp_path / 'cut'}", f"--input={volumes}", f"--output={tmp_path / 'masks'}"
-  assert str(path) in error_of(run_command("vamcei_jax.predict", *flags))
-  assert not (tmp_path / "masks").exists()
+  with pytest.raises(InputError, match=re.escape(f"{path}: damaged")):
+    load_segmenter(tmp_path / "cut")
+  flags = f"--weights={weights}", f"--input={volumes}", f"--output={tmp_path / 'masks'}"
   assert "Exactly one of" in error_of(run_command("vamcei_jax.predict", f"--workdir={weights}", *flags))
+  assert not (tmp_path / "masks").exists()
 
   path = tmp_path / "flipped" / WEIGHTS_FILE
   content = bytearray(path.read_bytes())
@@ -178,27 +193,26 @@ def change(folder, edit):
     lambda config: config.update({"a.b": 1}),
   ],
 )
-def test_a_config_that_weights_cannot_have_is_named(weights, tmp_path, edit):
+def test_a_config_that_is_not_of_weights_is_named(weights, tmp_path, edit):
   folder = shutil.copytree(weights, tmp_path / "weights")
   change(folder, edit)
   with pytest.raises(InputError, match=str(folder)):
     read_weights(folder)
 
 
-def test_a_stage_that_cannot_be_exported_is_named(run_command, tiny_run, tmp_path):
-  export = lambda folder, output: error_of(
-    run_command("vamcei_jax.export", f"--workdir={folder}", f"--output={output}")
-  )
+def test_a_stage_that_cannot_be_exported_is_named(tiny_run, tmp_path):
   before = (tiny_run / "config.json").read_text()
-  assert "choose another --output" in export(tiny_run, tiny_run)
+  with pytest.raises(InputError, match="choose another --output"):
+    export_weights(tiny_run, tiny_run)
   assert (tiny_run / "config.json").read_text() == before
   cut = shutil.copytree(tiny_run, tmp_path / "cut")
   shutil.rmtree(cut / "vamcei" / "checkpoints" / "8")
-  assert "no intact checkpoint of its last step" in export(cut, tmp_path / "weights")
+  with pytest.raises(InputError, match="no intact checkpoint of its last step"):
+    export_weights(cut, tmp_path / "weights")
   assert not (tmp_path / "weights").exists()
 
 
-def test_what_half_precision_does_not_hold_is_not_written(weights, tmp_path):
+def test_parameters_beyond_half_precision_are_not_written(weights, tmp_path):
   config, inference, networks = read_weights(weights)
   with pytest.raises(InputError, match="float16"):
     write_weights(tmp_path, config, inference, jax.tree.map(lambda x: 1e6 * (1.0 + x), networks))

@@ -6,7 +6,7 @@ import pytest
 from vamcei_jax.inference.heart import find_heart
 
 
-def test_the_heart_is_the_largest_patch():
+def test_the_heart_is_the_largest_component():
   probs = np.zeros((3, 20, 30, 4))
   probs[..., 0] = 0.6
   probs[:2, 4:9, 10:17, 2] = 1.0  # centre (6, 13)

@@ -1,3 +1,5 @@
+"""Postprocessing: smoothing along the stack, largest components and holes."""
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def ring(shape=(3, 16, 16)):
   return classes
 
 
-def test_neighbours_weigh_by_their_distance_in_mm():
+def test_slices_are_weighted_by_their_distance_in_mm():
   probs = np.zeros((5, 1, 1, 2), np.float32)
   probs[..., 0], probs[2, ..., 0], probs[2, ..., 1] = 1.0, 0.0, 1.0
   got = smooth_slices(probs, 8.0, 5.0)
@@ -34,23 +36,23 @@ def test_neighbours_weigh_by_their_distance_in_mm():
   np.testing.assert_array_equal(smooth_slices(probs, 8.0, 0.0), probs)
 
 
-def test_a_slice_that_stands_alone_is_outvoted_and_a_heart_is_left_alone():
+def test_smoothing_corrects_a_single_wrong_slice_and_does_not_change_a_heart():
   heart = ring((5, 16, 16))
-  torn = certain(heart)
-  torn[2] = certain(np.full((16, 16), RV))
-  np.testing.assert_array_equal(smooth_slices(torn, 5.0, 5.0).argmax(-1), heart)
+  damaged = certain(heart)
+  damaged[2] = certain(np.full((16, 16), RV))
+  np.testing.assert_array_equal(smooth_slices(damaged, 5.0, 5.0).argmax(-1), heart)
   np.testing.assert_allclose(smooth_slices(certain(heart), 5.0, 5.0), certain(heart), rtol=1e-5)
 
 
-def test_islands_are_removed_and_a_whole_heart_is_left_alone():
+def test_small_components_are_removed_and_a_complete_heart_does_not_change():
   heart = ring()
   np.testing.assert_array_equal(postprocess(certain(heart)), heart)
-  strewn = heart.copy()
-  strewn[0, 14, 14], strewn[1, 14, 1:3], strewn[2, 0, 0] = MYO, RV, LV
-  np.testing.assert_array_equal(postprocess(certain(strewn)), heart)
+  scattered = heart.copy()
+  scattered[0, 14, 14], scattered[1, 14, 1:3], scattered[2, 0, 0] = MYO, RV, LV
+  np.testing.assert_array_equal(postprocess(certain(scattered)), heart)
 
 
-def test_a_thin_wall_that_runs_diagonally_is_one_piece():
+def test_a_thin_diagonal_wall_is_one_component():
   diamond = np.zeros((1, 9, 9), int)
   y, x = np.indices((9, 9))
   diamond[0, abs(y - 4) + abs(x - 4) == 3] = MYO
@@ -68,7 +70,7 @@ def test_a_hole_becomes_the_most_probable_structure_of_its_ventricle():
   np.testing.assert_array_equal(postprocess(probs), ring())
 
 
-def test_an_island_within_a_structure_becomes_that_structure():
+def test_a_small_component_within_another_structure_becomes_that_structure():
   spotted = ring()
   spotted[1, 5, 8] = RV
   probs = certain(spotted)
@@ -76,7 +78,7 @@ def test_an_island_within_a_structure_becomes_that_structure():
   np.testing.assert_array_equal(postprocess(probs), ring())
 
 
-def test_what_is_open_to_the_outside_is_no_hole():
+def test_background_that_is_open_to_the_outside_is_not_filled():
   opened = ring()
   opened[:, 4:8, 7] = BACKGROUND  # a gap in the wall, down to the cavity
   np.testing.assert_array_equal(postprocess(certain(opened)), opened)
@@ -84,7 +86,7 @@ def test_what_is_open_to_the_outside_is_no_hole():
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_of_anything_the_largest_components_stay_and_nothing_open_is_added(seed):
+def test_the_largest_components_of_random_masks_stay_and_only_holes_are_filled(seed):
   rng = np.random.default_rng(seed)
   probs = rng.dirichlet(np.full(4, 0.3), (3, 9, 9)).astype(np.float32)
   classes, result = probs.argmax(-1), postprocess(probs)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import shutil
+from types import SimpleNamespace
 
 import jax
 import nibabel as nib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from tests.test_command_lines import error_of
+from vamcei_jax import cli, predict
 from vamcei_jax.config.files import read_config, write_config
 from vamcei_jax.data.nifti import list_volumes, write_volume
 from vamcei_jax.errors import InputError
@@ -28,7 +29,7 @@ GRIDS = (Grid(96, 1.5, 8.0, 1, 1), Grid(80, 1.9, 10.0, 1, 1), Grid(128, 1.2, 6.0
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
-  """A folder of three volumes: sizes, spacings and oblique affines of their own."""
+  """A folder of three volumes of different sizes, spacings and oblique affines."""
   folder = tmp_path_factory.mktemp("volumes")
   for number, grid in enumerate(GRIDS):
     patient = draw_patient(3, number, "lge", grid)
@@ -44,19 +45,19 @@ def segmenter(tiny_run):
 
 @pytest.fixture(scope="module")
 def predictor(segmenter):
-  """predict(path, output, probabilities, **options): writes the maps of a volume as the command line does."""
+  """write(path, output, probabilities, **options): writes the maps of a volume as the command line does."""
 
-  def predict(path, output, *, probabilities=False, **options):
+  def write(path, output, *, probabilities=False, **options):
     inference = dataclasses.replace(segmenter.inference, **options)
     prediction = dataclasses.replace(segmenter, inference=inference)(path)
     write_prediction(prediction, path, output, probabilities=probabilities)
     return prediction
 
-  return predict
+  return write
 
 
 def reorient(path, orientation, to):
-  """The same volume with its axes permuted and flipped, its affine telling so."""
+  """Writes the same volume with permuted and flipped axes, and the affine of these axes."""
   image = nib.load(path)
   voxels = apply_orientation(np.asarray(image.dataobj), orientation)
   nib.Nifti1Image(voxels, image.affine @ inv_ornt_aff(orientation, image.shape)).to_filename(to)
@@ -67,7 +68,7 @@ FLIPS = [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, 1, -1)]
 ORIENTATIONS = [np.array(list(zip(*turn, strict=True))) for turn in itertools.product(AXES, FLIPS)]
 
 
-def test_a_reoriented_volume_has_the_reoriented_mask_on_its_own_grid(predictor, volumes, tmp_path):
+def test_a_reoriented_volume_has_the_reoriented_mask_on_its_grid(predictor, volumes, tmp_path):
   for number in range(3):
     path = volumes / f"volume{number}.nii.gz"
     predictor(path, tmp_path)
@@ -86,8 +87,9 @@ def test_a_reoriented_volume_has_the_reoriented_mask_on_its_own_grid(predictor, 
 
 
 @pytest.mark.parametrize("samples", [0, 2])
-def test_probabilities_are_smoothed_along_the_stack_by_mm(predictor, volumes, tmp_path, samples):
-  """Whichever axis of the file that is."""
+def test_probabilities_are_smoothed_in_mm_along_the_slices_on_any_axis_of_the_file(
+  predictor, volumes, tmp_path, samples
+):
   turned = tmp_path / "turned.nii.gz"
   reorient(volumes / "volume0.nii.gz", ORIENTATIONS[5], turned)  # slices first
   image = nib.load(turned)
@@ -97,15 +99,15 @@ def test_probabilities_are_smoothed_along_the_stack_by_mm(predictor, volumes, tm
   for smooth in (0.0, 5.0):
     folder = tmp_path / str(smooth)
     predictor(turned, folder, probabilities=True, samples=samples, smooth=smooth)
-    said = np.asarray(nib.load(folder / "turned_probabilities.nii.gz").dataobj)
-    probs[smooth] = np.moveaxis(said, axis, 0)
+    written = np.asarray(nib.load(folder / "turned_probabilities.nii.gz").dataobj)
+    probs[smooth] = np.moveaxis(written, axis, 0)
   assert np.abs(probs[5.0] - probs[0.0]).max() > 0.05
   np.testing.assert_allclose(probs[5.0], smooth_slices(probs[0.0], GRIDS[0].thickness, 5.0), atol=2e-3)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "SRA", "IPL"])
-def test_straight_orientations_of_one_volume_have_one_mask(predictor, tmp_path, codes):
-  """A volume along the body's axes, as those of the heart's own are not, stored in any of their orders."""
+def test_a_volume_along_the_axes_of_the_body_has_one_mask_in_any_order_of_axes(predictor, tmp_path, codes):
+  """Of a volume along the axes of the body, stored in several orders of them."""
   patient = draw_patient(3, 0, "lge", GRIDS[1])
   affine = np.diag([1.9, 1.9, 10.0, 1.0])
   stored = nib.Nifti1Image(patient.voxels.transpose(2, 1, 0), affine)
@@ -151,22 +153,22 @@ def test_probabilities_entropy_and_uncertainty_agree_with_the_mask(predictor, vo
     assert row["volume_std_ml"] > 0
 
 
-def test_of_an_earlier_prediction_nothing_is_left_that_is_not_the_mask_s(run_command, tiny_run, volumes, tmp_path):
-  where = lambda name: [f"--workdir={tiny_run}", f"--input={volumes / name}", f"--output={tmp_path}"]
-  for name, flags in (("volume0.nii.gz", ["--samples=2", "--probabilities"]), ("volume1.nii.gz", ["--samples=2"])):
-    assert run_command("vamcei_jax.predict", *where(name), *flags).returncode == 0
+def test_a_new_prediction_removes_the_maps_of_an_earlier_one(predictor, volumes, tmp_path):
+  first, second = "volume0.nii.gz", "volume1.nii.gz"
+  predictor(volumes / first, tmp_path, samples=2, probabilities=True)
+  predictor(volumes / second, tmp_path, samples=2)
   with (tmp_path / "uncertainty.csv").open() as table:
-    assert [row["volume"] for row in csv.DictReader(table)] == ["volume0.nii.gz"] * 3 + ["volume1.nii.gz"] * 3
-  assert run_command("vamcei_jax.predict", *where("volume0.nii.gz")).returncode == 0
+    assert [row["volume"] for row in csv.DictReader(table)] == [first] * 3 + [second] * 3
+  predictor(volumes / first, tmp_path)
   with (tmp_path / "uncertainty.csv").open() as table:
-    assert [row["volume"] for row in csv.DictReader(table)] == ["volume1.nii.gz"] * 3
+    assert [row["volume"] for row in csv.DictReader(table)] == [second] * 3
   names = {path.name for path in tmp_path.iterdir()}
-  assert names == {"uncertainty.csv", "volume0.nii.gz", "volume1.nii.gz", "volume1_entropy.nii.gz"}
-  # Were this folder predicted, the maps would not be taken for volumes.
-  assert [path.name for path in list_volumes(tmp_path)] == ["volume0.nii.gz", "volume1.nii.gz"]
+  assert names == {"uncertainty.csv", first, second, "volume1_entropy.nii.gz"}
+  # Maps in a folder are not taken for volumes.
+  assert [path.name for path in list_volumes(tmp_path)] == [first, second]
 
 
-def test_draws_of_a_volume_do_not_depend_on_what_else_is_predicted(predictor, volumes, tmp_path):
+def test_samples_of_a_volume_do_not_depend_on_other_volumes(predictor, volumes, tmp_path):
   path = volumes / "volume2.nii.gz"
   first = predictor(path, tmp_path / "a", samples=3)
   predictor(volumes / "volume0.nii.gz", tmp_path / "b", samples=3)
@@ -176,8 +178,8 @@ def test_draws_of_a_volume_do_not_depend_on_what_else_is_predicted(predictor, vo
   )
 
 
-def test_more_draws_come_near_to_each_other(predictor, volumes, tmp_path):
-  """The mean over draws converges: halves of many draws agree better than halves of few."""
+def test_the_mean_over_samples_converges(predictor, volumes, tmp_path):
+  """32 and 64 samples agree better than 2 and 4 do."""
   probs = {}
   for samples in (2, 4, 32, 64):
     predictor(volumes / "volume0.nii.gz", tmp_path / str(samples), samples=samples, probabilities=True)
@@ -207,14 +209,21 @@ def test_a_bad_file_does_not_stop_the_others(run_command, tiny_run, volumes, tmp
     (f"volume{n}.nii.gz", name) for n in (0, 2) for name in ("Myo", "LV", "RV")
   ]
 
-  for name in ("volume0", "volume2"):
-    (source / f"{name}.nii.gz").write_bytes(b"nonsense")
-  finished = run_command("vamcei_jax.predict", *where[:2], f"--output={tmp_path / 'none'}")
-  assert "(2 other files failed as well)" in error_of(finished)
+
+def test_a_folder_of_bad_files_is_an_error(tiny_run, tmp_path, monkeypatch):
+  (tmp_path / "volumes").mkdir()
+  for number in range(3):
+    (tmp_path / "volumes" / f"volume{number}.nii.gz").write_bytes(b"nonsense")
+  flags = {"weights": None, "workdir": str(tiny_run), "probabilities": False}
+  where = {"input": str(tmp_path / "volumes"), "output": str(tmp_path / "none")}
+  monkeypatch.setattr(predict, "FLAGS", SimpleNamespace(**flags, **where))
+  monkeypatch.setattr(cli, "inference_options", lambda *names: {})
+  with pytest.raises(InputError, match=r"volume0.nii.gz: not a readable NIfTI .* \(2 other files failed as well\)$"):
+    predict.main()
   assert not (tmp_path / "none").exists()
 
 
-def test_transforms_that_were_not_trained_are_refused(tiny_run, tmp_path):
+def test_test_time_augmentation_is_refused_where_training_had_no_transforms(tiny_run, tmp_path):
   workdir = shutil.copytree(tiny_run, tmp_path / "run")
   config = read_config(workdir / "vamcei")
   config["augment"].update(rotation=0.0, scale=0.0, flip=[])
@@ -225,6 +234,6 @@ def test_transforms_that_were_not_trained_are_refused(tiny_run, tmp_path):
 
 def test_test_time_augmentation_changes_probabilities_a_little(tiny_run, volumes, segmenter):
   path = volumes / "volume0.nii.gz"
-  plain, averaged = (predict(path).probabilities for predict in (segmenter, load_segmenter(tiny_run, tta=True)))
+  plain, averaged = (each(path).probabilities for each in (segmenter, load_segmenter(tiny_run, tta=True)))
   assert 0 < np.abs(plain - averaged).mean() < 0.05
   np.testing.assert_allclose(averaged.sum(-1), 1.0, atol=1e-5)

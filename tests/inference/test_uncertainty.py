@@ -1,22 +1,24 @@
+"""Entropy by voxel, and statistics of latent samples by structure."""
+
 import numpy as np
 import pytest
 
 from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
 
-def test_entropy_by_hand():
+def test_entropies_are_those_worked_out_by_hand():
   probs = np.array([[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]], np.float32)
   np.testing.assert_allclose(entropy(probs), [0, np.log(4), np.log(2)], atol=1e-6)
 
 
-def test_draws_are_averaged_and_each_one_is_classified():
+def test_samples_are_averaged_and_each_one_is_classified():
   draws = np.random.default_rng(0).dirichlet(np.ones(4), (5, 2, 3, 3)).astype(np.float32)
   mean, classes = summarise_draws(iter(draws))
   np.testing.assert_allclose(mean, draws.mean(0), rtol=1e-6)
   np.testing.assert_array_equal(classes, draws.argmax(-1))
 
 
-def test_structures_by_hand():
+def test_statistics_of_structures_are_those_worked_out_by_hand():
   classes = np.zeros((1, 4, 4), int)
   classes[0, 0, :4] = 1
   classes[0, 1, :2] = 2

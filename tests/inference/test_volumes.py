@@ -7,7 +7,7 @@ import pytest
 from vamcei_jax.inference.volumes import BATCH, predict_volume
 
 
-def test_the_key_of_a_slice_depends_on_its_number_alone():
+def test_the_key_of_a_slice_depends_only_on_its_number():
   predict = lambda params, images, keys: jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
   key, depth = jax.random.key(3), BATCH + 3
   drawn = predict_volume(predict, None, np.zeros((depth, 4, 4), np.float32), key)

@@ -6,20 +6,23 @@ import signal
 import subprocess
 
 import jax
-import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.configs import tiny_multistage
 from tests.conftest import ROOT, command
-from tests.runs import assert_same, final_state
+from tests.runs import assert_same, final_state, mislabel_target
 from vamcei_jax.config.files import read_config, write_config
 from vamcei_jax.data.loader import load_patients, load_slices
+from vamcei_jax.data.preprocess import preprocess_settings, restore_probabilities
 from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation.metrics import measure
 from vamcei_jax.inference.load import load_segmenter, restore_stage
 from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.phantom.scanner import write_nifti
 from vamcei_jax.pipeline.domains import prepare_datasets, translate_datasets
+from vamcei_jax.pipeline.run import run
 from vamcei_jax.pipeline.stages import STAGES, TEACHERS
 from vamcei_jax.pipeline.teachers import load_stage
 
@@ -27,27 +30,33 @@ ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distil
 CONFIG = "--config=tests/configs/tiny_multistage.py"
 
 
-@pytest.fixture(scope="module")
-def flags(prepared):
-  return ["vamcei_jax.main", CONFIG, f"--config.data.prepared_dir={prepared}"]
+def make_config(prepared):
+  config = tiny_multistage.get_config()
+  config.data.prepared_dir = str(prepared)
+  return config
+
+
+@pytest.fixture
+def config(prepared):
+  return make_config(prepared)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, flags, run_command):
+def finished(tmp_path_factory, prepared):
   """The workdir of a finished run."""
   workdir = tmp_path_factory.mktemp("runs") / "multistage"
-  run = run_command(*flags, f"--workdir={workdir}")
-  assert run.returncode == 0, run.stderr
+  run(make_config(prepared), workdir)
   return workdir
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(finished, flags, tmp_path):
-  arguments, said = command(*flags, f"--workdir={tmp_path}"), []
+def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(finished, prepared, tmp_path):
+  flags = CONFIG, f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"
+  arguments, lines = command("vamcei_jax.main", *flags), []
   for stage, step in zip(ORDER, (2, 4, 6, 2, 6), strict=True):
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
-      said.append(line)
+      lines.append(line)
       if line.startswith(f"{stage} ") and int(line.split()[1].split("/")[0]) >= step:
         process.send_signal(signal.SIGKILL)
         break
@@ -56,8 +65,8 @@ def test_a_run_killed_in_every_stage_ends_as_an_unbroken_one(finished, flags, tm
 
   resumed = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
   assert resumed.returncode == 0, resumed.stderr
-  for stage in ("target_vamcei", "distill"):  # killed at step 6: the checkpoint of step 4 is whole
-    assert f"{stage}: resumes at step" in "".join(said) + resumed.stdout
+  for stage in ("target_vamcei", "distill"):  # killed at step 6: the checkpoint of step 4 is complete
+    assert f"{stage}: resumes at step" in "".join(lines) + resumed.stdout
   for stage in ORDER:
     assert_same(final_state(tmp_path, stage), final_state(finished, stage))
   assert json.loads((tmp_path / "results.json").read_text()) == json.loads((finished / "results.json").read_text())
@@ -73,53 +82,93 @@ def test_the_final_table_has_every_row(finished):
 
 
 @pytest.mark.slow
-def test_finished_stages_are_skipped_and_named_ones_trained_again(finished, flags, run_command):
+def test_finished_stages_are_skipped_and_named_ones_trained_again(finished, config, prepared, capsys):
   before = {stage: final_state(finished, stage) for stage in ORDER}
-  changed = [*flags, f"--workdir={finished}", "--config.stage.distill.distillation.temperature=5.0"]
-  refused = run_command(*changed)
-  assert refused.returncode == 2
-  assert "distillation.temperature was 2.0, is 5.0" in refused.stderr
-
-  again = run_command(*changed, "--stages=distill")
-  assert again.returncode == 0, again.stderr
+  config.stage.distill.distillation.temperature = 5.0
+  with pytest.raises(InputError, match="distillation.temperature was 2.0, is 5.0"):
+    run(config, finished)
+  capsys.readouterr()
+  run(config, finished, ["distill"])
+  printed = capsys.readouterr().out
   for stage in ORDER[:-1]:
-    assert f"{stage}: finished at step" in again.stdout
+    assert f"{stage}: finished at step" in printed
     assert_same(final_state(finished, stage), before[stage])
-  assert "distill: starts" in again.stdout
+  assert "distill: starts" in printed
   with pytest.raises(AssertionError):
     assert_same(final_state(finished, "distill"), before["distill"])
 
-  back = run_command(*flags, f"--workdir={finished}", "--stages=distill")
-  assert back.returncode == 0, back.stderr
+  run(make_config(prepared), finished, ["distill"])
   assert_same(final_state(finished, "distill"), before["distill"])
 
 
-def test_a_changed_setting_of_a_finished_stage_is_named(finished, flags, run_command):
-  for field in ("stage.translate.translation.blocks", "model.discriminator_width"):
-    refused = run_command(*flags, f"--workdir={finished}", f"--config.{field}=3")
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert field.removeprefix("stage.translate.") in refused.stderr
+def set_blocks(config):
+  config.stage.translate.translation.blocks = 3
 
 
-def test_any_stage_predicts_but_the_one_that_translates(finished, tmp_path, run_command):
+def set_width(config):
+  config.model.discriminator_width = 3
+
+
+@pytest.mark.parametrize(
+  ("change", "field"), [(set_blocks, "translation.blocks"), (set_width, "model.discriminator_width")]
+)
+def test_a_changed_setting_of_a_finished_stage_is_named(finished, config, change, field):
+  change(config)
+  with pytest.raises(InputError, match=f"made with another configuration: {field} was .*, is 3; use another --workdir"):
+    run(config, finished)
+
+
+def test_every_stage_predicts_but_the_one_that_translates(finished, tmp_path):
   write_nifti(tmp_path / "data", sources=0, targets=1)
   (volume,) = [p for p in (tmp_path / "data" / "LGE").iterdir() if "manual" not in p.name]
-  masks = {}
-  for folder in (finished, *(finished / stage for stage in ORDER)):
-    output = tmp_path / "masks" / folder.name
-    run = run_command("vamcei_jax.predict", f"--workdir={folder}", f"--input={volume}", f"--output={output}")
-    if folder.name == "translate":
-      assert run.returncode == 2
-      assert "translates and segments nothing" in run.stderr
-      assert not output.exists()
-    else:
-      assert run.returncode == 0, run.stderr
-      masks[folder.name] = np.asarray(nib.load(output / volume.name).dataobj)
-  np.testing.assert_array_equal(masks["multistage"], masks["distill"])
+  masks = {stage: load_segmenter(finished / stage)(volume).mask for stage in ORDER if stage != "translate"}
+  with pytest.raises(InputError, match="translates and segments nothing"):
+    load_segmenter(finished / "translate")
+  np.testing.assert_array_equal(load_segmenter(finished)(volume).mask, masks["distill"])
 
 
-def test_a_network_that_is_not_trained_to_its_end_is_used_and_said_to_be(finished, tmp_path, capsys):
+def test_target_labels_change_no_stage(finished, config, tmp_path, monkeypatch):
+  """A run in which all target masks have other classes ends with the same parameters, in every stage."""
+  mislabel_target(monkeypatch)
+  config.data.prepared_dir = str(tmp_path / "mislabelled")
+  results = run(config, tmp_path / "run")
+  for stage in ORDER:
+    assert_same(final_state(tmp_path / "run", stage), final_state(finished, stage))
+  expected = json.loads((finished / "results.json").read_text())
+  for method, scores in results["methods"].items():
+    assert scores["patients"] != expected["methods"][method]["patients"]
+
+
+def test_the_row_of_the_teachers_is_the_score_of_their_smoothed_weighted_mean(finished):
+  stages = {stage: restore_stage(finished / stage) for stage in TEACHERS}
+  data = stages["no_adaptation"][0].data
+  datasets = prepare_datasets(data, finished)
+  _, translators = restore_stage(finished / "translate")
+  datasets |= translate_datasets(None, translators, datasets, finished / "translate" / "data")  # finds them on disk
+  patients = {stage: list(load_patients(datasets[STAGES[stage].target], "test")) for stage in TEACHERS}
+
+  def predict(stage, number):
+    stage_config, networks = stages[stage]
+    images = patients[stage][number].image[..., None]
+    return np.asarray(STAGES[stage].method.make_predict(stage_config)(networks, images))
+
+  def mask_of(probs, patient):
+    settings = preprocess_settings(data)
+    return restore_probabilities(probs, patient.shape, patient.spacing, settings, patient.centre).argmax(-1)
+
+  rows = json.loads((finished / "results.json").read_text())["methods"]["teachers"]["patients"]
+  assert list(rows) == [patient.name for patient in patients["no_adaptation"]]
+  for number, patient in enumerate(patients["no_adaptation"]):
+    first, second, third = (predict(stage, number) for stage in TEACHERS)
+    mean = 0.6 * first + 0.2 * second + 0.2 * third
+    mask = mask_of(smooth_slices(mean, patient.spacing[0], 6.0), patient)
+    for structure, scores in measure(mask, patient.truth, patient.spacing).items():
+      assert rows[patient.name][structure]["dice"] == pytest.approx(scores["dice"], abs=1e-3)
+    for other in (mean, first, second, third):
+      assert (mask_of(other, patient) != mask).mean() > 0.001
+
+
+def test_a_note_names_a_stage_whose_training_is_not_finished(finished, tmp_path, capsys):
   restore_stage(finished / "distill")
   assert capsys.readouterr().err == ""
   shutil.copytree(finished / "distill", tmp_path / "distill")
@@ -141,8 +190,8 @@ def test_a_student_has_no_latents_to_sample(finished):
     np.testing.assert_array_equal(segmenter.segment(image, jax.random.key(1)), first)
 
 
-def test_stages_see_the_images_that_they_should(finished):
-  """Which translator made which data, which images each teacher predicts, and what the student learns from."""
+def test_every_stage_learns_from_its_images_and_its_teachers(finished):
+  """Images of each translator, images that each teacher predicts, and what the student learns from."""
   translation, translators = restore_stage(finished / "translate")
   datasets = prepare_datasets(translation.data, finished)
   stages = {stage: restore_stage(finished / stage) for stage in TEACHERS}
@@ -169,8 +218,8 @@ def test_stages_see_the_images_that_they_should(finished):
   first, second, third = (np.asarray(probs[teacher]) for teacher in TEACHERS)
   assert min(np.abs(first - second).max(), np.abs(second - third).max()) > 0.02
   patients = list(load_patients(datasets["target"], "train", labelled=False))
-  each = np.cumsum([len(patient.image) for patient in patients])[:-1]
-  means = zip(np.split(0.6 * first + 0.2 * second + 0.2 * third, each), patients, strict=True)
+  starts = np.cumsum([len(patient.image) for patient in patients])[:-1]
+  means = zip(np.split(0.6 * first + 0.2 * second + 0.2 * third, starts), patients, strict=True)
   smoothed = [smooth_slices(mean, patient.spacing[0], 6.0) for mean, patient in means]
   expected = np.concatenate(smoothed)
   assert np.abs(expected - (0.6 * first + 0.2 * second + 0.2 * third)).max() > 0.01
@@ -180,7 +229,7 @@ def test_stages_see_the_images_that_they_should(finished):
   np.testing.assert_array_equal(slices["target"]["image"], images["target"])
   np.testing.assert_array_equal(slices["source"]["image"], images["source_as_target"])
 
-  alone = load_segmenter(finished / "source_vamcei").segment
-  np.testing.assert_allclose(alone(images["target"][:3]), probs["source_vamcei"][:3], atol=1e-4)
+  source_teacher = load_segmenter(finished / "source_vamcei").segment
+  np.testing.assert_allclose(source_teacher(images["target"][:3]), probs["source_vamcei"][:3], atol=1e-4)
   student = load_segmenter(finished).segment
   assert np.abs(student(images["target"][:3]) - probs["source_vamcei"][:3]).max() > 1e-3

@@ -27,7 +27,7 @@ def plan(configs, retrain=(), **folders):
   return make_plan(configs, found, retrain, Path("runs/a"))
 
 
-def test_what_depends_on_a_stage(config):
+def test_stages_depend_on_those_that_they_need(config):
   config.stage.distill.distillation.teachers = (0.5, 0.5)
   dependent = partial(dependent_stages, resolve(config).stages)
   upon_translate = {"target_vamcei", "source_vamcei", "distill"}

@@ -1,4 +1,4 @@
-"""run.json tells what a run was made with; a run made again from it is compared bit for bit."""
+"""run.json records how a run was made; a run that is reproduced from it is compared bit for bit."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def move_parameters(workdir, stage, by):
   return digest(state.ema_params)
 
 
-def test_a_run_tells_what_it_was_made_with(tiny_run):
+def test_a_run_records_its_configuration_data_versions_and_devices(tiny_run):
   record = json.loads((tiny_run / "run.json").read_text())
   assert record["config"] == json.loads((tiny_run / "config.json").read_text())
   assert record["seed"] == 0
@@ -86,22 +86,20 @@ def test_the_commit_is_that_of_tracked_files(tmp_path):
   assert git_state(other) == {"commit": None, "dirty": None}
 
 
-def test_a_run_made_again_agrees_bit_for_bit(run_command, tiny_run, tmp_path):
-  """Its checkpoints are not needed."""
+def test_a_reproduced_run_agrees_bit_for_bit_without_checkpoints(tiny_run, tmp_path, capsys):
   origin = tmp_path / "run"
   origin.mkdir()
   shutil.copy(tiny_run / "run.json", origin)
-  again = run_command("vamcei_jax.main", f"--reproduce={origin}")
-  assert again.returncode == 0, again.stdout + again.stderr
-  lines = again.stdout.splitlines()
-  told = [line.startswith("versions, commit, devices and data are the same") for line in lines].index(True)
-  assert told < [line.startswith("no_adaptation: starts") for line in lines].index(True)
+  assert reproduce(origin, tmp_path / "run-again")
+  lines = capsys.readouterr().out.splitlines()
+  compared = [line.startswith("versions, commit, devices and data are the same") for line in lines].index(True)
+  assert compared < [line.startswith("no_adaptation: starts") for line in lines].index(True)
   assert lines[-2:] == [f"{stage}: parameters agree bit for bit" for stage in STAGES]
   assert read_record(tmp_path / "run-again") == read_record(tiny_run)
   assert [path.name for path in origin.iterdir()] == ["run.json"]
 
 
-def test_other_parameters_are_seen_and_differences_named(run_command, tiny_run, copy, tmp_path):
+def test_other_parameters_are_found_and_differences_named(run_command, tiny_run, copy, tmp_path):
   moved = move_parameters(copy, "vamcei", 0.5)
   shutil.rmtree(copy / "no_adaptation")
 
@@ -114,9 +112,9 @@ def test_other_parameters_are_seen_and_differences_named(run_command, tiny_run, 
     session["devices"]["cores"] = 96
 
   edit(copy, change)
-  # What is finished is not trained, but compared.
-  shutil.copytree(tiny_run, tmp_path / "again")
-  again = run_command("vamcei_jax.main", f"--reproduce={copy}", f"--workdir={tmp_path / 'again'}")
+  # The default workdir. Its stages are finished, so they are compared and not trained.
+  shutil.copytree(tiny_run, tmp_path / "copy-again")
+  again = run_command("vamcei_jax.main", f"--reproduce={copy}")
   assert again.returncode == 1, again.stderr
   lines = again.stdout.splitlines()
   assert f"versions.jax: 0.9.0 then, {jax.__version__} now" in lines
@@ -126,7 +124,7 @@ def test_other_parameters_are_seen_and_differences_named(run_command, tiny_run, 
   assert lines[-2:] == ["no_adaptation: parameters agree bit for bit", "vamcei: parameters differ by up to 0.5"]
 
 
-def test_a_changed_checkpoint_and_a_changed_digest_are_seen(tiny_run, copy, tmp_path, capsys):
+def test_a_changed_checkpoint_and_a_changed_digest_are_found(tiny_run, copy, tmp_path, capsys):
   move_parameters(copy, "vamcei", 0.25)
   shutil.rmtree(copy / "no_adaptation" / "checkpoints")
   edit(copy, lambda record: record["stages"].update(no_adaptation="0" * 64))
@@ -137,13 +135,13 @@ def test_a_changed_checkpoint_and_a_changed_digest_are_seen(tiny_run, copy, tmp_
   assert "has other parameters than run.json records; the new ones differ by up to 0.25" in second
 
 
-def test_a_resumed_run_keeps_the_record_of_who_began_it(copy, tiny_config, monkeypatch):
+def test_a_resumed_run_keeps_the_record_of_its_first_session(copy, tiny_config, monkeypatch):
   edit(copy, lambda record: record["sessions"][0]["versions"].update(jax="0.9.0"))
-  monkeypatch.setattr(runs, "train", Mock(side_effect=KeyboardInterrupt))  # all that is of interest is before it
+  monkeypatch.setattr(runs, "train", Mock(side_effect=KeyboardInterrupt))  # the record is written before training
 
-  def resume(*again):
+  def resume(*retrain):
     with pytest.raises(KeyboardInterrupt):
-      runs.run(tiny_config, copy, again)
+      runs.run(tiny_config, copy, retrain)
     record = read_record(copy)
     return [session["versions"]["jax"] for session in record["sessions"]], set(record["stages"])
 
@@ -153,8 +151,7 @@ def test_a_resumed_run_keeps_the_record_of_who_began_it(copy, tiny_config, monke
   assert resume(*STAGES) == ([jax.__version__], set())
 
 
-def test_a_run_of_an_earlier_version_is_made_again(copy, tmp_path, monkeypatch):
-  """What has become a field since then is as it was: off."""
+def test_a_run_of_an_earlier_version_is_reproduced_with_later_fields_at_their_defaults(copy, tmp_path, monkeypatch):
   edit(copy, lambda record: [record["config"]["augment"].pop(name) for name in ("gin", "ipa", "scar", "contraction")])
   edit(copy, lambda record: record["config"]["data"].pop("empty_slices"))
   edit(copy, lambda record: record["config"]["stage"].update(vamcei={"data": {"empty_slices": "none"}}))
@@ -187,7 +184,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("reason", DAMAGES)
-def test_what_cannot_be_made_again_is_said_at_once(tiny_run, tmp_path, reason):
+def test_a_run_that_cannot_be_reproduced_is_named_before_training(tiny_run, tmp_path, reason):
   origin = tmp_path / "run"
   origin.mkdir()
   shutil.copy(tiny_run / "run.json", origin)
@@ -198,7 +195,7 @@ def test_what_cannot_be_made_again_is_said_at_once(tiny_run, tmp_path, reason):
   assert not (tmp_path / "again").exists()
 
 
-def test_wrong_commands(run_command, tiny_run, tmp_path):
+def test_commands_that_do_not_fit_are_named(run_command, tiny_run, tmp_path):
   main = lambda *flags: error_of(run_command("vamcei_jax.main", *flags))
   assert "either --config=FILE" in main(TINY, f"--reproduce={tiny_run}")
   assert "run.json: not found" in main(f"--reproduce={tmp_path}")

@@ -18,7 +18,7 @@ def config():
   return tiny_multistage.get_config()
 
 
-def test_a_stage_s_section_is_laid_over_the_run_and_over_no_other_stage(config):
+def test_the_section_of_a_stage_replaces_fields_of_this_stage_only(config):
   configs = resolve(config).stages
   assert list(configs) == list(config.stages)
   assert configs["translate"].train.steps == 6
@@ -43,7 +43,7 @@ def test_a_student_has_no_latents(config):
     resolve(config)
 
 
-def test_a_stage_weighs_the_terms_and_trains_the_networks_of_its_method(config):
+def test_a_stage_has_the_weights_and_rates_of_its_method_only(config):
   configs = resolve(config).stages
   assert set(configs["no_adaptation"].loss.weights) == {"segmentation"}
   assert set(configs["translate"].loss.weights) == {"adversarial", "cycle", "identity"}
@@ -54,7 +54,7 @@ def test_a_stage_weighs_the_terms_and_trains_the_networks_of_its_method(config):
   assert vamcei.loss.weights["prototypes"] == config.loss.weights.prototypes
 
 
-def test_a_missing_field_has_its_default_and_the_whole_is_printed(config):
+def test_a_missing_field_has_its_default_and_all_fields_are_printed(config):
   del config.train["keep"]
   config.stage.distill.distillation = ConfigDict({"teachers": (0.5, 0.5)})
   resolved = resolve(config)
@@ -90,7 +90,7 @@ def test_every_config_can_be_used(path):
   assert located == (list(configs)[1:] if "locate" in configs else [])
 
 
-def test_a_stage_takes_of_the_data_what_its_section_says():
+def test_the_section_of_a_stage_selects_slices_and_crop():
   config = importlib.import_module("configs.mscmrseg_best").get_config()
   data = {stage: stage_config.data for stage, stage_config in resolve(config).stages.items()}
   slices = {stage: (settings.empty_slices, settings.crop) for stage, settings in data.items()}
@@ -143,7 +143,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_does_not_fit_is_named(config, what):
+def test_fields_that_do_not_fit_together_are_named(config, what):
   change, expected = WRONG[what]
   change(config)
   with pytest.raises(InputError, match=expected.replace(".", r"\.").replace("(", r"\(")):

@@ -1,36 +1,41 @@
-"""What a run promises: the same parameters after a kill, no recompilation, and nothing learned from target labels."""
+"""Training: the same parameters after a kill, no recompilation, averaged parameters, nothing from target labels."""
 
 import json
 import signal
 import subprocess
 from functools import partial
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.configs import tiny_multistage
 from tests.conftest import ROOT, command
-from tests.runs import assert_same, final_state
+from tests.runs import assert_same, final_state, mislabel_target
 from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.distributed import compile_steps
+from vamcei_jax.methods.state import State
+from vamcei_jax.pipeline import run as runs
 from vamcei_jax.pipeline.resolve import resolve
-from vamcei_jax.pipeline.run import run
 from vamcei_jax.pipeline.stages import STAGES
-from vamcei_jax.training.checkpoints import open_checkpoints
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_networks
 from vamcei_jax.training.log import open_log, read_log
+from vamcei_jax.training.loop import train
 
 SLOW_STAGES = [
   pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "target_vamcei", "translate")
 ]
 
 
-def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prepared, tmp_path):
+def test_a_killed_run_ends_with_the_parameters_of_an_uninterrupted_one(tiny_run, prepared, tmp_path):
   arguments = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
   process = subprocess.Popen(
     command("vamcei_jax.main", *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
-  # Step 6 has been taken, step 8 not: the newest checkpoint is that of step 4 or 6, whole or in the making.
+  # Step 6 is done and step 8 is not. The newest checkpoint is of step 4 or 6, complete or not.
   for line in process.stdout:
     if line.startswith("vamcei     6/8"):
       process.send_signal(signal.SIGKILL)
@@ -51,7 +56,7 @@ def test_a_killed_run_ends_with_the_parameters_of_an_unbroken_one(tiny_run, prep
   assert not list(tmp_path.rglob("*tmp*"))
 
 
-def test_a_run_writes_what_others_read(tiny_run):
+def test_a_run_writes_its_log_scores_and_pictures(tiny_run):
   lines = read_log(tiny_run / "metrics.jsonl")
   adapted = [line for line in lines if line["stage"] == "vamcei"]
   assert [line["step"] for line in adapted if line["step"] % 2 == 0] == [2, 4, 6, 8]
@@ -107,30 +112,17 @@ def test_one_compilation_serves_every_step(stage):
 
 
 def test_target_labels_change_no_training_result(tiny_run, tiny_config, tmp_path, monkeypatch):
-  """The same run where the target's masks are shuffled between classes ends with the same parameters."""
-  from vamcei_jax.datasets import phantom, volumes
-
-  def mislabelled(patient, volume, classes, preprocess):
-    return volumes.example(patient, volume, (3 - classes).astype(classes.dtype), preprocess)
-
-  original = phantom.Phantom._generate_examples
-
-  def generate(self, *arguments):
-    with monkeypatch.context() as patch:
-      if self.builder_config.domain == "lge":
-        patch.setattr(phantom, "example", mislabelled)
-      yield from original(self, *arguments)
-
-  monkeypatch.setattr(phantom.Phantom, "_generate_examples", generate)
+  """A run in which all target masks have other classes ends with the same parameters."""
+  mislabel_target(monkeypatch)
   tiny_config.data.prepared_dir = str(tmp_path / "mislabelled")
   tiny_config.stages = ("vamcei",)
-  results = run(tiny_config, tmp_path / "run")
+  results = runs.run(tiny_config, tmp_path / "run")
   assert_same(final_state(tmp_path / "run", "vamcei"), final_state(tiny_run, "vamcei"))
   methods = json.loads((tiny_run / "results.json").read_text())["methods"]
   assert results["methods"]["vamcei"] != methods["vamcei"]
 
 
-def test_a_resumed_log_drops_what_will_be_logged_again(tmp_path):
+def test_a_resumed_log_drops_the_lines_of_steps_that_are_trained_again(tmp_path):
   lines = [("a", 2), ("b", 2), ("b", 4), ("b", 6)]
   text = "".join(json.dumps({"stage": stage, "step": step}) + "\n" for stage, step in lines)
   (tmp_path / "metrics.jsonl").write_text(text + '{"stage": "b", "st')
@@ -138,3 +130,90 @@ def test_a_resumed_log_drops_what_will_be_logged_again(tmp_path):
     log(5, {"loss": 1.5}, None, 8)
   left = [(line["stage"], line["step"]) for line in read_log(tmp_path / "metrics.jsonl")]
   assert left == [("a", 2), ("b", 2), ("b", 4), ("b", 5)]
+
+
+class Slices:
+  """Slices in memory in place of those on disk."""
+
+  nbytes = 1
+
+  def __init__(self, **maps):
+    self.maps = maps
+
+  def load(self):
+    return self.maps
+
+
+@pytest.fixture
+def counted():
+  """A method without a network: each step adds 1 to the parameter, and 10 to its average."""
+
+  def init_state(config, key):
+    scalar = lambda value: {"segmenter": {"x": jnp.float32(value)}}
+    return State(
+      step=jnp.zeros((), jnp.int32),
+      key=key,
+      params=scalar(0),
+      opt_state={},
+      ema_params=scalar(1000),
+      learning_rates={},
+      weights={},
+      ramp=jnp.zeros(2),
+    )
+
+  def make_step(config, axis_name=None):
+    def step(state, batch):
+      add = lambda tree, value: jax.tree.map(lambda x: x + value, tree)
+      metrics = {"loss": batch["target"]["image"].mean()}
+      params, ema_params = add(state.params, 1.0), add(state.ema_params, 10.0)
+      return state.replace(step=state.step + 1, params=params, ema_params=ema_params), metrics
+
+    return step
+
+  return SimpleNamespace(init_state=init_state, make_step=make_step)
+
+
+def test_averaged_parameters_are_validated_and_choose_the_best_checkpoint(counted, tiny_config, tmp_path):
+  tiny_config.data.crop = tiny_config.data.size
+  tiny_config.train.update(keep=1, steps=8, eval_every=2, checkpoint_every=2)
+  config = resolve(tiny_config).stages["vamcei"]
+  images = np.random.default_rng(0).uniform(size=(4, *config.data.size)).astype(np.float32)
+  load = lambda: {"target": Slices(image=images)}
+  validated = []
+
+  def evaluate(networks, step):
+    validated.append((step, networks))
+    return {"dice": 1.0 if float(networks["segmenter"]["x"]) == 1040 else 0.5}
+
+  networks = train(config, counted, jax.random.key(0), load, evaluate, tmp_path)
+  assert validated == [(step, {"segmenter": {"x": 1000 + 10 * step}}) for step in (2, 4, 6, 8)]
+  assert networks == {"segmenter": {"x": 1080}}
+  folder = tmp_path / "vamcei" / "checkpoints"
+  with open_checkpoints(folder, 1) as checkpoints:
+    assert set(checkpoints.all_steps()) == {4, 8}
+    assert checkpoints.best_step() == 4
+  abstract = jax.eval_shape(lambda: counted.init_state(config, jax.random.key(0)))
+  assert restore_networks(folder, abstract) == networks
+
+
+def test_a_stopped_run_that_reads_from_disk_ends_with_the_parameters_of_an_uninterrupted_one(
+  tiny_config, tmp_path, monkeypatch, capsys
+):
+  tiny_config.stages = ("no_adaptation",)
+  tiny_config.data.resident = 0.0
+  tiny_config.train.update(steps=7, eval_every=5)
+  expected = runs.run(tiny_config, tmp_path / "uninterrupted")
+  assert "no_adaptation: slices are read from disk" in capsys.readouterr().out
+
+  with monkeypatch.context() as patch:
+    patch.setattr(runs, "make_evaluator", lambda *_: Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+      runs.run(tiny_config, tmp_path / "stopped")
+  assert set(open_checkpoints(tmp_path / "stopped" / "no_adaptation" / "checkpoints", 2).all_steps()) == {2, 4}
+  capsys.readouterr()
+  results = runs.run(tiny_config, tmp_path / "stopped")
+  assert "no_adaptation: resumes at step 4 of 7" in capsys.readouterr().out
+  assert_same(*(final_state(tmp_path / name, "no_adaptation") for name in ("stopped", "uninterrupted")))
+  assert results == expected
+  losses = lambda name: {line["step"]: line["loss"] for line in read_log(tmp_path / name / "metrics.jsonl")}
+  assert losses("stopped") == losses("uninterrupted")

@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vamcei_jax.data.labels import CLASSES, are_label_values
 
@@ -16,7 +16,7 @@ class Rule(NamedTuple):
   expected: what a value must be, as an error message ends with it.
   """
 
-  accepts: Callable[[object], bool]
+  accepts: Callable[[Any], bool]
   expected: str
 
 
@@ -27,7 +27,8 @@ def whole(low: int, high: int = 2**31 - 1) -> Rule:
 
 def number(low: float, high: float = _LARGEST) -> Rule:
   """A finite number, whole or not."""
-  return Rule(lambda value: type(value) in (int, float) and low <= value <= high, f"a number from {low:g} to {high:g}")
+  accepts = lambda value: type(value) in (int, float) and low <= value <= high
+  return Rule(accepts, f"a number from {low:g} to {high:g}")
 
 
 def choice(values: tuple[str, ...]) -> Rule:
@@ -38,7 +39,7 @@ def choice(values: tuple[str, ...]) -> Rule:
 def each(rule: Rule, count: int | None = None) -> Rule:
   """A tuple or list of `count` values, or of at least one, that the rule accepts."""
 
-  def accepts(values: object) -> bool:
+  def accepts(values: Any) -> bool:
     if not isinstance(values, list | tuple) or len(values) != (count or max(len(values), 1)):
       return False
     return all(map(rule.accepts, values))
@@ -48,13 +49,20 @@ def each(rule: Rule, count: int | None = None) -> Rule:
 
 def rising(pair: Rule, *, equal: bool = False) -> Rule:
   """A pair whose second value is larger than its first, or with `equal`, not smaller."""
-  in_order = lambda low, high: low < high or (equal and low == high)
-  return Rule(lambda values: pair.accepts(values) and in_order(*values), f"low and high: {pair.expected}")
+
+  def accepts(values: Any) -> bool:
+    return pair.accepts(values) and (values[0] < values[1] or (equal and values[0] == values[1]))
+
+  return Rule(accepts, f"low and high: {pair.expected}")
 
 
 def differing(values: Rule) -> Rule:
   """Values without a duplicate."""
-  return Rule(lambda value: values.accepts(value) and len(set(value)) == len(value), f"{values.expected}, none twice")
+
+  def accepts(value: Any) -> bool:
+    return values.accepts(value) and len(set(value)) == len(value)
+
+  return Rule(accepts, f"{values.expected}, none twice")
 
 
 def optional(rule: Rule) -> Rule:

@@ -344,7 +344,7 @@ def build(kind: type, fields: Mapping[str, Any], prefix: str = "", **given: Any)
 
 def flat_fields(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Dotted name -> value of all fields of a nested mapping."""
-  items = {}
+  items: dict[str, Any] = {}
   for name, value in tree.items():
     items |= flat_fields(value, f"{prefix}{name}.") if hasattr(value, "items") else {prefix + name: value}
   return items

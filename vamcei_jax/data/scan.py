@@ -87,11 +87,12 @@ def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> S
   Raises:
     InputError: the array is not 3-D or not of real numbers, or the spacing is not three positive numbers.
   """
-  if voxels.ndim != 3 or voxels.dtype.kind not in "iufb":
+  if voxels.ndim != 3 or not voxels.size or voxels.dtype.kind not in "iufb":
     raise InputError(f"array of shape {voxels.shape} and type {voxels.dtype}: expected real numbers (D, H, W)")
-  if len(spacing) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in spacing):
-    raise InputError(f"spacing={tuple(spacing)}: must be three positive numbers, mm along D, H and W")
-  affine = np.diag([*map(float, spacing), 1.0])
+  mm = np.asarray(spacing)
+  if mm.shape != (3,) or mm.dtype.kind not in "iuf" or not (np.isfinite(mm) & (mm > 0)).all():
+    raise InputError(f"spacing={spacing}: must be three positive numbers, mm along D, H and W")
+  affine = np.diag([*mm.tolist(), 1.0])
   volume = image_volume("the array", voxels, affine, plane)
   return Scan("the array", volume, _CANONICAL, nib.Nifti1Image(np.zeros(voxels.shape, np.uint8), affine))
 

@@ -1,6 +1,7 @@
 """Figures of predictions, scores and training: PNG files, and SVG and WebP images for the report."""
 
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -171,7 +172,7 @@ def save_scatter(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, Sequ
   """
   plt = _pyplot()
   figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(14, 6 * len(rows)), squeeze=False)
-  for axis, (title, points, domains, classes) in zip(axes.flat, sum(rows, []), strict=True):
+  for axis, (title, points, domains, classes) in zip(axes.flat, itertools.chain(*rows), strict=True):
     for domain, marker in MARKERS.items():
       for index, name in enumerate(CLASSES):
         x, y = points[(domains == domain) & (classes == index)].T

@@ -47,13 +47,13 @@ def pair_files(
   Raises:
     InputError: a folder that is missing or empty, two files of one name, or no file with the name of a label.
   """
-  given = {"predictions": predictions, "labels": labels, "against": against, "images": images}
-  given = {role: source for role, source in given.items() if source is not None}
+  sources = {"predictions": predictions, "labels": labels, "against": against, "images": images}
+  given: dict[str, Source] = {role: source for role, source in sources.items() if source is not None}
   origins = {role: role if isinstance(source, Mapping) else str(source) for role, source in given.items()}
   methods = name_methods(given, origins)
   named = list_labels(labels)
   if _is_file(labels):
-    given = {role: dict.fromkeys(named, source) if _is_file(source) else source for role, source in given.items()}
+    given = {role: _for_each(named, source) for role, source in given.items()}
 
   paired_images = match(list_files(given["images"], "images"), named) if "images" in given else None
   if paired_images == {}:
@@ -83,7 +83,8 @@ def name_methods(given: Mapping[str, Source], origins: Mapping[str, str]) -> dic
     InputError: both roles have the same files.
   """
   roles = [role for role in ("against", "predictions") if role in given]
-  places = [given[role] if isinstance(given[role], Mapping) else Path(given[role]).resolve() for role in roles]
+  place = lambda source: source if isinstance(source, Mapping) else Path(source).resolve()
+  places = [place(given[role]) for role in roles]
   if len(roles) == 2 and places[0] == places[1]:
     raise InputError(f"{origins['against']}: the folder of --predictions itself; correct --against")
   last_parts = [place.name if isinstance(place, Path) else role for role, place in zip(roles, places, strict=True)]
@@ -126,7 +127,7 @@ def match(files: Iterable[tuple[str, Path]], names: Collection[str]) -> dict[str
   Raises:
     InputError: a name has two files.
   """
-  matched = {}
+  matched: dict[str, Path] = {}
   for name, path in files:
     name = name if name in names else re.sub(r"_\d{4}$", "", name)
     if name in matched:
@@ -134,6 +135,13 @@ def match(files: Iterable[tuple[str, Path]], names: Collection[str]) -> dict[str
     if name in names:
       matched[name] = path
   return matched
+
+
+def _for_each(names: Iterable[str], source: Source) -> Source:
+  """A single file under each of the names; another source as it is."""
+  if isinstance(source, Mapping) or not _is_file(source):
+    return source
+  return {name: source for name in names}
 
 
 def _is_file(source: Source) -> bool:

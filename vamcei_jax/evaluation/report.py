@@ -70,8 +70,7 @@ def write_report(
   import jinja2
 
   results = results_table(scores)
-  last = list(scores)[-1] if scores else None
-  patients = scores[last] if scores else {}
+  last, patients = list(scores.items())[-1] if scores else ("", {})
   cases = pick_cases(patients) or list(names)[: WORST + BEST]
   template = files("vamcei_jax.evaluation").joinpath("report.html").read_text(encoding="utf-8")
   page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
@@ -145,10 +144,9 @@ def _window(foreground: np.ndarray) -> tuple[slice, slice, slice]:
   """The box around the foreground with a margin; the whole volume if there is no foreground."""
   if not foreground.any():
     return slice(None), slice(None), slice(None)
-  box = []
-  for where, margin in zip(np.nonzero(foreground), (1, MARGIN, MARGIN), strict=True):
-    box.append(slice(max(where.min() - margin, 0), where.max() + 1 + margin))
-  return tuple(box)
+  box = lambda where, margin: slice(max(where.min() - margin, 0), where.max() + 1 + margin)
+  slices, rows, columns = np.nonzero(foreground)
+  return box(slices, 1), box(rows, MARGIN), box(columns, MARGIN)
 
 
 def _svg_source(svg: str) -> str:

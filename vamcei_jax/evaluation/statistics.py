@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -17,7 +18,18 @@ from vamcei_jax.evaluation.metrics import METRICS
 from vamcei_jax.files import write_text
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-Summary = dict[str, dict[str, dict[str, float | None]]]
+
+
+class Statistics(TypedDict):
+  """Statistics of a metric over patients; see summarise."""
+
+  mean: float
+  std: float | None
+  median: float
+  worst: NotRequired[float]
+
+
+Summary = dict[str, dict[str, Statistics]]
 Comparison = dict[str, dict[str, dict[str, float]]]
 
 # What clinicians read off masks: title -> structure, metric of the predicted and metric of the true amount.
@@ -175,9 +187,11 @@ def _column(scores: Scores, structure: str, metric: str) -> np.ndarray:
   return np.array([patient[structure][metric] for patient in scores.values()])
 
 
-def _describe(values: np.ndarray, best: float | None) -> dict[str, float | None]:
-  described = {"mean": float(values.mean()), "std": sample_std(values), "median": float(np.median(values))}
-  return described if best is None else described | {"worst": float(values[np.abs(values - best).argmax()])}
+def _describe(values: np.ndarray, best: float | None) -> Statistics:
+  described = Statistics(mean=float(values.mean()), std=sample_std(values), median=float(np.median(values)))
+  if best is not None:
+    described["worst"] = float(values[np.abs(values - best).argmax()])
+  return described
 
 
 def _signed_rank_test(first: np.ndarray, second: np.ndarray, best: float) -> dict[str, float]:

@@ -33,7 +33,7 @@ class Prediction:
   probabilities: np.ndarray
   volumes_ml: Mapping[str, float]
   quality: Quality
-  uncertainty: Mapping[str, Mapping[str, float]]
+  uncertainty: Mapping[str, Mapping[str, float | None]]
   entropy: np.ndarray | None
   scan: Scan
 
@@ -58,6 +58,7 @@ class Prediction:
     if what not in MAPS or getattr(self, what) is None:
       raise InputError(f"{what}: not in this prediction; choose from {', '.join(MAPS)}, entropy with samples only")
     path = Path(path)
-    if self.scan.path is not None and path.exists() and os.path.samefile(path, self.scan.path):
+    volume = self.scan.path
+    if volume is not None and volume.exists() and path.exists() and os.path.samefile(path, volume):
       raise InputError(f"{path}: the volume itself; choose another file for the {what}")
     self.scan.save(path, getattr(self, what))

@@ -71,7 +71,9 @@ class Segmenter:
     probs, draws, cut = self._probabilities(image, scan.volume, settings, centre)
     classes = postprocess(probs) if self.inference.postprocess else probs.argmax(-1).astype(np.uint8)
     entropies = entropy(probs) if draws else None
-    uncertainty = structure_uncertainty(classes, draws, entropies, scan.volume.spacing) if draws else {}
+    uncertainty = {}
+    if entropies is not None:
+      uncertainty = structure_uncertainty(classes, draws, entropies, scan.volume.spacing)
     values = np.array([value[0] for value in folded_values(self.config.data.label_values)])
     return Prediction(
       mask=scan.restore_axes(compact(values)[classes]),
@@ -92,7 +94,7 @@ class Segmenter:
       matched = match_pixels(settings, scan.volume.spacing, self.inference.pixel_mm)
     except InputError as error:
       raise InputError(f"{scan.name}: {error}") from None
-    if matched == settings:
+    if matched == settings or matched.spacing is None:
       return settings, ""
     pixels = "×".join(f"{mm:.3g}" for mm in scan.volume.spacing[1:])
     return matched, f"pixels of {pixels} mm, resampled to the {matched.spacing * settings.zoom:.3g} mm of the training"

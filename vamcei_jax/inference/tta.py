@@ -54,7 +54,7 @@ def average_transforms(predict: Callable[..., Array], matrices: np.ndarray) -> C
 
 def _warp(maps: Array, matrix: Array) -> Array:
   """Maps (B, h, w, C), sampled at coordinates that a matrix moves about the middle; 0 outside of the image."""
-  size = maps.shape[1:3]
-  coordinates = sample_grid(matrix, (jnp.array(size) - 1.0) / 2.0, size)
+  height, width = maps.shape[1:3]
+  coordinates = list(sample_grid(matrix, (jnp.array([height, width]) - 1.0) / 2.0, (height, width)))
   sample = lambda x: jax.scipy.ndimage.map_coordinates(x, coordinates, order=1, mode="constant")
   return jnp.moveaxis(jax.vmap(jax.vmap(sample))(jnp.moveaxis(maps, -1, 1)), 1, -1)

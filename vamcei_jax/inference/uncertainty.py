@@ -1,4 +1,4 @@
-"""How sure a segmenter with latents is: entropy by voxel, and by structure what its draws disagree on."""
+"""Uncertainty of a segmenter with latents: entropy of each voxel, and disagreement of latent samples by structure."""
 
 from collections.abc import Iterable
 
@@ -15,11 +15,11 @@ def entropy(probs: np.ndarray) -> np.ndarray:
 
 
 def summarise_draws(draws: Iterable[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-  """The mean of draws of class probabilities (D, H, W, K), and the classes (D, H, W) of each draw.
+  """The mean of class probabilities (D, H, W, K) over latent samples, and the classes (D, H, W) of each sample.
 
-  The draws are used up one after the other, so that memory holds one of them.
+  The iterable is consumed one by one, so that memory holds the probabilities of one sample.
   """
-  total, classes = 0.0, []
+  total, classes = np.zeros(()), []
   for probs in draws:
     total = total + probs
     classes.append(probs.argmax(-1).astype(np.uint8))
@@ -29,10 +29,10 @@ def summarise_draws(draws: Iterable[np.ndarray]) -> tuple[np.ndarray, list[np.nd
 def structure_uncertainty(
   classes: np.ndarray, draws: list[np.ndarray], entropies: np.ndarray, spacing: tuple[float, float, float]
 ) -> dict[str, dict[str, float | None]]:
-  """What is uncertain of each structure of a volume (Roy et al., Bayesian QuickNAT, NeuroImage 195:11-22, 2019).
+  """Uncertainty of each structure of a volume (Roy et al., Bayesian QuickNAT, NeuroImage 195:11-22, 2019).
 
   Args:
-    classes: (D, H, W) the mask that is given out.
+    classes: (D, H, W) class indices of the mask.
     draws: the classes of each draw, (D, H, W).
     entropies: (D, H, W) of the mean probabilities.
     spacing: mm along D, H, W.

@@ -25,7 +25,7 @@ def predict_volume(predict: Callable, params: Any, image: np.ndarray, key: Array
   depth = len(image)
   padded = np.pad(image, ((0, -depth % BATCH), (0, 0), (0, 0)))[..., None]
   starts = range(0, len(padded), BATCH)
-  arguments = [(padded[start : start + BATCH],) for start in starts]
+  arguments: list[tuple] = [(padded[start : start + BATCH],) for start in starts]
   if key is not None:
     keys = example_keys(key, jnp.arange(len(padded)))
     arguments = [(*batch, keys[start : start + BATCH]) for batch, start in zip(arguments, starts, strict=True)]

@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
     name = left.pop()
     if name in installed and name not in found:
       found[name] = installed[name].version
-      left += [normal(re.match(r"[\w.-]+", needed)[0]) for needed in installed[name].requires or ()]
+      left += [normal(re.findall(r"[\w.-]+", needed)[0]) for needed in installed[name].requires or ()]
   return {"python": platform.python_version(), **dict(sorted(found.items())), _PACKAGE: __version__}
 
 

@@ -56,7 +56,7 @@ def reproduce(origin: Path, workdir: Path, retrain: Collection[str] = ()) -> boo
   run(config, workdir, retrain, on_start=lambda current: _print_differences(record, current))
   if not distributed.is_first_host():
     return True
-  current = read_record(workdir)
+  current = read_record(workdir) or {}
   print(f"\n{origin} and {workdir}:")
   return all([_compare(stage, configs[stage], origin, workdir, record, current) for stage in configs])
 

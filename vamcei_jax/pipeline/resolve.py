@@ -89,7 +89,7 @@ def _to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
-  stages = content.get("stages")
+  stages = content.get("stages", ())
   if not differing(each(choice(tuple(STAGES)))).accepts(stages):
     raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
   stages = tuple(stages)

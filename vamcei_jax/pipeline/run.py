@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vamcei_jax import distributed
@@ -15,6 +16,7 @@ from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.files import locked
 from vamcei_jax.inference.volumes import predict_volume, translate_volume
 from vamcei_jax.methods import cyclegan, distillation
+from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.domains import (
   Datasets,
   locate_hearts,
@@ -79,7 +81,8 @@ def run(
 
 
 def prepare_workdir(config: RunConfig, plan: Plan, datasets: Datasets, earlier: dict | None, workdir: Path) -> dict:
-  """Writes config.json and run.json, and removes what the plan discards; returns the content of run.json."""
+  """Prints the plan, writes config.json and run.json, and removes what the plan discards; returns run.json."""
+  print("stages: " + ", ".join(f"{stage} ({action})" for stage, action in plan.actions.items()), flush=True)
   write_config(workdir, config.content)
   record = start_record(workdir, config.content, datasets, None if plan.starts_over else earlier, plan.discard)
   remove_stages(workdir, plan.discard)
@@ -112,7 +115,8 @@ def run_stages(
     workdir: of the run.
   """
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(config)) for stage, config in configs.items()}
-  networks, probs = {}, {}
+  networks: dict[str, dict[str, Params]] = {}
+  probs: dict[str, list[np.ndarray]] = {}
   for stage in configs:
     config, folder, method = configs[stage], workdir / stage, STAGES[stage].method
     if distributed.is_first_host():

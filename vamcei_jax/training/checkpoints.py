@@ -8,9 +8,10 @@ import hashlib
 import math
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +20,8 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Params, State
+
+States = TypeVar("States", State, list[State])
 
 
 def open_checkpoints(folder: Path, keep: int) -> ocp.CheckpointManager:
@@ -49,9 +52,9 @@ def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: floa
 
 def restore_newest(
   checkpoints: ocp.CheckpointManager,
-  abstract_state: State | list[State],
+  abstract_state: States,
   placement: Sharding | list[Sharding] | None = None,
-) -> tuple[State | list[State] | None, list[int]]:
+) -> tuple[States | None, list[int]]:
   """The newest intact checkpoint, and the steps of damaged checkpoints after it.
 
   A checkpoint is intact if its arrays have the digest that was saved with them: Orbax does not detect every flipped
@@ -69,7 +72,7 @@ def restore_newest(
   Raises:
     InputError: there are checkpoints, and none is intact.
   """
-  damaged = []
+  damaged: list[int] = []
   for step in sorted(checkpoints.all_steps(), reverse=True):
     try:
       return _restore(checkpoints, step, abstract_state, placement), damaged
@@ -101,14 +104,14 @@ def set_aside(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> Non
     checkpoints.reload()
 
 
-def digest(state: State | dict[str, Params]) -> str:
+def digest(state: State | Mapping[str, Params] | list[State]) -> str:
   """SHA-256 of all arrays of a state, or of networks, with their names, shapes and types."""
   sha = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
     sha.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-    sha.update(array.view(np.uint8))
+    sha.update(array.view(np.uint8).data)
   return sha.hexdigest()
 
 
@@ -146,9 +149,9 @@ def _restore_to_read(folder: Path, abstract_state: State) -> tuple[State | None,
 def _restore(
   checkpoints: ocp.CheckpointManager,
   step: int,
-  abstract_state: State | list[State],
+  abstract_state: States,
   placement: Sharding | list[Sharding] | None,
-) -> State | list[State]:
+) -> States:
   placement = placement or SingleDeviceSharding(jax.local_devices()[0])
   place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   place_state = lambda sharding, state: jax.tree.map(partial(place, sharding=sharding), state)

@@ -72,7 +72,8 @@ def train(
     run, next_data = prepare_steps(config, method, load(), draw_key, first, devices)
 
     with open_log(workdir, stage, first) as log, noted_signals() as signals:
-      step, pending, started, stopped, bad = first, [], None, False, 0
+      started: float | None = None
+      step, pending, stopped, bad = first, [], False, 0
       while step < steps and not stopped:
         count = steps_to_go(step, settings, devices)
         state, metrics = run(state, next_data(count), draw_key, count)
@@ -82,11 +83,12 @@ def train(
 
         dice, logged = None, due(settings.log_every) or due(settings.eval_every) or is_first
         if logged:
-          fetched, scores = jax.device_get(distributed.replica(pending)), {}
+          fetched = jax.device_get(distributed.replica(pending))
+          scores: Mapping[str, float] = {}
           values = {name: np.concatenate([np.ravel(line[name]) for line in fetched]) for name in fetched[0]}
           bad = stop_if_stuck(values, bad, settings.max_bad_steps, stage)
           # The first line of a session includes the compilation, so it has no rate.
-          rate = len(values["loss"]) / (time.perf_counter() - started) if started else None
+          rate = None if started is None else len(values["loss"]) / (time.perf_counter() - started)
           if due(settings.eval_every):
             if distributed.is_first_host():
               scores = evaluate(distributed.replica(state.ema_params), step)

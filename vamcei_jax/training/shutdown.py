@@ -34,7 +34,7 @@ def noted_signals() -> Iterator[list[int]]:
 
   A second signal ends the program at once. A single one does, if Python does not handle it within PATIENCE seconds.
   """
-  noted = []
+  noted: list[int] = []
   if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
     yield noted
     return
