@@ -25,7 +25,7 @@ from tests.commands import ROOT, command
 from tests.configs import tiny, tiny_multistage
 from tests.runs import assert_same, final_state
 from vamcei_jax import distributed, grid
-from vamcei_jax.config.schema import TrainConfig
+from vamcei_jax.config.schema import StageConfig, TrainConfig
 from vamcei_jax.data.loader import augment_batch, batch_indices, draw_batch, draw_keys
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
@@ -44,10 +44,9 @@ STEPS = 10
 @pytest.fixture
 def optimized():
   """XLA optimizes as it does for users; see tests/conftest.py."""
-  before = jax.config.jax_disable_most_optimizations
   jax.config.update("jax_disable_most_optimizations", False)
   yield
-  jax.config.update("jax_disable_most_optimizations", before)
+  jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 
 
 @pytest.mark.slow
@@ -65,28 +64,29 @@ def on_eight_devices():
   method_state.make_optimizer = lambda config: optax.sgd(1.0)
   config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
 
-  def train(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
+  def trained(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
     draw, streamed = draw_of(config, streamed=feed is not None), feed is not None
-    run = distributed.compile_steps(partial(method.make_step, config), draw, devices, streamed=streamed, scanned=scanned)
+    step = partial(method.make_step, config)
+    run = distributed.compile_steps(step, draw, devices, streamed=streamed, scanned=scanned)
     state = distributed.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
     state, metrics = run(state, distributed.replicate(data, devices) if feed is None else feed, key, steps)
     return jax.device_get(distributed.replica((metrics, state.params)))
 
-  expected = train(jax.devices()[:1], vamcei, config)
+  expected = trained(jax.devices()[:1], vamcei, config)
   for count in (2, 4, 8):
-    compare(train(jax.devices()[:count], vamcei, config), expected)
-  supervision = train(jax.devices()[:1], supervised, config)
-  compare(train(jax.devices(), supervised, config), supervision)
+    compare(trained(jax.devices()[:count], vamcei, config), expected)
+  supervision = trained(jax.devices()[:1], supervised, config)
+  compare(trained(jax.devices(), supervised, config), supervision)
   print("devices")
 
   picked = [pick_slices(data, key, step, config) for step in range(STEPS)]
-  compare(train(jax.devices()[:4], vamcei, config, feed=picked), expected)
+  compare(trained(jax.devices()[:4], vamcei, config, feed=picked), expected)
   print("streamed")
 
   hurt = jax.tree.map(np.copy, data)
   hurt["source"]["image"][batch_indices(draw_keys(key, "source")[0], 0, 20, 8)[5]] = np.nan  # of one device, once
   for scanned in (False, True):
-    got, expected = (train(jax.devices()[:n], supervised, config, None, 2, hurt, scanned) for n in (8, 1))
+    got, expected = (trained(jax.devices()[:n], supervised, config, None, 2, hurt, scanned) for n in (8, 1))
     compare(got, expected)
     assert np.concatenate([np.atleast_1d(metrics["skipped"]) for metrics in got[0]]).tolist() == [1.0, 0.0]
     assert all(np.isfinite(values).all() for values in jax.tree.leaves(got[1]))
@@ -94,8 +94,8 @@ def on_eight_devices():
 
   translation = translation_config(rate=1e-3)
   # Two steps: the adversaries amplify small differences.
-  alone = train(jax.devices()[:1], cyclegan, translation, steps=2)
-  compare(train(jax.devices()[:4], cyclegan, translation, steps=2), alone)
+  alone = trained(jax.devices()[:1], cyclegan, translation, steps=2)
+  compare(trained(jax.devices()[:4], cyclegan, translation, steps=2), alone)
   print("translators")
 
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
@@ -210,9 +210,11 @@ def all_reduced_bytes(config, images):
 def test_steps_are_compiled_with_the_options(monkeypatch):
   monkeypatch.setattr(distributed, "compiler_options", lambda devices: {"xla_no_such_option": True})
   draw, step = (lambda *_, **__: None), (lambda state, batch: (state, {}))
+  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
+  state = method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
   run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False)
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
-    run(method_state.State(np.int32(0), *[None] * 8), None, jax.random.key(0), 1)
+    run(state, None, jax.random.key(0), 1)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about XLA's kernels for CPUs")
@@ -255,13 +257,13 @@ def test_normed_products_are_right_with_the_options(optimized):
 
 
 def test_as_many_runs_are_mapped_as_memory_holds():
-  config, data, key = eight_images(rate=1e-4), example(), jax.random.key(0)
-  state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
+  config, data, key = small_stage(4), example(), jax.random.key(0)
+  state = jax.jit(lambda: supervised.init_state(config, jax.random.key(1)))()
   size = sum(x.nbytes for x in jax.tree.leaves(state))
 
   def at_once(memory, devices=1):
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": memory})
-    return grid.runs_at_once(vamcei.make_step(config), draw_of(config), state, data, key, [device] * devices)
+    return grid.runs_at_once(supervised.make_step(config), draw_of(config), state, data, key, [device] * devices)
 
   assert at_once(0, devices=3) == 3
   many = at_once(4 << 30)
@@ -316,30 +318,28 @@ def test_devices_get_equal_shares(monkeypatch):
 def test_a_stage_on_two_devices_equals_that_on_one_and_each_resumes_the_other(tmp_path, monkeypatch):
   """Logged losses, norms of gradients and the final parameters, where the second half runs on the other devices."""
   slices = {domain: SimpleNamespace(nbytes=0, load=lambda maps=maps: maps) for domain, maps in example().items()}
+  assert len(distributed.devices_for(4)) == 2
   for folder, numbers in (("one", (1, 2)), ("two", (2, 1))):
     for steps, devices in zip((2, 4), numbers, strict=True):
       monkeypatch.setattr(distributed, "devices_for", lambda batch, devices=devices: jax.devices()[:devices])
-      train(small_stage(steps), vamcei, jax.random.key(0), lambda: slices, lambda *_: {}, tmp_path / folder)
+      train(small_stage(steps), supervised, jax.random.key(0), lambda: slices, lambda *_: {}, tmp_path / folder)
   one, two = (read_log(tmp_path / folder / "metrics.jsonl") for folder in ("one", "two"))
   assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 3, 4]
   for ours, theirs in zip(one, two, strict=True):
     compare(([numbers_of(ours)], []), ([numbers_of(theirs)], []))
-  assert one[0]["loss"] - one[-1]["loss"] > 0.01
-  states = [last_state(tmp_path / folder / "vamcei", small_stage(4)) for folder in ("one", "two")]
-  assert distance(*states) < 0.01 * distance(states[0], vamcei.init_state(small_stage(4), jax.random.key(1)))
+  states = [last_state(tmp_path / folder / "no_adaptation", small_stage(4)) for folder in ("one", "two")]
+  assert distance(*states) < 1e-5  # of some 4e-3 that they have moved
 
 
 def small_stage(steps):
-  """The configuration of the smallest VAMCEI with a batch of 4, which begins alike however many steps it has."""
+  """The configuration of a small supervised stage with a batch of 4, which begins alike however many steps it has."""
   config = tiny.get_config()
   config.data.update(size=(16, 16), crop=(16, 16))
-  config.model.update(widths=(4, 8), latent_scales=1, discriminator_width=2)
-  config.loss.update(ramp=(0, 1))
-  config.loss.weights.global_alignment = (1e-5,)
-  config.loss.global_kl.estimator = "pairwise"
+  config.model.update(widths=(4, 8), latent_scales=1)
   config.optimizer.schedule = "exponential"
   config.train.update(steps=steps, batch_size=4, log_every=1, checkpoint_every=2)
-  return resolve(config).stages["vamcei"]
+  config.loss.weights.global_alignment = (1e-6,)
+  return resolve(config).stages["no_adaptation"]
 
 
 def numbers_of(line):
@@ -349,7 +349,7 @@ def numbers_of(line):
 
 def last_state(folder, config):
   """The state in the last checkpoint of a stage."""
-  abstract = jax.eval_shape(lambda: vamcei.init_state(config, jax.random.key(0)))
+  abstract = jax.eval_shape(lambda: supervised.init_state(config, jax.random.key(0)))
   with open_checkpoints(folder / "checkpoints", 2) as checkpoints:
     state, damaged = restore_newest(checkpoints, abstract)
   assert not damaged
