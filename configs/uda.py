@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
   data.resident = 0.3  # slices live on the device while they take at most this part of its memory; else on disk
   data.options = ConfigDict({"seed": 0, "train": 24, "validation": 4, "test": 12})  # of the dataset's builder
 
-  config.augment = augment = ConfigDict()  # largest amounts; see vamcei_jax/data/augment.py
+  config.augment = augment = ConfigDict()  # largest amounts; see vamcei_jax/data/augment
   augment.rotation = 0.3
   augment.scale = 0.15
   augment.shift = 4.0

@@ -89,7 +89,7 @@ def test_pixels_are_resampled_to_the_nearest_size_that_was_trained_on():
 
 @pytest.mark.parametrize("mm", [0.00075, 750.0])
 def test_implausible_pixel_sizes_are_refused(mm):
-  with pytest.raises(InputError, match="has seen 1 to 1.4 mm; correct the header, or predict with --noresample"):
+  with pytest.raises(InputError, match="was trained on 1 to 1.4 mm; correct the header, or predict with --noresample"):
     match_pixels(Preprocess(), (8.0, mm, mm), (1.0, 1.4))
 
 
