@@ -73,7 +73,7 @@ def test_pixels_of_another_size_come_onto_the_grid_that_was_trained_on(factor):
   assert min(dice(back, classes, k) for k in (1, 2, 3)) > 0.93
 
 
-def test_where_the_size_of_pixels_is_not_known_or_makes_no_difference_settings_stay():
+def test_settings_do_not_change_where_the_size_of_pixels_is_unknown_or_makes_no_difference():
   by_headers, by_pixels = Preprocess(spacing=1.5), Preprocess(zoom=0.75)
   assert match_pixels(by_headers, (8.0, 0.5, 0.5), (1.2, 1.3)) == by_headers
   assert match_pixels(by_pixels, (8.0, 0.5, 0.5), None) == by_pixels
@@ -88,8 +88,8 @@ def test_pixels_are_resampled_to_the_nearest_size_that_was_trained_on():
 
 
 @pytest.mark.parametrize("mm", [0.00075, 750.0])
-def test_pixels_that_cannot_be_meant_are_named(mm):
-  with pytest.raises(InputError, match="has seen 1 to 1.4 mm; correct the header, or predict with --noresample"):
+def test_implausible_pixel_sizes_are_refused(mm):
+  with pytest.raises(InputError, match="was trained on 1 to 1.4 mm; correct the header, or predict with --noresample"):
     match_pixels(Preprocess(), (8.0, mm, mm), (1.0, 1.4))
 
 
@@ -120,7 +120,7 @@ def test_a_constant_volume_gives_zeros(value):
   np.testing.assert_array_equal(image, np.zeros((2, 8, 8)))
 
 
-def test_what_is_smaller_than_the_percentiles_is_kept_when_all_else_is_constant():
+def test_voxels_beyond_the_percentiles_count_when_all_others_are_constant():
   voxels = np.zeros((2, 30, 30), np.float32)
   voxels[1, 3, 4] = 50.0
   image = preprocess_image(voxels, SPACING, Preprocess(size=(30, 30)))
@@ -193,10 +193,10 @@ def test_the_centre_is_cropped_and_the_padding_is_background():
 @settings(deadline=None)
 def test_without_resampling_a_mask_within_the_field_comes_back_exactly(shape, size, seed):
   rng, grid = np.random.default_rng(seed), Preprocess(size=size)
-  seen = restore_classes(np.ones((shape[0], *size), np.uint8), shape, SPACING, grid)
-  assert seen.shape == shape
-  assert seen.sum() == shape[0] * min(shape[1], size[0]) * min(shape[2], size[1])
-  mask = (rng.integers(0, 4, shape) * seen).astype(np.uint8)
+  field = restore_classes(np.ones((shape[0], *size), np.uint8), shape, SPACING, grid)
+  assert field.shape == shape
+  assert field.sum() == shape[0] * min(shape[1], size[0]) * min(shape[2], size[1])
+  mask = (rng.integers(0, 4, shape) * field).astype(np.uint8)
   restored = restore_classes(preprocess_classes(mask, SPACING, grid), shape, SPACING, grid)
   assert restored.dtype == np.uint8
   np.testing.assert_array_equal(restored, mask)
@@ -208,13 +208,13 @@ def test_without_resampling_probabilities_come_back_exactly_and_are_background_e
   rng, grid = np.random.default_rng(seed), Preprocess(size=size)
   probs = rng.dirichlet(np.ones(4), size=(shape[0], *size)).astype(np.float32)
   restored = restore_probabilities(probs, shape, SPACING, grid)
-  seen = restore_classes(np.ones(probs.shape[:3], np.uint8), shape, SPACING, grid) == 1
-  np.testing.assert_array_equal(restored[~seen], np.broadcast_to([1.0, 0, 0, 0], (np.sum(~seen), 4)))
+  field = restore_classes(np.ones(probs.shape[:3], np.uint8), shape, SPACING, grid) == 1
+  np.testing.assert_array_equal(restored[~field], np.broadcast_to([1.0, 0, 0, 0], (np.sum(~field), 4)))
   for k in range(4):  # the same pixels, once put back on the network's grid
-    again = preprocess_image(restored[..., k], SPACING, Preprocess(size=size, percentiles=WHOLE))
+    put_back = preprocess_image(restored[..., k], SPACING, Preprocess(size=size, percentiles=WHOLE))
     low, high = restored[..., k].min(), restored[..., k].max()
     inside = preprocess_classes(np.ones(shape, int), SPACING, grid) == 1
-    np.testing.assert_allclose(low + again[inside] * (high - low), probs[inside][:, k], atol=1e-6)
+    np.testing.assert_allclose(low + put_back[inside] * (high - low), probs[inside][:, k], atol=1e-6)
 
 
 @given(shape=shapes, grid=grids, seed=st.integers(0, 2**32 - 1))
@@ -270,9 +270,9 @@ centres = st.tuples(st.floats(-5, 30), st.floats(-5, 30))
 @settings(deadline=None)
 def test_a_mask_within_any_field_comes_back_exactly_and_the_field_stays_in_the_image(shape, size, centre, seed):
   rng, grid = np.random.default_rng(seed), Preprocess(size=size)
-  seen = restore_classes(np.ones((shape[0], *size), np.uint8), shape, SPACING, grid, centre)
-  assert seen.sum() == shape[0] * min(shape[1], size[0]) * min(shape[2], size[1])
-  mask = (rng.integers(0, 4, shape) * seen).astype(np.uint8)
+  field = restore_classes(np.ones((shape[0], *size), np.uint8), shape, SPACING, grid, centre)
+  assert field.sum() == shape[0] * min(shape[1], size[0]) * min(shape[2], size[1])
+  mask = (rng.integers(0, 4, shape) * field).astype(np.uint8)
   prepared = preprocess_classes(mask, SPACING, grid, centre)
   np.testing.assert_array_equal(restore_classes(prepared, shape, SPACING, grid, centre), mask)
   probs = restore_probabilities(one_hot(prepared), shape, SPACING, grid, centre)

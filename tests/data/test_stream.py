@@ -1,4 +1,4 @@
-"""What is read from disk is what lies on the device."""
+"""Slices that are read from disk, against those in memory."""
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def test_slices_on_disk_are_those_in_memory(builders):
     assert stored.load().keys() == stored[0].keys()
 
 
-def test_slices_without_structures_can_be_left_out(builders, tiny_config, monkeypatch):
+def test_slices_without_a_structure_can_be_left_out(builders, tiny_config, monkeypatch):
   """From memory and from disk alike."""
   source, raw = builders["source"], type(builders["source"]).as_data_source
 
@@ -45,23 +45,23 @@ def test_slices_without_structures_can_be_left_out(builders, tiny_config, monkey
     return examples
 
   monkeypatch.setattr(type(source), "as_data_source", emptied)
-  whole = load_slices(source, "train", labels=True)
-  kept = np.flatnonzero(whole["label"].any((1, 2)))
-  assert 0 < len(kept) < len(whole["label"]) / 2
-  assert len(StoredSlices(source, "train", labels=True, empty="apical")) == len(kept)  # what is empty is at the base
+  every = load_slices(source, "train", labels=True)
+  filled = np.flatnonzero(every["label"].any((1, 2)))
+  assert 0 < len(filled) < len(every["label"]) / 2
+  assert len(StoredSlices(source, "train", labels=True, empty="apical")) == len(filled)  # empty slices: basal
   stored = StoredSlices(source, "train", labels=True, empty="none")
-  assert len(stored) == len(kept)
+  assert len(stored) == len(filled)
   loaded = stored.load()
   assert stored.nbytes == sum(values.nbytes for values in loaded.values())
-  for number, of_all in enumerate(kept):
-    for name, values in whole.items():
-      np.testing.assert_array_equal(stored[number][name], values[of_all])
-      np.testing.assert_array_equal(loaded[name][number], values[of_all])
+  for number, index in enumerate(filled):
+    for name, values in every.items():
+      np.testing.assert_array_equal(stored[number][name], values[index])
+      np.testing.assert_array_equal(loaded[name][number], values[index])
 
   tiny_config.data.empty_slices = "none"
-  learned = load_stage("no_adaptation", tiny_config, builders, {}, {})
-  assert len(learned["source"]) == len(kept)
-  assert len(learned["target"]) == len(load_slices(builders["target"], "train", labels=False)["image"])
+  loaded_stage = load_stage("no_adaptation", tiny_config, builders, {}, {})
+  assert len(loaded_stage["source"]) == len(filled)
+  assert len(loaded_stage["target"]) == len(load_slices(builders["target"], "train", labels=False)["image"])
 
   blank = lambda example: example | {"mask": np.zeros_like(example["mask"])}
   empty = lambda self, *arguments, **options: [blank(example) for example in emptied(self, *arguments, **options)]
@@ -70,7 +70,7 @@ def test_slices_without_structures_can_be_left_out(builders, tiny_config, monkey
     StoredSlices(source, "train", labels=True, empty="none")
 
 
-def test_slices_beyond_the_apex_are_kept(builders, monkeypatch):
+def test_empty_slices_beyond_the_apex_can_be_included(builders, monkeypatch):
   source, raw = builders["source"], type(builders["source"]).as_data_source
 
   def emptied(self, *arguments, **options):
@@ -85,9 +85,9 @@ def test_slices_beyond_the_apex_are_kept(builders, monkeypatch):
   monkeypatch.setattr(type(source), "as_data_source", emptied)
   depths = [len(example["mask"]) for example in emptied(source, "train")]
   starts = np.cumsum([0, *depths[:-1]])
-  kept = np.concatenate([np.arange(start, start + depth - 2) for start, depth in zip(starts, depths, strict=True)])
+  included = np.concatenate([np.arange(start, start + depth - 2) for start, depth in zip(starts, depths, strict=True)])
   loaded = StoredSlices(source, "train", labels=True, empty="apical").load()
-  np.testing.assert_array_equal(loaded["image"], load_slices(source, "train", labels=True)["image"][kept])
+  np.testing.assert_array_equal(loaded["image"], load_slices(source, "train", labels=True)["image"][included])
 
 
 def test_a_source_without_masks_is_refused(builders, monkeypatch):
@@ -102,16 +102,16 @@ def test_a_source_without_masks_is_refused(builders, monkeypatch):
 
 
 def test_batches_from_disk_are_the_loader_s(builders):
-  """Of a host's share, from any step on."""
+  """For the share of a host, from any step on."""
   key, batch, share = jax.random.key(3), 8, slice(4, 8)
   stored = {role: StoredSlices(builder, "train", labels=role == "source") for role, builder in builders.items()}
-  slices = {role: own.load() for role, own in stored.items()}
+  slices = {role: of_role.load() for role, of_role in stored.items()}
   streamed = list(stream_batches(stored, key, range(5, 9), batch, share, ahead=2))
   assert len(streamed) == 4
   for step, got in enumerate(streamed, 5):
-    for role, own in slices.items():
-      index = batch_indices(draw_keys(key, role)[0], step, len(own["image"]), batch)[share]
-      for name, values in own.items():
+    for role, maps in slices.items():
+      index = batch_indices(draw_keys(key, role)[0], step, len(maps["image"]), batch)[share]
+      for name, values in maps.items():
         np.testing.assert_array_equal(got[role][name], values[np.asarray(index)])
 
 

@@ -1,4 +1,4 @@
-"""Files that cannot be used: what is found, what is left out, and what stays."""
+"""Files that cannot be used: which are found, and which are left out."""
 
 import shutil
 
@@ -48,15 +48,15 @@ def damage(root):
   }
 
 
-def test_what_cannot_be_used_is_left_out_on_request_and_remembered(root, tmp_path):
+def test_files_that_cannot_be_used_are_left_out_on_request_and_recorded(root, tmp_path):
   expected = damage(root)
   builder = build("folder", root, "bssfp", "source", tmp_path / "data", leave_out=True)
   assert patients(builder) == {"train": ["p0", "p5", "p6"]}
-  for _ in range(2):  # as it was prepared, and as it is found there
+  for _ in range(2):  # as prepared, and as found on disk
     found = left_out(builder)
     assert list(found) == list(expected)
     assert all(found[file].startswith(reason) for file, reason in expected.items())
-    builder = build("folder", root, "bssfp", "source", tmp_path / "data")  # which would refuse to build it
+    builder = build("folder", root, "bssfp", "source", tmp_path / "data")  # a build would be refused
 
 
 def test_without_the_request_the_first_is_an_error_that_counts_the_others(root, tmp_path):
@@ -88,7 +88,7 @@ def test_images_of_one_value_and_masks_elsewhere_are_problems(root):
   assert problems[str(image_of(root, 0))].startswith("all voxels have one value")
 
 
-def test_a_domain_of_which_nothing_is_left_is_refused(root, tmp_path):
+def test_a_domain_without_a_usable_patient_is_refused(root, tmp_path):
   for number in range(7):
     rewrite(mask_of(root, number), np.zeros_like)
   with pytest.raises(InputError, match="no patient of bssfp can be used as source. .*p0.nii.gz: the mask is empty"):
@@ -96,7 +96,7 @@ def test_a_domain_of_which_nothing_is_left_is_refused(root, tmp_path):
   assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
-def test_of_two_copies_the_one_that_can_be_used_stays(root, tmp_path):
+def test_of_two_copies_the_usable_one_is_used(root, tmp_path):
   shutil.copy(image_of(root, 0), image_of(root, 4))
   mask_of(root, 0).unlink()
   shutil.copy(image_of(root, 5), image_of(root, 6))

@@ -19,16 +19,16 @@ def root(tmp_path):
   return folder
 
 
-def build_own(root, domain, role, tmp_path, **options):
+def build_folder(root, domain, role, tmp_path, **options):
   return build("folder", root, domain, role, tmp_path / "data", **{"label_values": LABELS, **options})
 
 
 def test_nnunet_folders_are_a_source_and_a_target(root, tmp_path):
-  source = build_own(root, "bssfp", "source", tmp_path)
+  source = build_folder(root, "bssfp", "source", tmp_path)
   assert patients(source) == {"train": [f"bssfp_00{n}" for n in (1, 2, 3)]}
   for number, example in enumerate(source.as_data_source("train")):
     np.testing.assert_array_equal(example["truth"], draw(number, "bssfp").classes)
-  target = build_own(root, "lge", "target", tmp_path, validation=2)
+  target = build_folder(root, "lge", "target", tmp_path, validation=2)
   everyone = [f"lge_00{n}" for n in (1, 2, 3, 4)]
   assert patients(target) == {"train": everyone, "validation": everyone[:2], "test": everyone[2:3]}
   assert not any(labelled(target)["train"])
@@ -36,28 +36,28 @@ def test_nnunet_folders_are_a_source_and_a_target(root, tmp_path):
 
 def test_a_target_needs_no_mask_at_all(root, tmp_path):
   shutil.rmtree(root / "lge" / "labelsTr")
-  assert patients(build_own(root, "lge", "target", tmp_path)) == {"train": [f"lge_00{n}" for n in (1, 2, 3, 4)]}
+  assert patients(build_folder(root, "lge", "target", tmp_path)) == {"train": [f"lge_00{n}" for n in (1, 2, 3, 4)]}
 
 
 def test_masks_of_other_names_are_not_passed_over(root, tmp_path):
   for file in (root / "lge" / "labelsTr").iterdir():
     file.rename(file.with_name(f"mask_{file.name}"))
   with pytest.raises(InputError, match="labelsTr: no mask bears the name of an image, as lge_001; found mask_lge_001"):
-    build_own(root, "lge", "target", tmp_path)
+    build_folder(root, "lge", "target", tmp_path)
 
 
 def test_a_source_without_a_mask_is_named(root, tmp_path):
   mask = root / "bssfp" / "labelsTr" / "bssfp_002.nii.gz"
   mask.unlink()
   with pytest.raises(InputError, match=f"{mask}: no such mask, and bssfp_002_0000.nii.gz needs one"):
-    build_own(root, "bssfp", "source", tmp_path)
+    build_folder(root, "bssfp", "source", tmp_path)
 
 
 def test_what_nnunet_keeps_apart_is_the_test_and_not_trained_on(root, tmp_path):
   place = root / "lge"
   write(place / "imagesTs" / "lge_005_0000.nii.gz", place / "labelsTs" / "lge_005.nii.gz", 50, values=LABELS)
   write(place / "imagesTs" / "lge_006_0000.nii.gz", None, 60)
-  found = patients(build_own(root, "lge", "target", tmp_path, validation=2))
+  found = patients(build_folder(root, "lge", "target", tmp_path, validation=2))
   assert found["test"] == ["lge_005"]
   assert found["train"] == [f"lge_00{n}" for n in (1, 2, 3, 4)]
 
@@ -68,7 +68,7 @@ def test_another_channel_is_another_image_with_the_same_mask(root, tmp_path):
     patient = draw(number - 1, "bssfp")
     write_volume(place / f"bssfp_00{number}_0001.nii.gz", -patient.voxels, patient.affine)
   (root / "bssfp" / "dataset.json").unlink()
-  first, second = (build_own(root, "bssfp", "source", tmp_path, channel=c).as_data_source("train") for c in (0, 1))
+  first, second = (build_folder(root, "bssfp", "source", tmp_path, channel=c).as_data_source("train") for c in (0, 1))
   assert len(first) == len(second) == 3
   np.testing.assert_allclose(second[0]["range"], -first[0]["range"][::-1])
   np.testing.assert_array_equal(second[0]["truth"], first[0]["truth"])
@@ -105,10 +105,10 @@ def test_dataset_json_must_fit_the_configuration(root, tmp_path, name):
   file = root / "bssfp" / "dataset.json"
   rewrite(file, **fields)
   if problem is None:
-    assert len(patients(build_own(root, "bssfp", "source", tmp_path))["train"]) == 3
+    assert len(patients(build_folder(root, "bssfp", "source", tmp_path))["train"]) == 3
     return
   with pytest.raises(InputError) as error:
-    build_own(root, "bssfp", "source", tmp_path)
+    build_folder(root, "bssfp", "source", tmp_path)
   assert str(error.value).startswith(f"{file}: ")
   assert problem in str(error.value)
 
@@ -117,6 +117,6 @@ def test_folders_without_volumes_are_refused_with_the_tree(tmp_path):
   (tmp_path / "there").mkdir()
   for domain, problem in (("none", "no such folder"), ("there", "no volumes in it")):
     with pytest.raises(InputError, match=f"{domain}: {problem}; expected DOMAIN/imagesTr/NAME_0000.nii.gz"):
-      build_own(tmp_path, domain, "target", tmp_path)
+      build_folder(tmp_path, domain, "target", tmp_path)
   with pytest.raises(InputError, match="config.data.options.masks: folder has no such option"):
-    build_own(tmp_path, "there", "target", tmp_path, masks="x")
+    build_folder(tmp_path, "there", "target", tmp_path, masks="x")

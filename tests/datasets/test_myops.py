@@ -20,8 +20,8 @@ def root(tmp_path):
     patient = draw(number)
     stem = f"train25/myops_training_{number}" if number < 200 else f"test20/myops_test_{number}"
     for name, contrast in SEQUENCES.items():
-      seen = dataclasses.replace(patient, voxels=contrast(patient.voxels))
-      write_patient(seen, folder / f"{stem}_{name}.nii.gz", None)
+      sequence = dataclasses.replace(patient, voxels=contrast(patient.voxels))
+      write_patient(sequence, folder / f"{stem}_{name}.nii.gz", None)
     if number < 200:
       values = np.take((0, 200, 500, 600), patient.classes)
       myo = np.flatnonzero(patient.classes == 1)

@@ -340,7 +340,7 @@ def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensi
   if needed > len(content):
     raise EOFError(f"{len(content)} of {needed} bytes")
   if file.read(1):  # which verifies the checksum at the end of a gzip file
-    raise ValueError(f"longer than the {needed} bytes that its header tells")
+    raise ValueError(f"longer than the {needed} bytes by its header")
   return kind.from_bytes(content)
 
 

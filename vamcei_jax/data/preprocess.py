@@ -98,7 +98,7 @@ def match_pixels(settings: Preprocess, spacing: Spacing, pixel_mm: Sequence[floa
   if not all(low / 8 <= mm <= 8 * high for mm in pixels):
     size = "×".join(f"{mm:g}" for mm in pixels)
     way_out = "correct the header, or predict with --noresample"
-    raise InputError(f"pixels of {size} mm, where the network has seen {low:g} to {high:g} mm; {way_out}")
+    raise InputError(f"pixels of {size} mm, but the network was trained on {low:g} to {high:g} mm; {way_out}")
   return dataclasses.replace(settings, spacing=min(max(math.sqrt(math.prod(pixels)), low), high) / settings.zoom)
 
 

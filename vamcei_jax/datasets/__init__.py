@@ -68,8 +68,7 @@ def prepare(
   Raises:
     InputError: unknown dataset, domain or option; a folder without the dataset; a file that cannot be used.
   """
-  builder_class = _builder_class(name, domain, root)
-  _check_options(name, builder_class, options)
+  builder_class = _builder_class(name, domain, root, options)
   settings: dict[str, Any] = {
     "domain": domain,
     "role": role,
@@ -92,21 +91,26 @@ def prepare(
   if issubclass(builder_class, Cases):
     config.left_out, config.digests = examine(splits, config)
     _check_usable(config, splits, folder, leave_out=leave_out)
-  builder = make_builder()  # whose description contains the files that are left out
-  tfds.disable_progress_bar()
-  # Another run may have built the same data meanwhile. TFDS reports downloads, of which there are none.
-  with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(None):
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder) if root else None))
+  _build(make_builder(), folder if root else None)  # the new builder's description contains the files that are left out
   return make_builder()
 
 
-def _builder_class(name: str, domain: str, root: str | None) -> Builder:
-  """The builder of a dataset. Raises an InputError for an unknown dataset or domain and for a root that is missing."""
+def _build(builder: tfds.core.DatasetBuilder, root: Path | None) -> None:
+  """Writes a dataset, unless another run has written the same data meanwhile."""
+  tfds.disable_progress_bar()
+  settings = tfds.download.DownloadConfig(manual_dir=str(root) if root else None)
+  with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(None):  # TFDS reports downloads
+    builder.download_and_prepare(download_config=settings)
+
+
+def _builder_class(name: str, domain: str, root: str | None, options: Mapping[str, object]) -> Builder:
+  """The builder of a dataset. Raises an InputError for a wrong name, domain or option, and for a missing root."""
   if name not in BUILDERS:
     raise InputError(f"config.data.name={name}: no such dataset; choose one of {', '.join(BUILDERS)}")
   builder_class = BUILDERS[name]
   if builder_class.DOMAINS and domain not in builder_class.DOMAINS:
     raise InputError(f"{name}/{domain}: no such domain; choose one of {', '.join(builder_class.DOMAINS)}")
+  _check_options(name, builder_class, options)
   if not root and issubclass(builder_class, Cases):
     tree = builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS
     way_out = "name the folder of the data: --config.data.root=DIR (of prepare: --source=DIR)"
