@@ -115,7 +115,7 @@ def compose(params, source, target, fakes):
 
 
 def weighted(state, **weights):
-  return state.replace(weights=state.weights | {name: np.float32(weights.get(name, 0.0)) for name in TERMS})
+  return state.replace(weights=state.weights | {name: jnp.float32(weights.get(name, 0.0)) for name in TERMS})
 
 
 def differs(a, b):

@@ -117,8 +117,8 @@ def composed(params, number, batch):
 
 def weighted(state, **weights):
   """The state with other loss weights; all unsupervised ones that are not named are zero."""
-  zero = {name: np.zeros_like(state.weights[name]) for name in UNSUPERVISED}
-  named = {name: np.full_like(state.weights[name], weight) for name, weight in weights.items()}
+  zero = {name: jnp.zeros_like(state.weights[name]) for name in UNSUPERVISED}
+  named = {name: jnp.full_like(state.weights[name], weight) for name, weight in weights.items()}
   return state.replace(weights=state.weights | zero | named)
 
 
@@ -249,7 +249,7 @@ def test_every_network_is_drawn_from_a_key_of_its_own(state):
 
 def forward(class_map, pooled=()):
   """What the loss terms are computed from, of arrays of the test."""
-  features = np.float32(np.random.default_rng(0).normal(size=(1, 2, 2, 3)))
+  features = jnp.float32(np.random.default_rng(0).normal(size=(1, 2, 2, 3)))
   latents = (Latent(features, features, features),)
   domain = lambda pooled: vamcei.Domain(jnp.zeros((1, 2, 2, 1)), class_map, latents, (), pooled)
   source, target = pooled or ((), ())
@@ -258,7 +258,7 @@ def forward(class_map, pooled=()):
 
 def test_a_pixel_as_confident_as_the_threshold_is_a_pseudo_label():
   """Without it the class is absent from the target, and the contrast 0."""
-  probs = np.float32([[[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]], [[0.4, 0.3, 0.3], [0.0, 0.0, 1.0]]]])
+  probs = jnp.float32([[[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]], [[0.4, 0.3, 0.3], [0.0, 0.0, 1.0]]]])
   settings = lambda confidence: stage_config("vamcei", loss={"prototypes": {"confidence": confidence}})
   of = lambda confidence: float(vamcei.prototypes_term(forward(probs), settings(confidence), None))
   assert of(0.5) == of(0.45) != of(0.51)
@@ -268,7 +268,7 @@ def test_a_pixel_as_confident_as_the_threshold_is_a_pseudo_label():
 @pytest.mark.parametrize("estimator", ["pairwise", "paper"])
 def test_the_alignment_of_each_scale_is_by_the_configured_estimator(estimator):
   rng = np.random.default_rng(0)
-  pooled = [[tuple(np.float32(rng.normal(size=(2, 3, 5 + scale)))) for scale in (0, 1)] for _ in ("source", "target")]
+  pooled = [[tuple(jnp.float32(rng.normal(size=(2, 3, 5 + scale)))) for scale in (0, 1)] for _ in ("source", "target")]
   config = stage_config("vamcei", loss={"global_kl": {"estimator": estimator}})
   got = vamcei.global_alignment_term(forward(jnp.ones((1, 2, 2, 1)), pooled), config, None)
   for scale, (s, t) in enumerate(zip(*pooled, strict=True)):

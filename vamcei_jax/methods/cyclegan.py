@@ -9,10 +9,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32, Key
 
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import absolute_difference, patch_discriminator_loss, translator_loss
-from vamcei_jax.methods.state import Metrics, Params, State, apply_network, create_state, make_update
+from vamcei_jax.methods.state import Batch, Metrics, Params, State, apply_network, create_state, make_update
 from vamcei_jax.models.translator import PatchDiscriminator, Translator
 from vamcei_jax.prng import batch_positions
 
@@ -20,9 +21,11 @@ NETWORKS = ("translators", "discriminators")
 TERMS = ("adversarial", "cycle", "identity")
 DIRECTIONS = {"to_target": ("source", "target"), "to_source": ("target", "source")}  # name -> from, to
 
+History = dict[str, Array]  # "images" (N, H, W, 1), and "count" () int32: how many of them are filled
 
-def init_state(config: StageConfig, key: Array) -> State:
-  """The state before the first step."""
+
+def init_state(config: StageConfig, key: Key[Array, ""]) -> State:
+  """The state before the first step; the histories are empty."""
   init, key = jax.random.split(key)
   image = jnp.zeros((1, *config.data.crop, 1))
   translator, discriminator = make_translator(config), make_discriminator(config)
@@ -39,11 +42,10 @@ def init_state(config: StageConfig, key: Array) -> State:
   return state.replace(memory={domain: empty() for domain in params["discriminators"]})
 
 
-def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
-  """Returns step(state, batch) -> (state, metrics); batch: {"source": {image}, "target": {image}}; no label is read.
+def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
+  """Makes step(state, batch) -> (state, metrics). It reads the images of both domains; `axis_name` may split the batch.
 
-  The batch may be split over `axis_name`. Every device then keeps the whole history, through which the images of all of
-  them go.
+  Every device has the same history, of the images of all devices.
   """
   translator, discriminator = make_translator(config), make_discriminator(config)
   update = make_update(config, axis_name)
@@ -63,17 +65,17 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
     return total, ({"loss": total, **terms}, translated)
 
   def discriminators_loss(params: Params, images: dict[str, Array], fakes: dict[str, Array]) -> Array:
-    logits = lambda domain, x: discriminate(params, domain, x)
-    losses = [patch_discriminator_loss(logits(name, images[name]), logits(name, fakes[name])) for name in fakes]
+    answers = lambda domain, x: discriminate(params, domain, x)
+    losses = [patch_discriminator_loss(answers(name, images[name]), answers(name, fakes[name])) for name in fakes]
     return sum(losses, jnp.zeros(()))
 
-  def exchange_globally(history: dict[str, Array], images: Array, key: Array) -> tuple[dict[str, Array], Array]:
+  def exchange_globally(history: History, images: Array, key: Array) -> tuple[History, Array]:
     if axis_name is None:
       return exchange(history, images, key)
     history, fakes = exchange(history, jax.lax.all_gather(images, axis_name, tiled=True), key)
     return history, fakes[batch_positions(len(images), axis_name)]
 
-  def step(state: State, batch: dict) -> tuple[State, Metrics]:
+  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     images = {domain: batch[domain]["image"] for domain in ("source", "target")}
     gradient = jax.grad(translators_loss, has_aux=True)
@@ -90,12 +92,16 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
 
 
 def make_predict(config: StageConfig) -> Callable[[Params, Array], Array]:
-  """Returns predict(translator, images (B, H, W, 1)) -> images (B, H, W, 1) in the other domain's contrast.
+  """Makes predict(translator, images (B, H, W, 1)) -> images (B, H, W, 1) in the contrast of the other domain.
 
-  `translator` is `State.ema_params["translators"][direction]`, the direction a key of DIRECTIONS.
+  `translator` is `State.ema_params["translators"][direction]`; the direction is a key of DIRECTIONS.
   """
   network = make_translator(config)
-  return lambda translator, images: apply_network(network, translator, images)
+
+  def predict(translator: Params, images: Float[Array, "B H W 1"]) -> Float32[Array, "B H W 1"]:
+    return apply_network(network, translator, images)
+
+  return predict
 
 
 def make_translator(config: StageConfig) -> Translator:
@@ -110,32 +116,34 @@ def make_discriminator(config: StageConfig) -> PatchDiscriminator:
   return PatchDiscriminator(settings.discriminator_width, model.norm, jnp.dtype(model.dtype))
 
 
-def exchange(history: dict[str, Array], images: Array, key: Array) -> tuple[dict[str, Array], Array]:
-  """Replaces some images by earlier ones, so that a discriminator does not forget them (Shrivastava et al., CVPR 2017).
+def exchange(
+  history: History, images: Float[Array, "B H W 1"], key: Key[Array, ""]
+) -> tuple[History, Float[Array, "B H W 1"]]:
+  """Exchanges some images for earlier ones, so that a discriminator remembers them (Shrivastava et al., CVPR 2017).
 
-  The images are taken one after the other. While the history is not full, an image is stored and returned. Afterwards,
-  with probability ½, it replaces a random stored image, which is returned instead; otherwise it is returned and not
-  stored.
+  The images are processed in order. While the history is not full, an image is stored and also returned. Afterwards,
+  with probability ½, an image takes the place of a random stored image, and the stored image is returned. Otherwise the
+  image is returned and not stored.
 
   Args:
-    history: {"images": (N, H, W, 1), "count": () int32, how many of them are filled}.
-    images: (B, H, W, 1).
-    key: PRNG key; that of each image is folded from it and the image's index.
+    history: stored images.
+    images: (B, H, W, 1) translated images.
+    key: PRNG key. The key of each image is folded from it and the index of the image.
 
   Returns:
     The new history, and the returned images (B, H, W, 1).
   """
   size = len(history["images"])
 
-  def one(history, indexed):
+  def exchange_one(history: History, indexed: tuple[Array, Array]) -> tuple[History, Array]:
     index, image = indexed
     place, coin = jax.random.split(jax.random.fold_in(key, index))
     stored, count = history["images"], history["count"]
     full = count >= size
     slot = jnp.where(full, jax.random.randint(place, (), 0, size), count)
     swap = full & jax.random.bernoulli(coin)
-    back = jnp.where(swap, stored[slot], image)
+    returned = jnp.where(swap, stored[slot], image)
     stored = stored.at[slot].set(jnp.where(swap | ~full, image, stored[slot]))
-    return {"images": stored, "count": jnp.minimum(count + 1, size)}, back
+    return {"images": stored, "count": jnp.minimum(count + 1, size)}, returned
 
-  return jax.lax.scan(one, history, (jnp.arange(len(images)), images))
+  return jax.lax.scan(exchange_one, history, (jnp.arange(len(images)), images))

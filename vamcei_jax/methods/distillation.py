@@ -1,6 +1,6 @@
-"""Distillation: a plain U-Net learns the teachers' predictions on target images, and eq. 4 on translated source.
+"""Distillation: a plain U-Net learns eq. 16 on target images, and eq. 4 on translated source images.
 
-The student is what a user ships: no latent noise, no decoders, one forward pass.
+The student is the network for use: no latent noise, no decoders, one forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float32, Key
 
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import distillation, segmentation
-from vamcei_jax.methods.state import Metrics, Params, State, apply_network, create_state, make_update
+from vamcei_jax.methods.state import Batch, Metrics, Params, State, apply_network, create_state, make_update
 from vamcei_jax.models.unet import UNet
 
 NETWORKS = ("segmenter",)
@@ -22,25 +23,26 @@ TERMS = ("segmentation", "distillation")
 def make_student(config: StageConfig) -> UNet:
   """The student."""
   model = config.model
-  return UNet(len(config.data.label_values), tuple(model.widths), model.norm, jnp.dtype(model.dtype))
+  return UNet(len(config.data.label_values), model.widths, model.norm, jnp.dtype(model.dtype))
 
 
-def init_state(config: StageConfig, key: Array) -> State:
+def init_state(config: StageConfig, key: Key[Array, ""]) -> State:
   """The state before the first step."""
   init, key = jax.random.split(key)
   params = make_student(config).init(init, jnp.zeros((1, *config.data.crop, 1)))["params"]
   return create_state({"segmenter": params}, key, config, terms=TERMS)
 
 
-def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
-  """Returns step(state, batch) -> (state, metrics).
+def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
+  """Makes step(state, batch) -> (state, metrics). `axis_name` may split the batch.
 
-  The batch, {"source": {image, label}, "target": {image, teacher}}, may be split over `axis_name`. `teacher`
-  (B, H, W, K) are the teachers' class probabilities, under the same geometric transform as the image.
+  The batch needs image and label of the source, and image and teacher of the target. The teacher's class probabilities
+  must have the same geometric transform as the image.
   """
   student, update = make_student(config), make_update(config, axis_name)
 
-  def loss(params: Params, state: State, source: dict, target: dict) -> tuple[Array, Metrics]:
+  def loss(params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
+    source, target = batch["source"], batch["target"]
     logits = apply_network(student, params, jnp.concatenate([source["image"], target["image"]]))
     logits_s, logits_t = jnp.split(logits, [len(source["image"])])
     labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
@@ -50,26 +52,37 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
     total = sum((state.weights[name] * term for name, term in terms.items()), jnp.zeros(()))
     return total, {"loss": total, "cross_entropy": cross_entropy, "dice_loss": dice, **terms}
 
-  def step(state: State, batch: dict) -> tuple[State, Metrics]:
-    gradient = jax.grad(loss, has_aux=True)
-    grads, metrics = gradient(state.params["segmenter"], state, batch["source"], batch["target"])
+  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params["segmenter"], state, batch)
     return update(state, {"segmenter": grads}, metrics)
 
   return step
 
 
 def make_predict(config: StageConfig) -> Callable[[dict[str, Params], Array], Array]:
-  """Returns predict(networks, images (B, H, W, 1)) -> class probabilities (B, H, W, K); see supervised.make_predict."""
+  """Makes predict(networks, images (B, H, W, 1)) -> class probabilities (B, H, W, K).
+
+  `networks` is `State.ema_params`.
+  """
   student = make_student(config)
-  return lambda networks, images: jax.nn.softmax(apply_network(student, networks["segmenter"], images))
+
+  def predict(networks: dict[str, Params], images: Float[Array, "B H W 1"]) -> Float32[Array, "B H W K"]:
+    return jax.nn.softmax(apply_network(student, networks["segmenter"], images))
+
+  return predict
 
 
-def mean_probabilities(probs: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-  """The weighted mean of the teachers' class probabilities (not of logits).
+def mean_probabilities(
+  probs: Sequence[Float[np.ndarray, "*shape K"]], weights: Sequence[float]
+) -> Float[np.ndarray, "*shape K"]:
+  """Weighted mean of the class probabilities (not of the logits) of several teachers.
 
   Args:
-    probs: (..., K) of each teacher, all of one shape.
-    weights: one for each teacher, not negative; they need not sum to 1.
+    probs: (..., K) of each teacher.
+    weights: one per teacher, not negative. They are divided by their sum.
+
+  Raises:
+    ValueError: the numbers of teachers and of weights differ.
   """
   mean = np.zeros_like(probs[0])
   for weight, p in zip(weights, probs, strict=True):

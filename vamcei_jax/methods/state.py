@@ -1,6 +1,6 @@
-"""The state of a training and its update, the same for every method."""
+"""The state of a training and its optimizer step, shared by all methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,23 +9,25 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float, Key
 
 from vamcei_jax.config.schema import StageConfig
 
-Params = Any
-Metrics = dict[str, Array]
+Params = Any  # parameters of a Flax module
+Metrics = dict[str, Array]  # name -> ()
+Batch = Mapping[str, Mapping[str, Array]]  # domain -> name -> array; see the docstring of the package
 
 
 class State(flax.struct.PyTreeNode):
-  """All that a step reads and writes. What an ablation varies (weights, rates) is an array here, not a constant.
+  """All that a step reads and writes. Loss weights and learning rates are arrays, so that a grid can vary them.
 
   Attributes:
-    step: () int32, steps done.
-    key: PRNG key of the stage; a step's keys are folded from it.
-    params: network name -> parameters.
-    opt_state: network name -> optimizer state.
-    ema_params: network name -> moving average of its parameters, of the networks that evaluation and prediction use.
-    learning_rates: network name -> () peak learning rate.
+    step: () int32, number of steps done.
+    key: PRNG key of the stage; the keys of a step are folded from it.
+    params: network -> parameters.
+    opt_state: network -> optimizer state.
+    ema_params: network -> exponential moving average of its parameters, for the network that evaluation uses.
+    learning_rates: network -> () peak learning rate.
     weights: loss term -> () or (scales,) weight.
     ramp: (2,) step at which the unsupervised losses start, and number of steps until they have their full weight.
     memory: further arrays of a method: the CycleGAN's history of images.
@@ -43,15 +45,20 @@ class State(flax.struct.PyTreeNode):
 
 
 def create_state(
-  params: dict[str, Params], key: Array, config: StageConfig, *, terms: Sequence[str], averaged: str = "segmenter"
+  params: dict[str, Params],
+  key: Key[Array, ""],
+  config: StageConfig,
+  *,
+  terms: Sequence[str],
+  averaged: str = "segmenter",
 ) -> State:
   """The state before the first step.
 
   Args:
-    params: network name -> parameters.
+    params: network -> parameters.
     key: PRNG key of the steps.
-    config: of the stage.
-    terms: names of the loss terms that the method weighs.
+    config: configuration of the stage.
+    terms: loss terms of the method, keys of `config.loss.weights`.
     averaged: the network that evaluation and prediction use.
   """
   optimizer = make_optimizer(config)
@@ -60,7 +67,7 @@ def create_state(
     key=key,
     params=params,
     opt_state={name: optimizer.init(p) for name, p in params.items()},
-    # A copy: the state may be donated, and a buffer can be donated once.
+    # A copy: the caller may donate the state, and a buffer can be donated once.
     ema_params={averaged: jax.tree.map(jnp.copy, params[averaged])},
     learning_rates={name: jnp.float32(config.optimizer.rates[name]) for name in params},
     weights={name: jnp.asarray(config.loss.weights[name], jnp.float32) for name in terms},
@@ -69,7 +76,10 @@ def create_state(
 
 
 def make_optimizer(config: StageConfig) -> optax.GradientTransformation:
-  """Adam with global-norm clipping and a decaying schedule, at a learning rate of one: the peak rate is state."""
+  """Clipping by global norm, Adam and the schedule, for a peak learning rate of 1.
+
+  The peak learning rates are arrays of the state, and `make_update` multiplies by them.
+  """
   return optax.chain(
     optax.clip_by_global_norm(config.optimizer.clip),
     optax.scale_by_adam(b1=config.optimizer.b1),
@@ -78,25 +88,31 @@ def make_optimizer(config: StageConfig) -> optax.GradientTransformation:
 
 
 def make_schedule(config: StageConfig) -> optax.Schedule:
-  """Learning rate relative to its peak, by step."""
+  """The schedule `config.optimizer.schedule`: step -> learning rate relative to its peak."""
   steps = config.train.steps
   schedules = {
-    # nnU-Net's: (1 - step/steps)^0.9.
+    # As in nnU-Net: (1 - step/steps)^0.9.
     "polynomial": lambda: optax.polynomial_schedule(1.0, 0.0, 0.9, steps),
-    # VAMCEI's: 0.9 an epoch.
+    # As in VAMCEI: a factor of 0.9 per epoch.
     "exponential": lambda: optax.exponential_decay(1.0, config.optimizer.epoch_steps, 0.9, staircase=True),
-    # CycleGAN's: constant for half of the steps, then a line to zero.
+    # As in CycleGAN: constant for half of the steps, then linear to zero.
     "half_linear": lambda: optax.linear_schedule(1.0, 0.0, steps - steps // 2, steps // 2),
   }
   return schedules[config.optimizer.schedule]()
 
 
 def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[..., tuple[State, Metrics]]:
-  """Returns update(state, grads by network, metrics) -> (state after one optimizer step of these networks, metrics).
+  """Makes the optimizer step of all methods.
 
-  The metrics get "gradient_NETWORK", the global norm of its gradient before it is clipped, for each of the networks.
-  Where the batch is split over `axis_name`, gradients and metrics are averaged over it first: every device then takes
-  the step of the global batch (see vamcei_jax/losses).
+  Args:
+    config: configuration of the stage.
+    axis_name: axis over which the batch is split. Gradients and metrics are averaged over it first, so that every
+      device takes the step of the global batch (see the docstring of `vamcei_jax.losses`).
+
+  Returns:
+    update(state, grads, metrics) -> (state, metrics). `grads` maps the networks that take a step to their gradients;
+    other networks stay as they are. The returned metrics also have "gradient_NETWORK" for each of them: the global norm
+    of the gradient before it is clipped.
   """
   optimizer = make_optimizer(config)
 
@@ -109,7 +125,7 @@ def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[.
       updates, opt_state[name] = optimizer.update(grad, state.opt_state[name], state.params[name])
       updates = jax.tree.map(lambda u, rate=state.learning_rates[name]: rate * u, updates)
       params[name] = optax.apply_updates(state.params[name], updates)
-    # Short memory at the start, so that the average does not remember the initialisation.
+    # A smaller decay in the first steps, so that the average forgets the initial parameters.
     decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     average = lambda name, old: optax.incremental_update(params[name], old, 1.0 - decay)
     ema_params = {name: average(name, old) for name, old in state.ema_params.items()}
@@ -119,27 +135,27 @@ def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[.
 
 
 def apply_network(network: nn.Module, params: Params, *inputs: Any) -> Any:
-  """The output of a Flax module for these parameters."""
+  """Output of a Flax module with these parameters."""
   return network.apply({"params": params}, *inputs)
 
 
-def ramp_factor(state: State) -> Array:
-  """() ramp-up factor of the unsupervised losses at the state's step, from 0 to 1."""
+def ramp_factor(state: State) -> Float[Array, ""]:
+  """Ramp-up factor of the unsupervised losses at the step of the state, from 0 to 1."""
   return jnp.clip((state.step - state.ramp[0]) / jnp.maximum(state.ramp[1], 1.0), 0.0, 1.0)
 
 
 def skip_nonfinite(old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
-  """The state after a step, or the state before it with the step counted if a metric is not finite.
+  """Skips a step with a metric that is not finite: the new state, or the old state with the step counted.
 
-  Parameters, moments and averages follow from the gradients, whose norms are among the metrics, by steps of Adam, which
-  are bounded; the memory follows from images that the losses depend on. So finite metrics mean a finite state.
+  Finite metrics imply a finite state. Parameters, moments and averages follow from the gradients by Adam, whose steps
+  are bounded, and the norms of the gradients are metrics. The memory follows from images on which the losses depend.
 
   Args:
-    old, new: before and after the step.
-    metrics: name -> () of the step.
+    old, new: states before and after the step.
+    metrics: of the step.
 
   Returns:
-    The state, and the metrics with "skipped": 1 for a skipped step, else 0.
+    The state, and the metrics with "skipped": 1 for a skipped step, otherwise 0.
   """
   finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
   learned = lambda state: (state.params, state.opt_state, state.ema_params, state.memory)

@@ -1,8 +1,8 @@
-"""VAMCEI: the segmenter learns on labelled source images, and seven losses align the target with them.
+"""VAMCEI: the segmenter learns eq. 4 on labelled source images, and further losses align the two domains.
 
-One step is one forward pass of segmenter, decoders and discriminator over both domains. Segmenter and decoders follow
-the gradient of six losses, the discriminator that of eq. 11, whose inputs carry no gradient. (The code applies the
-discriminator to the target's maps twice, for eqs. 12 and 11; the inputs are equal, and XLA merges the two.)
+In a step, segmenter and decoders follow the gradient of eqs. 2-10 and 12, and the discriminator follows that of eq. 11.
+For eq. 12 the parameters of the discriminator are constants, and for eq. 11 the class maps are. The code applies the
+discriminator twice to the class maps of the target; XLA merges the two.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32, Int, Key
 
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import (
@@ -22,7 +23,16 @@ from vamcei_jax.losses import (
   prototype_contrast,
   reconstruction,
 )
-from vamcei_jax.methods.state import Metrics, Params, State, apply_network, create_state, make_update, ramp_factor
+from vamcei_jax.methods.state import (
+  Batch,
+  Metrics,
+  Params,
+  State,
+  apply_network,
+  create_state,
+  make_update,
+  ramp_factor,
+)
 from vamcei_jax.methods.supervised import deep_segmentation, make_predict, make_segmenter
 from vamcei_jax.models.decoder import Decoder
 from vamcei_jax.models.discriminator import Discriminator
@@ -36,26 +46,40 @@ NETWORKS = ("segmenter", "decoders", "discriminator")
 
 
 class Domain(NamedTuple):
-  """One domain of a batch after the segmenter's forward pass."""
+  """One domain of a batch after the forward pass of the segmenter; index s of a tuple is the scale 1/2**s.
 
-  image: Array  # (B, H, W, 1)
-  class_map: Array  # (B, H, W, K): one-hot labels of the source, predicted probabilities of the target
-  latents: tuple[Latent, ...]  # by scale
-  prior_kl: tuple[Array, ...]  # (B,) by scale: eq. 2 per latent dimension
-  pooled: tuple[tuple[Array, Array], ...]  # (mu, logvar) (B, n) by scale, of pool_latent
+  Attributes:
+    image: in [0, 1].
+    class_map: one-hot labels of the source, or predicted probabilities of the target.
+    latents: of each scale.
+    prior_kl: eq. 2 of each scale, per latent dimension.
+    pooled: mean and log variance of each scale, of `pool_latent`.
+  """
+
+  image: Float[Array, "B H W 1"]
+  class_map: Float[Array, "B H W K"]
+  latents: tuple[Latent, ...]
+  prior_kl: tuple[Float32[Array, " B"], ...]
+  pooled: tuple[tuple[Float32[Array, "B n"], Float32[Array, "B n"]], ...]
 
 
 class Forward(NamedTuple):
-  """What the unsupervised loss terms are computed from."""
+  """The inputs of the unsupervised loss terms.
+
+  Attributes:
+    source, target: the two domains.
+    decoders: "DOMAIN_SCALE" -> parameters, as "source_0".
+    discriminator: parameters.
+  """
 
   source: Domain
   target: Domain
-  decoders: Mapping[str, Params]  # "{domain}_{scale}" -> parameters
+  decoders: Mapping[str, Params]
   discriminator: Params
 
 
-def reconstruction_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
-  """Eq. 3, the mean over pixels and images, summed over domains and scales."""
+def reconstruction_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Float32[Array, ""]:
+  """Eq. 3: mean over pixels and images, sum over domains and scales."""
   del axis_name
   total = jnp.zeros(())
   for name, domain in (("source", forward.source), ("target", forward.target)):
@@ -67,23 +91,26 @@ def reconstruction_term(forward: Forward, config: StageConfig, axis_name: str | 
   return total
 
 
-def prior_kl_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
-  """Eq. 2, the mean over latent dimensions and images, summed over domains and scales."""
+def prior_kl_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Float32[Array, ""]:
+  """Eq. 2: mean over latent dimensions and images, sum over domains and scales."""
   del config, axis_name
   return sum((kl.mean() for domain in (forward.source, forward.target) for kl in domain.prior_kl), jnp.zeros(()))
 
 
-def global_alignment_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
-  """Eqs. 5-8 of each scale: (scales,)."""
+def global_alignment_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Float32[Array, " scales"]:
+  """Eqs. 5-8 of each scale: sum over latent dimensions."""
   estimator = config.loss.global_kl.estimator
   pairs = zip(forward.source.pooled, forward.target.pooled, strict=True)
   return jnp.stack([global_alignment(*s, *t, estimator=estimator, axis_name=axis_name) for s, t in pairs])
 
 
-def prototypes_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
-  """Eqs. 9-10 on the latent means of full resolution. The target's classes are confident pseudo-labels."""
+def prototypes_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Float32[Array, ""]:
+  """Eqs. 9-10 on the latent means of full resolution, with pseudo-labels of confident pixels in the target.
+
+  The pseudo-labels carry no gradient, because neither the largest class nor the comparison does.
+  """
   source, target = forward.source, forward.target
-  probs = jax.lax.stop_gradient(target.class_map)
+  probs = target.class_map
   confident = probs.max(-1, keepdims=True) >= config.loss.prototypes.confidence
   pseudo_labels = jax.nn.one_hot(probs.argmax(-1), probs.shape[-1]) * confident
   prototypes_s = class_prototypes(source.latents[0].mu, source.class_map, axis_name=axis_name)
@@ -91,14 +118,15 @@ def prototypes_term(forward: Forward, config: StageConfig, axis_name: str | None
   return prototype_contrast(*prototypes_s, *prototypes_t, temperature=config.loss.prototypes.temperature)
 
 
-def generator_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
-  """Eq. 12."""
+def generator_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Float32[Array, ""]:
+  """Eq. 12: the discriminator should take the class maps of the target for those of the source."""
   del axis_name
   logits = apply_network(make_discriminator(config), forward.discriminator, forward.target.class_map)
   return generator_loss(logits)
 
 
-# Loss term -> (forward, config, axis name) -> () or (scales,). `config.loss.weights` weighs each by its name.
+# Loss term -> function of (forward, config, axis_name) that returns () or (scales,) values. The weight of a term is
+# `config.loss.weights[term]`.
 UNSUPERVISED = {
   "reconstruction": reconstruction_term,
   "prior_kl": prior_kl_term,
@@ -109,7 +137,7 @@ UNSUPERVISED = {
 TERMS = ("segmentation", *UNSUPERVISED)
 
 
-def init_state(config: StageConfig, key: Array) -> State:
+def init_state(config: StageConfig, key: Key[Array, ""]) -> State:
   """The state before the first step."""
   init, key = jax.random.split(key)
   image = jnp.zeros((1, *config.data.crop, 1))
@@ -126,14 +154,14 @@ def init_state(config: StageConfig, key: Array) -> State:
   return create_state(params, key, config, terms=TERMS)
 
 
-def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, dict], tuple[State, Metrics]]:
-  """Returns step(state, batch) -> (state, metrics); batch: {"source": {image, label}, "target": {image}}.
+def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
+  """Makes step(state, batch) -> (state, metrics). `axis_name` may split the batch.
 
-  The batch may be split over `axis_name`; the losses are those of the global batch.
+  The batch needs image and label of the source, and the image of the target.
   """
   segmenter, discriminator, update = make_segmenter(config), make_discriminator(config), make_update(config, axis_name)
 
-  def segmenter_loss(params: dict[str, Params], state: State, batch: dict, key: Array) -> tuple[Array, tuple]:
+  def segmenter_loss(params: dict[str, Params], state: State, batch: Batch, key: Array) -> tuple[Array, tuple]:
     images = jnp.concatenate([batch["source"]["image"], batch["target"]["image"]])
     keys = example_keys(key, _global_positions(batch, axis_name))
     output = apply_network(segmenter, params["segmenter"], images, keys)
@@ -152,13 +180,13 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
     total = state.weights["segmentation"] * (cross_entropy + dice) + ramp * sum(weighted.values())
     metrics = {"loss": total, "segmentation": cross_entropy + dice, "cross_entropy": cross_entropy, "dice_loss": dice}
     metrics |= {name: jnp.sum(term) for name, term in terms.items()} | {"ramp": ramp}
-    return total, (metrics, jax.lax.stop_gradient((probs_s, probs_t)))
+    return total, (metrics, (probs_s, probs_t))
 
   def eq_11(params: Params, probs_s: Array, probs_t: Array) -> Array:
-    logits = lambda probs: apply_network(discriminator, params, probs)
-    return discriminator_loss(logits(probs_s), logits(probs_t))
+    logits_s, logits_t = (apply_network(discriminator, params, probs) for probs in (probs_s, probs_t))
+    return discriminator_loss(logits_s, logits_t)
 
-  def step(state: State, batch: dict) -> tuple[State, Metrics]:
+  def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     params = {name: state.params[name] for name in ("segmenter", "decoders")}
     grads, (metrics, probs) = jax.grad(segmenter_loss, has_aux=True)(params, state, batch, key)
@@ -169,7 +197,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
 
 
 def make_decoder(config: StageConfig, scale: int) -> Decoder:
-  """The decoder of one domain at 1/2**scale of the resolution."""
+  """The decoder of either domain at 1/2**scale of the full resolution."""
   model = config.model
   return Decoder(width=model.widths[scale], norm=model.norm, dtype=jnp.dtype(model.dtype))
 
@@ -179,8 +207,8 @@ def make_discriminator(config: StageConfig) -> Discriminator:
   return Discriminator(width=config.model.discriminator_width, dtype=jnp.dtype(config.model.dtype))
 
 
-def _global_positions(batch: dict, axis_name: str | None) -> Array:
-  """Positions of this device's images in the global batch, whose target images follow all of its source images."""
+def _global_positions(batch: Batch, axis_name: str | None) -> Int[Array, " B"]:
+  """Positions of the images of this device in the global batch: all source images, then all target images."""
   sources, targets = (len(batch[domain]["image"]) for domain in ("source", "target"))
   devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
   return jnp.concatenate([batch_positions(sources, axis_name), sources * devices + batch_positions(targets, axis_name)])
@@ -189,8 +217,15 @@ def _global_positions(batch: dict, axis_name: str | None) -> Array:
 def _split_domains(
   output: Segmentation, images: Array, class_maps: tuple[Array, Array], sources: int
 ) -> tuple[Domain, Domain]:
-  """The two domains of a batch whose first `sources` images are the source's."""
-  # Reduced before they are split: halves of latents would be copies.
+  """The two domains of a batch, of which the first `sources` images are the source.
+
+  Args:
+    output: of the segmenter for both domains.
+    images: of both domains.
+    class_maps: of source and target.
+    sources: number of source images.
+  """
+  # Reduced before the split, because a slice of the latents would be a copy.
   prior_kl = tuple(gaussian_prior_kl(latent.mu, latent.logvar) / latent.mu[0].size for latent in output.latents)
   pooled = tuple(pool_latent(latent) for latent in output.latents)
   domains = []
