@@ -9,28 +9,29 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
   atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Tiny networks: XLA's optimizations take longer than they save. Tests about these turn them on.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Two CPU devices, for this process and those that it starts. A batch of odd size stays on one.
+if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".lstrip()
 
 import fcntl  # noqa: E402
 import subprocess  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.commands import ROOT, command, run_in_process  # noqa: E402
 from tests.configs import tiny  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
-# A worker takes whole files; these take longest, and one that is begun last is waited for by the others.
-LONG_FILES = ("test_multistage.py", "test_own_data.py", "test_ablation_grid.py", "test_training.py", "test_vamcei.py")
+jax.config.update("jax_numpy_rank_promotion", "raise")  # arrays of different ranks broadcast explicitly or not at all
+
+# A worker takes whole files; these take longest, and one that starts last is waited for by the others.
+LONG_FILES = ("test_multistage.py", "test_own_data.py", "test_ablation_grid.py", "test_loop.py", "test_vamcei.py")
 
 
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.path.name not in LONG_FILES)
-
-
-def command(*arguments):
-  """The command line `python -m ARGUMENTS` of this checkout."""
-  return [sys.executable, "-m", *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,13 @@ def tiny_config(prepared):
 
 @pytest.fixture(scope="session")
 def run_command():
-  """Runs `python -m ARGUMENTS` and returns the finished process, its outputs as text."""
+  """Runs `python -m ARGUMENTS` in this process; returns its exit code and outputs, see tests/commands.py."""
+  return run_in_process
+
+
+@pytest.fixture(scope="session")
+def run_process():
+  """Runs `python -m ARGUMENTS` in a process, and returns it finished, its outputs as text."""
 
   def run(*arguments):
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -57,7 +64,7 @@ def run_command():
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, run_command):
+def tiny_run(tmp_path_factory, run_process):
   """The workdir of a finished tiny run, made by the command line, once for all of pytest's workers."""
   folder = tmp_path_factory.getbasetemp()
   folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
@@ -66,6 +73,6 @@ def tiny_run(tmp_path_factory, run_command):
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not (workdir / "report.html").exists():
       where = [f"--config.data.prepared_dir={folder / 'tiny_data'}", f"--workdir={workdir}"]
-      finished = run_command("vamcei_jax.main", "--config=tests/configs/tiny.py", *where)
+      finished = run_process("vamcei_jax.main", "--config=tests/configs/tiny.py", *where)
       assert finished.returncode == 0, finished.stderr
   return workdir

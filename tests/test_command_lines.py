@@ -1,4 +1,4 @@
-"""The command lines as a user meets them: what goes wrong is one line and exit code 2, and masks fit their volumes."""
+"""The command lines: an expected error is one line and exit code 2, and masks have the grid of their volumes."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tests.conftest import ROOT
+from tests.commands import ROOT, error_of
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
 from vamcei_jax.phantom.scanner import write_nifti
@@ -21,18 +21,14 @@ from vamcei_jax.pipeline import run as runs
 TINY = "--config=tests/configs/tiny.py"
 
 
-def error_of(finished):
-  """The one line of an expected failure."""
-  assert finished.returncode == 2, finished.stdout + finished.stderr
-  errors = finished.stderr.strip().splitlines()
-  assert len(errors) == 1, finished.stderr
-  assert errors[0].startswith("error: ")
-  return errors[0]
+@pytest.mark.parametrize("name", ["main", "prepare", "predict", "evaluate", "export"])
+def test_a_command_without_flags_ends_its_process_with_one_line(run_process, name):
+  assert "--" in error_of(run_process(f"vamcei_jax.{name}"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A folder of MS-CMRSeg's form."""
+  """A folder in the layout of MS-CMRSeg."""
   root = tmp_path_factory.mktemp("mscmrseg")
   write_nifti(root, sources=2, targets=6)
   return root
@@ -92,19 +88,19 @@ def test_damaged_data_is_named_before_training(run_command, damaged, tmp_path, d
   assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_and_an_empty_folder(run_command, tmp_path):
+def test_a_missing_and_an_empty_folder_are_named(run_command, tmp_path):
   (tmp_path / "empty").mkdir()
   assert "no such folder" in error_of(train_on(run_command, tmp_path / "missing", tmp_path))
   assert "C0/patientN_C0.nii.gz" in error_of(train_on(run_command, tmp_path / "empty", tmp_path))
 
 
-def test_a_stage_does_not_go_on_with_other_volumes(damaged, tiny_config, tmp_path, monkeypatch):
+def test_a_stage_is_not_resumed_with_other_volumes(damaged, tiny_config, tmp_path, monkeypatch):
   tiny_config.data.update(name="mscmrseg", root=str(damaged), prepared_dir=str(tmp_path / "prepared"))
   tiny_config.data.options = ConfigDict()
   zoom = tiny_config.data.zoom
   monkeypatch.setattr(runs, "train", Mock(side_effect=KeyboardInterrupt))
   (tmp_path / "run").mkdir()
-  (tmp_path / "run" / "results.json").write_text("of stages that are trained anew")
+  (tmp_path / "run" / "results.json").write_text("of stages that are trained again")
   for _ in range(2):
     with pytest.raises(KeyboardInterrupt):
       runs.run(tiny_config, tmp_path / "run")
@@ -118,10 +114,10 @@ def test_a_stage_does_not_go_on_with_other_volumes(damaged, tiny_config, tmp_pat
     runs.run(tiny_config, tmp_path / "run")
 
 
-def test_a_workdir_of_another_config(run_command, tiny_run, prepared):
+def test_the_workdir_of_another_config_is_refused(run_command, tiny_run, prepared):
   flags = [TINY, f"--config.data.prepared_dir={prepared}", f"--workdir={tiny_run}"]
-  error = error_of(run_command("vamcei_jax.main", *flags, "--config.train.batch_size=3"))
-  assert "train.batch_size was 2, is 3" in error
+  error = error_of(run_command("vamcei_jax.main", *flags, "--config.train.batch_size=5"))
+  assert "train.batch_size was 3, is 5" in error
 
 
 @pytest.mark.parametrize(
@@ -141,13 +137,13 @@ def test_a_workdir_of_another_config(run_command, tiny_run, prepared):
     ([], "--config"),
   ],
 )
-def test_wrong_flags(run_command, tmp_path, flags, expected):
+def test_wrong_flags_are_named_before_anything_is_written(run_command, tmp_path, flags, expected):
   assert expected in error_of(run_command("vamcei_jax.main", *flags, f"--workdir={tmp_path / 'run'}"))
   assert not (tmp_path / "run").exists()
 
 
-def test_predictions_lie_on_their_volumes_grid(run_command, tiny_run, folder, tmp_path):
-  """A copy of the run without its data predicts; masks have grid, affine and header codes of their volumes."""
+def test_masks_have_the_grid_of_their_volumes(run_command, tiny_run, folder, tmp_path):
+  """Shape, affine, axes and header code. The run predicts in another folder, without its data."""
   workdir = tmp_path / "run"
   shutil.copytree(tiny_run, workdir)
   turned = tmp_path / "volumes"
@@ -171,7 +167,7 @@ def test_predictions_lie_on_their_volumes_grid(run_command, tiny_run, folder, tm
   np.testing.assert_array_equal(straight.dataobj, nib.load(tmp_path / "o" / "turned.nii.gz").dataobj)
 
 
-def test_prediction_refuses_what_it_cannot_use(run_command, tiny_run, folder, tmp_path):
+def test_predict_names_the_run_file_or_folder_that_it_cannot_use(run_command, tiny_run, folder, tmp_path):
   volume = folder / "LGE" / "patient1_LGE.nii.gz"
   predict = lambda workdir, source, output: error_of(
     run_command("vamcei_jax.predict", f"--workdir={workdir}", f"--input={source}", f"--output={output}")
@@ -234,21 +230,22 @@ def test_the_resolved_configuration_is_printed(run_command, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_pipeline_needs_neither_tensorflow_nor_matplotlib_to_be_imported():
-  code = "import sys, vamcei_jax.losses, vamcei_jax.pipeline.run; print({'tensorflow', 'matplotlib'} & set(sys.modules))"
+def test_importing_the_pipeline_imports_neither_tensorflow_nor_matplotlib():
+  heavy = "{'tensorflow', 'matplotlib'}"
+  code = f"import sys, vamcei_jax.losses, vamcei_jax.pipeline.run; print({heavy} & set(sys.modules))"
   printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
   assert printed.stdout.strip() == "set()"
 
 
 @pytest.mark.slow
 def test_the_advice_on_a_changed_configuration_works(tiny_run, prepared, tmp_path, run_command):
-  """It names every stage that differs; were it to name one at a time, each would lead to the other."""
+  """It names every stage that differs: advice with one stage of the two would be refused because of the other."""
   workdir = shutil.copytree(tiny_run, tmp_path / "run")
   command = ["vamcei_jax.main", TINY, f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
   advice = error_of(run_command(*command, "--config.seed=5"))
   assert "seed was 0, is 5" in advice
   assert advice.endswith("--stages=no_adaptation,vamcei")
-  again = run_command(*command, "--config.seed=5", advice.split()[-1])
-  assert again.returncode == 0, again.stderr
-  assert "no_adaptation: starts" in again.stdout
+  retrained = run_command(*command, "--config.seed=5", advice.split()[-1])
+  assert retrained.returncode == 0, retrained.stderr
+  assert "no_adaptation: starts" in retrained.stdout
   assert json.loads((workdir / "config.json").read_text())["seed"] == 5

@@ -1,9 +1,10 @@
-"""A step on many devices, in many dispatches, for many runs is the step on one; what it sends does not grow with M; and
-what XLA is told when it compiles one.
+"""Steps on several devices, in several dispatches and of several runs equal steps on one device, one by one.
 
-As a program, this file makes the comparisons that need several devices, on eight that the CPU is divided into.
+The traffic of a step does not grow with its batch, and XLA gets the options for the backend. Run as a program, this
+file makes the comparisons that need eight devices, into which it divides the CPU.
 """
 
+import dataclasses
 import os
 import re
 import shutil
@@ -19,12 +20,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from vamcei_jax.stages import stage_config
 
-from tests.configs import tiny
-from tests.conftest import ROOT, command
+from tests.commands import ROOT, command
+from tests.configs import tiny, tiny_multistage
 from tests.runs import assert_same, final_state
-from vamcei_jax import distributed
+from vamcei_jax import distributed, grid
+from vamcei_jax.config.schema import StageConfig, TrainConfig
 from vamcei_jax.data.loader import augment_batch, batch_indices, draw_batch, draw_keys
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, supervised, vamcei
@@ -32,10 +33,20 @@ from vamcei_jax.methods import state as method_state
 from vamcei_jax.models.cpu_gradients import EPSILON
 from vamcei_jax.models.layers import InstanceNorm, pointwise
 from vamcei_jax.pipeline.record import read_record
+from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save
-from vamcei_jax.training.loop import read_log, steps_to_go
+from vamcei_jax.training.log import read_log
+from vamcei_jax.training.loop import steps_to_go, train
 
 STEPS = 10
+
+
+@pytest.fixture
+def optimized():
+  """XLA optimizes as it does for users; see tests/conftest.py."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 
 
 @pytest.mark.slow
@@ -49,80 +60,81 @@ def test_the_number_of_devices_changes_nothing():
 
 def on_eight_devices():
   assert jax.device_count() == 8
-  # Adam makes a full step of any gradient, be it rounding alone, and the sign of that differs. SGD shows the gradients.
+  # Adam makes a full step even of a gradient that is rounding alone, whose sign differs. SGD shows the gradients.
   method_state.make_optimizer = lambda config: optax.sgd(1.0)
   config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
 
-  def train(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
-    draw, step = partial(draw_batch if feed is None else augment_batch, config=config), partial(method.make_step, config)
-    run = distributed.compile_steps(step, draw, devices, streamed=feed is not None, scanned=scanned)
+  def trained(devices, method, config, feed=None, steps=STEPS, data=data, scanned=None):
+    draw, streamed = draw_of(config, streamed=feed is not None), feed is not None
+    step = partial(method.make_step, config)
+    run = distributed.compile_steps(step, draw, devices, streamed=streamed, scanned=scanned)
     state = distributed.replicate(jax.jit(lambda: method.init_state(config, jax.random.key(1)))(), devices)
     state, metrics = run(state, distributed.replicate(data, devices) if feed is None else feed, key, steps)
     return jax.device_get(distributed.replica((metrics, state.params)))
 
-  expected = train(jax.devices()[:1], vamcei, config)
+  expected = trained(jax.devices()[:1], vamcei, config)
   for count in (2, 4, 8):
-    compare(train(jax.devices()[:count], vamcei, config), expected)
-  supervision = train(jax.devices()[:1], supervised, config)
-  compare(train(jax.devices(), supervised, config), supervision)
+    compare(trained(jax.devices()[:count], vamcei, config), expected)
+  supervision = trained(jax.devices()[:1], supervised, config)
+  compare(trained(jax.devices(), supervised, config), supervision)
   print("devices")
 
   picked = [pick_slices(data, key, step, config) for step in range(STEPS)]
-  compare(train(jax.devices()[:4], vamcei, config, feed=picked), expected)
+  compare(trained(jax.devices()[:4], vamcei, config, feed=picked), expected)
   print("streamed")
 
   hurt = jax.tree.map(np.copy, data)
   hurt["source"]["image"][batch_indices(draw_keys(key, "source")[0], 0, 20, 8)[5]] = np.nan  # of one device, once
   for scanned in (False, True):
-    got, expected = (train(jax.devices()[:n], supervised, config, None, 2, hurt, scanned) for n in (8, 1))
+    got, expected = (trained(jax.devices()[:n], supervised, config, None, 2, hurt, scanned) for n in (8, 1))
     compare(got, expected)
     assert np.concatenate([np.atleast_1d(metrics["skipped"]) for metrics in got[0]]).tolist() == [1.0, 0.0]
     assert all(np.isfinite(values).all() for values in jax.tree.leaves(got[1]))
   print("skipped")
 
   translation = translation_config(rate=1e-3)
-  # Two steps: the adversaries soon make much of little.
-  alone = train(jax.devices()[:1], cyclegan, translation, steps=2)
-  compare(train(jax.devices()[:4], cyclegan, translation, steps=2), alone)
+  # Two steps: the adversaries amplify small differences.
+  alone = trained(jax.devices()[:1], cyclegan, translation, steps=2)
+  compare(trained(jax.devices()[:4], cyclegan, translation, steps=2), alone)
   print("translators")
 
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
   print("bytes")
 
-  draw = partial(draw_batch, config=config)
+  draw = draw_of(config)
   devices, seeds = jax.devices()[:2], (1, 5, 7, 8)
   states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
   states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
   keys = jax.numpy.stack([jax.random.key(10 + seed) for seed in seeds])
-  alone = distributed.make_grid(states, devices[:1], mapped=False)
-  states = [jax.device_put(*one) for one in zip(states, distributed.grid_placement(4, devices), strict=True)]
-  with jax.transfer_guard_device_to_device("disallow_explicit"):  # each device stacks its own
-    mapped = distributed.make_grid(states, devices, mapped=True)
-    distributed.members(mapped)
+  alone = grid.make_grid(states, devices[:1], mapped=False)
+  states = [jax.device_put(*one) for one in zip(states, grid.grid_placement(4, devices), strict=True)]
+  with jax.transfer_guard_device_to_device("disallow_explicit"):  # each device stacks its runs
+    mapped = grid.make_grid(states, devices, mapped=True)
+    grid.members(mapped)
   assert_spread(mapped, devices)
-  compiled = partial(distributed.compile_grid, vamcei.make_step(config), draw)
+  compiled = partial(grid.compile_grid, vamcei.make_step(config), draw)
   theirs, got = compiled(devices, mapped=True)(mapped, distributed.replicate(data, devices), keys, 3)
   ours, expected = compiled(devices[:1], mapped=False)(alone, data, keys, 3)
   assert_spread(theirs, devices)
   with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder), keep=1) as checkpoints:
-    save(checkpoints, distributed.members(theirs), 3, None)
+    save(checkpoints, grid.members(theirs), 3, None)
     checkpoints.wait_until_finished()
-    places = distributed.grid_placement(len(states), devices)
+    places = grid.grid_placement(len(states), devices)
     restored, _ = restore_newest(checkpoints, jax.eval_shape(lambda: states), places)
   assert [state.step.sharding for state in restored] == places
-  assert_same(restored, distributed.members(theirs))
+  assert_same(restored, grid.members(theirs))
   assert np.std(expected["loss"]) > 1e-3
-  compare(([got], [own.params for own in distributed.members(theirs)]), ([expected], [own.params for own in ours]))
+  compare(([got], [state.params for state in grid.members(theirs)]), ([expected], [state.params for state in ours]))
   print("grid")
 
 
-def assert_spread(grid, devices):
-  """Each device has its share of a grid's runs and of its bytes, and a member is on the device that has it."""
+def assert_spread(states, devices):
+  """Each device has its share of a grid's runs and of its bytes, and each run is on the device that has its bytes."""
   is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-  arrays = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(grid)]
+  arrays = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(states)]
   assert all({shard.device for shard in x.addressable_shards} == set(devices) for x in arrays)
   assert all(len(shard.data) * len(devices) == len(x) for x in arrays for shard in x.addressable_shards)
-  members = distributed.members(grid)
+  members = grid.members(states)
   share = len(members) // len(devices)
   for number, member in enumerate(members):
     assert all(x.devices() == {devices[number // share]} for x in jax.tree.leaves(member))
@@ -130,32 +142,38 @@ def assert_spread(grid, devices):
 
 def compare(got, expected):
   """Losses to 1e-5, norms of gradients to 1e-3 of theirs, and parameters to 1e-4."""
-  (metrics, params), (their_metrics, their_params) = got, expected
-  for own, other in zip(metrics, their_metrics, strict=True):
-    assert own.keys() == other.keys()
-    for name in own:
+  (metrics, params), (expected_metrics, expected_params) = got, expected
+  for ours, theirs in zip(metrics, expected_metrics, strict=True):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
       tolerance = 1e-3 if name.startswith("gradient_") else 1e-5
-      np.testing.assert_allclose(own[name], other[name], rtol=tolerance, atol=1e-5, err_msg=name)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), params, their_params)
+      np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=1e-5, err_msg=name)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), params, expected_params)
 
 
 def eight_images(rate):
-  """A tiny VAMCEI with a batch of 8."""
+  """The configuration of a tiny VAMCEI with a batch of 8, at one learning rate for all networks."""
   config = tiny.get_config()
   config.train.batch_size = 8
   config.optimizer.rates.update(dict.fromkeys(config.optimizer.rates, rate))
   # A sum of KLs. Of "paper", the difference of two, some digits are lost (tests/losses has it on several devices).
   config.loss.global_kl.estimator = "pairwise"
-  return config
+  return resolve(config).stages["vamcei"]
 
 
 def translation_config(rate):
-  from tests.configs import tiny_multistage
+  """The configuration of a tiny CycleGAN with a batch of 4, at one learning rate for all networks."""
+  config = resolve(tiny_multistage.get_config()).stages["translate"]
+  optimizer = dataclasses.replace(config.optimizer, rates=dict.fromkeys(config.optimizer.rates, rate))
+  return dataclasses.replace(config, optimizer=optimizer, train=dataclasses.replace(config.train, batch_size=4))
 
-  config = stage_config(tiny_multistage.get_config(), "translate")
-  config.train.batch_size = 4
-  config.optimizer.rates.update(dict.fromkeys(config.optimizer.rates, rate))
-  return config
+
+def draw_of(config, *, streamed=False):
+  """draw_batch of a stage or, for streamed slices, augment_batch."""
+  settings = {"crop": config.data.crop, "strengths": config.augment}
+  if streamed:
+    return partial(augment_batch, **settings)
+  return partial(draw_batch, batch_size=config.train.batch_size, **settings)
 
 
 def example():
@@ -166,7 +184,7 @@ def example():
 
 
 def pick_slices(data, key, step, config):
-  """What a step's batch is made of, by the loader's own indices."""
+  """The slices of a step's batch, by the indices of the loader."""
   picked = {}
   for domain, slices in data.items():
     index = batch_indices(draw_keys(key, domain)[0], step, len(slices["image"]), config.train.batch_size)
@@ -175,10 +193,11 @@ def pick_slices(data, key, step, config):
 
 
 def all_reduced_bytes(config, images):
-  """What the compiled step on eight devices sends, by the operands of its collectives."""
+  """Bytes that the compiled step on eight devices sends: the operands of its collectives."""
   image = np.zeros((8, images // 8, *config.data.crop, 1), np.float32)
   batch = {"source": {"image": image, "label": np.zeros(image.shape[:-1], np.int32)}, "target": {"image": image}}
-  step = jax.pmap(vamcei.make_step(config, distributed.AXIS), axis_name=distributed.AXIS, in_axes=(None, 0), out_axes=None)
+  step = vamcei.make_step(config, distributed.AXIS)
+  step = jax.pmap(step, axis_name=distributed.AXIS, in_axes=(None, 0), out_axes=None)
   state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(0)))()
   text = step.lower(state, batch).compile().as_text()
   kinds = "(all-reduce|all-gather|all-to-all|collective-permute)(-start)?"
@@ -189,15 +208,17 @@ def all_reduced_bytes(config, images):
 
 
 def test_steps_are_compiled_with_the_options(monkeypatch):
-  monkeypatch.setattr(parallel, "compiler_options", lambda devices: {"xla_no_such_option": True})
+  monkeypatch.setattr(distributed, "compiler_options", lambda devices: {"xla_no_such_option": True})
   draw, step = (lambda *_, **__: None), (lambda state, batch: (state, {}))
+  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
+  state = method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
   run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False)
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
-    run(method_state.State(np.int32(0), *[None] * 8), None, jax.random.key(0), 1)
+    run(state, None, jax.random.key(0), 1)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about XLA's kernels for CPUs")
-def test_convolutions_on_the_cpu_and_their_gradients_do_not_go_to_ynnpack():
+def test_convolutions_on_the_cpu_and_their_gradients_do_not_go_to_ynnpack(optimized):
   convolve = partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
   loss = lambda x, kernel: (convolve(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC")) ** 2).sum()
   shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((8, 32, 32, 32), (3, 3, 32, 32))]
@@ -207,7 +228,7 @@ def test_convolutions_on_the_cpu_and_their_gradients_do_not_go_to_ynnpack():
   assert "__ynn_fusion" not in text
 
 
-def test_normed_products_are_right_with_the_options():
+def test_normed_products_are_right_with_the_options(optimized):
   # jaxlib 0.10.2 has sums over products of more than 32,768 rows wrong in a form near to this one (jax-ml/jax#39103).
   rng = np.random.default_rng(0)
   x, kernel = rng.normal(size=(2, 160, 120, 16)), rng.normal(size=(1, 1, 16, 8))
@@ -231,19 +252,18 @@ def test_normed_products_are_right_with_the_options():
   of_product = rate * (weights - mean(weights) - output * mean(weights * output))
   of_kernel = np.einsum("bhwc,bhwd->cd", x, of_product)[None, None]
   sums = (weights * output).sum((0, 1, 2)), weights.sum((0, 1, 2))
-  for own, expected in zip(got, (output, of_product @ kernel[0, 0].T, of_kernel, *sums), strict=True):
-    np.testing.assert_allclose(own, expected, atol=2e-5 * np.abs(expected).max())
+  for values, expected in zip(got, (output, of_product @ kernel[0, 0].T, of_kernel, *sums), strict=True):
+    np.testing.assert_allclose(values, expected, atol=2e-5 * np.abs(expected).max())
 
 
 def test_as_many_runs_are_mapped_as_memory_holds():
-  config, data, key = eight_images(rate=1e-4), example(), jax.random.key(0)
-  state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
+  config, data, key = small_stage(4), example(), jax.random.key(0)
+  state = jax.jit(lambda: supervised.init_state(config, jax.random.key(1)))()
   size = sum(x.nbytes for x in jax.tree.leaves(state))
 
   def at_once(memory, devices=1):
     device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": memory})
-    draw = partial(draw_batch, config=config)
-    return distributed.runs_at_once(vamcei.make_step(config), draw, state, data, key, [device] * devices)
+    return grid.runs_at_once(supervised.make_step(config), draw_of(config), state, data, key, [device] * devices)
 
   assert at_once(0, devices=3) == 3
   many = at_once(4 << 30)
@@ -256,30 +276,26 @@ def test_many_steps_in_a_dispatch_are_as_many_calls():
   config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]
   results = []
   for scanned in (False, True):
-    draw = partial(draw_batch, config=config)
-    run = distributed.compile_steps(partial(vamcei.make_step, config), draw, devices, streamed=False, scanned=scanned)
+    step = partial(vamcei.make_step, config)
+    run = distributed.compile_steps(step, draw_of(config), devices, streamed=False, scanned=scanned)
     state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
     state, metrics = run(state, data, key, 4)
-    stacked = jax.tree.map(lambda *x: np.concatenate([np.ravel(own) for own in x]), *metrics)
+    stacked = jax.tree.map(lambda *x: np.concatenate([np.ravel(values) for values in x]), *metrics)
     results.append(([stacked], jax.device_get(state.params)))
   assert results[0][0][0]["loss"].shape == (4,)
   compare(*results)
 
 
 def test_a_dispatch_ends_where_something_is_due():
-  config = tiny.get_config()
-  config.train.update(steps=37, steps_per_call=10, log_every=8, eval_every=20, checkpoint_every=15)
-
-  class Accelerator:
-    platform = "gpu"
-
-  step, seen = 0, [0]
-  while step < 37:
-    step += steps_to_go(step, config, [Accelerator()])
-    seen.append(step)
-  assert {8, 16, 24, 32, 20, 15, 30, 37} <= set(seen)
-  assert max(np.diff(seen)) <= 10
-  assert steps_to_go(0, config, jax.devices("cpu")) == 1
+  every = dict(log_every=8, eval_every=20, checkpoint_every=15)
+  settings = TrainConfig(steps=37, steps_per_call=10, **every)
+  accelerators = [SimpleNamespace(platform="gpu")]
+  ends = [0]
+  while ends[-1] < 37:
+    ends.append(ends[-1] + steps_to_go(ends[-1], settings, accelerators))
+  assert {8, 16, 24, 32, 20, 15, 30, 37} <= set(ends)
+  assert max(np.diff(ends)) <= 10
+  assert steps_to_go(0, settings, jax.devices("cpu")) == 1
 
 
 def test_devices_get_equal_shares(monkeypatch):
@@ -299,6 +315,54 @@ def test_devices_get_equal_shares(monkeypatch):
   assert distributed.host_share(8) == slice(4, 8)
 
 
+def test_a_stage_on_two_devices_equals_that_on_one_and_each_resumes_the_other(tmp_path, monkeypatch):
+  """Logged losses, norms of gradients and the final parameters, where the second half runs on the other devices."""
+  slices = {domain: SimpleNamespace(nbytes=0, load=lambda maps=maps: maps) for domain, maps in example().items()}
+  assert len(distributed.devices_for(4)) == 2
+  for folder, numbers in (("one", (1, 2)), ("two", (2, 1))):
+    for steps, devices in zip((2, 4), numbers, strict=True):
+      monkeypatch.setattr(distributed, "devices_for", lambda batch, devices=devices: jax.devices()[:devices])
+      train(small_stage(steps), supervised, jax.random.key(0), lambda: slices, lambda *_: {}, tmp_path / folder)
+  one, two = (read_log(tmp_path / folder / "metrics.jsonl") for folder in ("one", "two"))
+  assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 3, 4]
+  for ours, theirs in zip(one, two, strict=True):
+    compare(([numbers_of(ours)], []), ([numbers_of(theirs)], []))
+  states = [last_state(tmp_path / folder / "no_adaptation", small_stage(4)) for folder in ("one", "two")]
+  assert distance(*states) < 1e-5  # of some 4e-3 that they have moved
+
+
+def small_stage(steps):
+  """The configuration of a small supervised stage with a batch of 4, which begins alike however many steps it has."""
+  config = tiny.get_config()
+  config.data.update(size=(16, 16), crop=(16, 16))
+  config.model.update(widths=(4, 8), latent_scales=1)
+  config.optimizer.schedule = "exponential"
+  config.train.update(steps=steps, batch_size=4, log_every=1, checkpoint_every=2)
+  config.loss.weights.global_alignment = (1e-6,)
+  return resolve(config).stages["no_adaptation"]
+
+
+def numbers_of(line):
+  """The metrics in a line of metrics.jsonl."""
+  return {name: value for name, value in line.items() if name not in ("stage", "step", "steps_per_second")}
+
+
+def last_state(folder, config):
+  """The state in the last checkpoint of a stage."""
+  abstract = jax.eval_shape(lambda: supervised.init_state(config, jax.random.key(0)))
+  with open_checkpoints(folder / "checkpoints", 2) as checkpoints:
+    state, damaged = restore_newest(checkpoints, abstract)
+  assert not damaged
+  assert int(state.step) == config.train.steps
+  return state
+
+
+def distance(a, b):
+  """Mean absolute difference of the parameters of two states."""
+  flat = lambda state: np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])
+  return np.abs(flat(a) - flat(b)).mean()
+
+
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory, prepared):
   workdir = tmp_path_factory.mktemp("one") / "run"
@@ -314,7 +378,7 @@ def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared,
   assert (tmp_path / "results.json").exists()
   assert len(list((tmp_path / "vamcei").glob("events.*"))) == 1
 
-  # What four devices of two hosts have saved, one goes on with.
+  # One device resumes what four devices of two hosts have saved.
   for name in ("vamcei/checkpoints/8", "results.json"):
     target = tmp_path / name
     shutil.rmtree(target) if target.is_dir() else target.unlink()
@@ -322,20 +386,19 @@ def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared,
   assert "vamcei: resumes at step 6 of 8; compiling" in output
   compare_runs(tmp_path, one_device)
   devices = [session["devices"] for session in read_record(tmp_path)["sessions"]]
-  assert [(own["count"], own["hosts"]) for own in devices] == [(4, 2), (1, 1)]
+  assert [(each["count"], each["hosts"]) for each in devices] == [(4, 2), (1, 1)]
 
 
 def start(workdir, prepared, *flags):
-  """Training by the command line; on two devices, if it is one of several hosts."""
+  """Training by the command line in a process: on two devices if it is one of several hosts, else on one."""
   rates = ("segmenter", "decoders", "discriminator")
   arguments = [
     "--config=tests/configs/tiny.py", "--config.stages=('vamcei',)", "--config.train.batch_size=8",
     *(f"--config.optimizer.rates.{name}=1e-4" for name in rates),
     f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}", *flags,
   ]
-  environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-  if flags:
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+  xla_flags = f"--xla_force_host_platform_device_count={2 if flags else 1}"
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags}
   pipe = subprocess.PIPE
   return subprocess.Popen(
     command("vamcei_jax.main", *arguments), cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
@@ -347,19 +410,19 @@ def finish(processes):
   ended = [process.communicate(timeout=300) for process in processes]
   for process, (_, errors) in zip(processes, ended, strict=True):
     assert process.returncode == 0, errors
-  assert not any(output for output, _ in ended[1:])  # the first host alone tells
+  assert not any(output for output, _ in ended[1:])  # the first host alone prints
   return [output for output, _ in ended]
 
 
 def compare_runs(workdir, other):
-  """The losses that two runs have logged, and their final parameters: by Adam, which a few signs of rounding move."""
+  """The losses that two runs have logged, and their final parameters, which Adam moves by the sign of rounding too."""
   ours, theirs = (read_log(folder / "metrics.jsonl") for folder in (workdir, other))
   assert [line["step"] for line in ours] == [line["step"] for line in theirs]
   for name in ("loss", "cross_entropy", "dice_loss", "reconstruction", "prior_kl", "prototypes", "discriminator"):
     got, expected = ([line[name] for line in lines] for lines in (ours, theirs))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-  flat = lambda folder: np.concatenate([np.ravel(x) for x in jax.tree.leaves(final_state(folder, "vamcei").params)])
-  assert np.abs(flat(workdir) - flat(other)).mean() < 1e-5  # of some 4e-4 that they have moved
+  states = [final_state(folder, "vamcei") for folder in (workdir, other)]
+  assert distance(*states) < 1e-5  # of some 4e-4 that they have moved
 
 
 def free_port():

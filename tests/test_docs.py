@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from vamcei_jax.config.schema import InferenceConfig, find_record, records
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import STAGES
@@ -45,7 +45,10 @@ def test_links_lead_somewhere(page):
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 PACKAGE_FOLDERS = sorted(path.name for path in (ROOT / "vamcei_jax").iterdir() if (path / "__init__.py").exists())
 REPOSITORY_FOLDERS = ("vamcei_jax", "configs", "experiments", "tests", "docs", "weights")
-PATH = re.compile(rf"(?<![\w/.~-])(?:{'|'.join([*REPOSITORY_FOLDERS, *PACKAGE_FOLDERS])})/(?:[\w./-]*[\w/])?")
+# A path from the root, or a Python file from the package's folder.
+PATH = re.compile(
+  rf"(?<![\w/.~-])(?:(?:{'|'.join(REPOSITORY_FOLDERS)})/(?:[\w./-]*[\w/])?|(?:{'|'.join(PACKAGE_FOLDERS)})/[\w/]+\.py\b)"
+)
 
 
 def written(page):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.commands import error_of
 from tests.evaluation.masks import assert_close, scores_of, write_folders
-from tests.test_command_lines import error_of
 from vamcei_jax.evaluation.statistics import compare
 from vamcei_jax.phantom.scanner import draw_patient, write_patient
 

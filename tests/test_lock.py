@@ -5,7 +5,7 @@ import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 
 def test_the_lock_holds_every_dependency_in_a_version_that_is_allowed():

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.test_command_lines import error_of
+from tests.commands import error_of
 from vamcei_jax.config.files import read_stage_config
 from vamcei_jax.data.loader import load_patients
 from vamcei_jax.data.nifti import read_classes, read_volume

@@ -82,7 +82,7 @@ def test_volumes_are_sliced_along_one_axis_of_the_body(tmp_path):
   first = lambda domain, plane: build_one(domain, plane).as_data_source("train")[0]
   examples = {plane: [first(domain, plane) for domain in ("ct", "mr")] for plane in ("coronal", "short_axis")}
   np.testing.assert_array_equal(*(example["image"] for example in examples["coronal"]))
-  assert examples["coronal"][0]["truth"].shape == (8, 10, 6)  # front to back; head to foot; left to right of the picture
+  assert examples["coronal"][0]["truth"].shape == (8, 10, 6)  # front to back; head to foot; left to right
   assert [example["truth"].shape[0] for example in examples["short_axis"]] == [10, 8]
 
 

@@ -50,6 +50,14 @@ def test_examples_are_drawn_patients_preprocessed(prepared):
     assert example["image"].shape[1:] == PREPROCESS.size
 
 
+@pytest.mark.parametrize(("plane", "name"), [("short_axis", "lge-13b3889d6a2d"), ("axial", "lge-3396ac54b3bc")])
+def test_data_that_version_0_1_prepared_are_found(tmp_path, plane, name):
+  """The digest in the name of the folder is that of version 0.1 for the same settings."""
+  arguments = dict(data_dir=str(tmp_path), root=None, preprocess=PREPROCESS, label_values=(0, 200, 500, 600))
+  builder = prepare("phantom", "lge", "target", seed=7, train=1, validation=1, test=1, plane=plane, **arguments)
+  assert builder.builder_config.name == name
+
+
 def test_two_runs_may_prepare_the_same_at_once(tmp_path, monkeypatch):
   arguments = dict(data_dir=str(tmp_path), root=None, preprocess=PREPROCESS, label_values=(0, 200, 500, 600))
   prepare_once = lambda: prepare("phantom", "lge", "target", seed=7, train=1, validation=1, test=1, **arguments)

@@ -9,8 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import ablation, folder, multistage, uda
+from tests.commands import error_of
 from tests.faults.corpus import broken_fields
-from tests.test_command_lines import error_of
 from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import StageConfig, flat_fields
 from vamcei_jax.errors import InputError

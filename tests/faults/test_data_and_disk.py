@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.conftest import ROOT, command
+from tests.commands import ROOT, command, error_of
 from tests.datasets.trees import build
 from tests.faults.test_damage import DAMAGES
 from tests.runs import assert_same, final_state
-from tests.test_command_lines import error_of
 from vamcei_jax.data.loader import load_slices
 from vamcei_jax.errors import InputError
 

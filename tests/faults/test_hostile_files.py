@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, command
+from tests.commands import ROOT, command
 from tests.faults.corpus import good_file, write_corpus
 from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import read_mask, read_volume, volume_name

@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, command
+from tests.commands import ROOT, command
 from tests.runs import assert_same, final_state
 
 ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")

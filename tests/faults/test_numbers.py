@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.commands import error_of
 from tests.runs import assert_same
-from tests.test_command_lines import error_of
 from vamcei_jax.config.files import read_stage_config
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import supervised

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, command
+from tests.commands import ROOT, command
 from vamcei_jax.phantom.scanner import write_nifti
 
 VOLUMES = 6

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 DANGERS = r"\bpickle\b|allow_pickle|yaml\.load|\beval\(|\bexec\(|\bmarshal\b|\bshelve\b|np\.load\(|joblib"
 DANGERS += r"|os\.system|shell=True"

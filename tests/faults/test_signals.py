@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, command
+from tests.commands import ROOT, command, error_of
 from tests.runs import assert_same, final_state
-from tests.test_command_lines import error_of
 from vamcei_jax.training.shutdown import SIGNALS, noted_signals
 
 

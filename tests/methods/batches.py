@@ -1,12 +1,12 @@
-"""Batches at the edge of what images can be, and what a step must do with them."""
+"""Batches for the steps of any method, and what a step must do with those at the edge of what images can be."""
 
 import jax
 import numpy as np
 
 from tests.runs import assert_same
-from vamcei_jax.methods.state import keep_finite
 
 CLASSES = 4
+SOURCES, TARGETS = 4, 2  # images of a batch; two devices have equal shares
 IMAGES = {
   "zero": lambda rng, shape: np.zeros(shape),
   "one": lambda rng, shape: np.ones(shape),
@@ -20,20 +20,57 @@ FLAT = ("one", "constant")  # see assert_learns
 LABELS = ("background", "single", "a pixel", "usual")
 
 
-def make_batch(rng, images, source="usual", target="usual", labels="usual", side=24):
-  """A batch for any method; none reads what it does not know."""
-  shape = (images, side, side)
-  label = rng.integers(0, CLASSES, shape) if labels == "usual" else np.zeros(shape, np.int64)
+def make_hearts(seed):
+  """A batch of hearts that differ: most pixels are background, the tones of a class depend on domain and image."""
+  rng = np.random.default_rng(seed)
+  source, target = draw_hearts(rng, SOURCES), draw_hearts(rng, TARGETS)
+  teacher = 0.3 * rng.dirichlet(np.ones(CLASSES), target.shape) + 0.7 * np.eye(CLASSES)[target]
+  return {
+    "source": {"image": paint(rng, source, (0.2, 0.35, 0.9, 0.7)), "label": source},
+    "target": {"image": paint(rng, target, (0.4, 0.1, 0.6, 0.75)), "teacher": np.float32(teacher)},
+  }
+
+
+def draw_hearts(rng, images, side=24):
+  """Labels (B, H, W): LV, around it Myo, and RV at its side."""
+  row, column = np.mgrid[:side, :side]
+  labels = []
+  for _ in range(images):
+    (y, x), radius = rng.uniform(10, 15, 2), rng.uniform(3, 5)
+    distance, aside = np.hypot(row - y, column - x), np.hypot(row - y, column - x + radius + 4)
+    labels.append(np.where(distance < radius, 2, np.where(distance < radius + 2, 1, np.where(aside < 4, 3, 0))))
+  return np.int32(labels)
+
+
+def paint(rng, labels, tones):
+  """Images (B, H, W, 1) of labels."""
+  brightness = rng.uniform(0.7, 1.0, (len(labels), 1, 1))
+  return np.float32(np.clip(brightness * np.array(tones)[labels] + rng.normal(0, 0.03, labels.shape), 0, 1))[..., None]
+
+
+def make_batch(rng, source="usual", target="usual", labels="usual", images=(SOURCES, TARGETS), side=24):
+  """A batch of random pixels. No method reads what it does not know.
+
+  Args:
+    rng: generator.
+    source, target: kinds of images, keys of IMAGES.
+    labels: one of LABELS.
+    images: numbers of source and target images.
+    side: of an image.
+  """
+  shape_s, shape_t = ((count, side, side) for count in images)
+  label = rng.integers(0, CLASSES, shape_s) if labels == "usual" else np.zeros(shape_s, np.int64)
   if labels == "single":
     label[:] = rng.integers(1, CLASSES)
   elif labels == "a pixel":
     label[0, rng.integers(side), rng.integers(side)] = rng.integers(1, CLASSES)
   # Teachers that are sure say 0 and 1.
-  teacher = rng.dirichlet(np.ones(CLASSES), shape) if labels == "usual" else np.eye(CLASSES)[label]
-  draw = lambda kind: np.float32(IMAGES[kind](rng, shape)[..., None])
+  sure = np.eye(CLASSES)[np.resize(label, shape_t)]
+  teacher = rng.dirichlet(np.ones(CLASSES), shape_t) if labels == "usual" else sure
+  draw = lambda kind, shape: np.float32(IMAGES[kind](rng, shape)[..., None])
   return {
-    "source": {"image": draw(source), "label": np.int32(label)},
-    "target": {"image": draw(target), "teacher": np.float32(teacher), "plain": draw(target)},
+    "source": {"image": draw(source, shape_s), "label": np.int32(label)},
+    "target": {"image": draw(target, shape_t), "teacher": np.float32(teacher)},
   }
 
 
@@ -42,11 +79,6 @@ def spoilt(batch, domain, value):
   image = np.array(batch[domain]["image"])
   image[0, 5, 7, 0] = value
   return batch | {domain: batch[domain] | {"image": image}}
-
-
-def guarded(step):
-  """A step of a method as vamcei_jax/parallel.py makes it: skipped where it is not finite."""
-  return lambda state, batch: keep_finite(state, *step(state, batch))
 
 
 def assert_skipped(before, after, metrics):
@@ -85,4 +117,5 @@ def assert_learns(step, state, batch, *, may_skip=False):
     return
   assert wrong == set()
   assert float(metrics["skipped"]) == 0.0
-  assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, jax.tree.leaves((after.params, after.opt, after.ema))))
+  learned = after.params, after.opt_state, after.ema_params
+  assert all(np.isfinite(leaf).all() for leaf in map(np.asarray, jax.tree.leaves(learned)))

@@ -1,39 +1,52 @@
-"""The student's step, and what its teachers say together."""
+"""The student's step, and the mean of its teachers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vamcei_jax.stages import stage_config
 
-from tests.configs import tiny_multistage
-from vamcei_jax.losses import distillation as eq_16
-from vamcei_jax.losses import segmentation
+from tests.methods import equations
+from tests.methods.batches import make_hearts
+from tests.methods.settings import UNEVEN, stage_config
+from tests.methods.steps import assert_steps, compiled, first_state, moved_state, program
 from vamcei_jax.methods import distillation
 from vamcei_jax.methods.distillation import mean_probabilities
+from vamcei_jax.models.unet import UNet
+
+STUDENT = UNet(4, (4, 8, 16), "instance")
 
 
-@pytest.fixture(scope="module")
-def config():
-  config = stage_config(tiny_multistage.get_config(), "distill")
-  config.train.steps = 1000  # the learning rate stays up
-  config.distillation.itself = 0.0
-  return config
+@pytest.fixture
+def step():
+  return program("distill").step
 
 
-@pytest.fixture(scope="module")
-def batch():
-  keys = jax.random.split(jax.random.key(0), 4)
-  image = lambda key: jax.random.uniform(key, (3, 24, 24, 1))
-  label = jax.random.randint(keys[2], (3, 24, 24), 0, 4)
-  teacher = jax.nn.softmax(jax.random.normal(keys[3], (3, 24, 24, 4)))
-  target = {"image": image(keys[1]), "plain": image(jax.random.fold_in(keys[1], 1)), "teacher": teacher}
-  return {"source": {"image": image(keys[0]), "label": label}, "target": target}
+@compiled
+def composed(params, number, batch):
+  """Gradient and metrics of a step, from the student alone."""
+  del number
+  source, target = batch["source"], batch["target"]
+  weights, temperature = UNEVEN["loss"]["weights"], UNEVEN["distillation"]["temperature"]
+
+  def loss(student):
+    logits_s, logits_t = (STUDENT.apply({"params": student}, domain["image"]) for domain in (source, target))
+    labels = jax.nn.one_hot(source["label"], 4)
+    cross_entropy, dice = equations.cross_entropy(logits_s, labels), equations.dice_loss(logits_s, labels)
+    terms = {
+      "segmentation": cross_entropy + dice,
+      "distillation": equations.distillation(logits_t, target["teacher"], temperature),
+    }
+    total = sum(weights[name] * term for name, term in terms.items())
+    return total, {"loss": total, "cross_entropy": cross_entropy, "dice_loss": dice} | terms
+
+  gradient, metrics = jax.grad(loss, has_aux=True)(params["segmenter"])
+  return {"segmenter": gradient}, metrics
 
 
-@pytest.fixture(scope="module")
-def state(config):
-  return jax.jit(lambda: distillation.init_state(config, jax.random.key(1)))()
+def test_a_step_is_adams_on_the_gradient_of_eqs_4_and_16(step):
+  """Eq. 4 on the source and eq. 16 on the target."""
+  schedule = lambda done: (1 - done / 400) ** 0.9
+  assert_steps(step, moved_state("distill"), [make_hearts(0), make_hearts(1)], composed, schedule)
 
 
 def test_the_mean_is_of_probabilities_and_not_of_logits():
@@ -42,27 +55,38 @@ def test_the_mean_is_of_probabilities_and_not_of_logits():
   np.testing.assert_allclose(mean_probabilities([sure, unsure], (3.0, 1.0)), [[0.7925, 0.2075]])
 
 
-def test_the_loss_is_eq_4_on_the_source_and_eq_16_on_the_target(config, state, batch):
-  _, metrics = jax.jit(distillation.make_step(config))(state, batch)
-  student = distillation.make_student(config)
-  logits = {domain: student.apply({"params": state.params["segmenter"]}, batch[domain]["image"]) for domain in batch}
-  supervised = sum(segmentation(logits["source"], jax.nn.one_hot(batch["source"]["label"], 4)))
-  taught = eq_16(logits["target"], batch["target"]["teacher"], temperature=config.distillation.temperature).mean()
-  np.testing.assert_allclose(metrics["segmentation"], supervised, rtol=1e-5)
-  np.testing.assert_allclose(metrics["distillation"], taught, rtol=1e-5)
-  np.testing.assert_allclose(metrics["loss"], supervised + taught, rtol=1e-5)
+def test_each_teacher_has_a_weight():
+  with pytest.raises(ValueError, match="zip"):
+    mean_probabilities([np.ones((1, 2))], (0.5, 0.5))
 
 
-def test_the_student_learns_what_the_teacher_says(config, state, batch):
-  """Taught alone, by probabilities that follow from the image, it comes to say the same."""
-  y, x = jnp.mgrid[:24, :24]
-  image = jnp.stack([(y // 8 + x // size) % 2 for size in (6, 8, 12)]).astype(jnp.float32)[..., None]
-  bright = image > 0.5
-  teacher = jnp.where(bright, jnp.array([0.1, 0.1, 0.1, 0.7]), jnp.array([0.7, 0.1, 0.1, 0.1]))
-  batch = {**batch, "target": {"image": image, "teacher": teacher}}
+def test_the_student_learns_what_the_teacher_says(step):
+  """Of eq. 16 alone, by probabilities that follow from the image, it comes to predict the same."""
+  y, x = np.mgrid[:24, :24]
+  image = np.float32(np.stack([(y // 8 + x // size) % 2 for size in (6, 8)]))[..., None]
+  teacher = np.float32(np.where(image > 0.5, [0.1, 0.1, 0.1, 0.7], [0.7, 0.1, 0.1, 0.1]))
+  batch = make_hearts(0) | {"target": {"image": image, "teacher": teacher}}
+  state = first_state("distill")
   state = state.replace(weights=state.weights | {"segmentation": jnp.float32(0.0)})
-  step = jax.jit(distillation.make_step(config))
+  losses = []
   for _ in range(150):
-    state, _ = step(state, batch)
-  said = distillation.make_predict(config)({"segmenter": state.params["segmenter"]}, image)
-  assert float((said.argmax(-1) == teacher.argmax(-1)).mean()) > 0.95
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["loss"]))
+  least = float(equations.distillation(np.log(teacher), teacher, UNEVEN["distillation"]["temperature"]))
+  assert losses[-1] - least < 0.1 * (losses[0] - least)
+  predict = compiled(distillation.make_predict(program("distill").config))
+  predicted = np.asarray(predict({"segmenter": state.params["segmenter"]}, image))
+  assert (predicted.argmax(-1) == teacher.argmax(-1)).mean() > 0.95
+
+
+def test_a_prediction_is_the_softmax_of_the_logits():
+  networks, images = moved_state("distill").params, make_hearts(0)["source"]["image"]
+  predicted = compiled(distillation.make_predict(program("distill").config))(networks, images)
+  logits = np.asarray(compiled(lambda: STUDENT.apply({"params": networks["segmenter"]}, images))())
+  powers = np.exp(logits)
+  np.testing.assert_allclose(predicted, powers / powers.sum(-1, keepdims=True), rtol=1e-4)
+
+
+def test_the_student_is_the_configured_one():
+  model = {"widths": (8, 16, 24), "norm": "group", "dtype": "bfloat16"}
+  assert distillation.make_student(stage_config("distill", model=model)) == UNet(4, (8, 16, 24), "group", jnp.bfloat16)

@@ -8,10 +8,10 @@ by data/stream.py, in the same order.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def load_slices(builder: tfds.core.DatasetBuilder, split: str, *, labels: bool) 
     InputError: damaged data; `labels` are wanted and a patient has none.
   """
   skipped = ("truth",) if labels else ("truth", "mask")
-  examples = _read_examples(builder, split, skipped)
+  examples = _read_split(builder, split, skipped)
   slices = {"image": np.concatenate([example["image"] for example in examples])}
   if labels:
     require_masks(builder, examples)
@@ -82,19 +82,19 @@ def require_masks(builder: tfds.core.DatasetBuilder, examples: list[dict]) -> No
 
 def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.ndarray, float]]:
   """The image (D, h, w) of each patient of a split, in order, and the mm between its slices. No mask is decoded."""
-  examples = _read_examples(builder, split, ("mask", "truth"))
+  examples = _read_split(builder, split, ("mask", "truth"))
   return [(example["image"], _spacing(example["affine"])[0]) for example in examples]
 
 
 def load_spacings(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[float, float, float]]:
   """mm along D, H, W of the original volume of each patient of a split. No image and no mask is decoded."""
-  return [_spacing(example["affine"]) for example in _read_examples(builder, split, ("image", "mask", "truth"))]
+  return [_spacing(example["affine"]) for example in _read_split(builder, split, ("image", "mask", "truth"))]
 
 
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
   """The patients of a split for evaluation, with `labelled` only those that have masks; none for a missing split."""
   with naming_damage(builder.data_path):
-    for example in builder.as_data_source(split=split) if split in builder.info.splits else ():
+    for example in open_split(builder, split) if split in builder.info.splits else ():
       if example["labelled"] or not labelled:
         yield Patient(
           name=example["patient"].decode(),
@@ -106,10 +106,16 @@ def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bo
         )
 
 
-def _read_examples(builder: tfds.core.DatasetBuilder, split: str, skipped: tuple[str, ...]) -> list[dict]:
-  """The examples of a split; the `skipped` features are not decoded."""
+def open_split(builder: tfds.core.DatasetBuilder, split: str, skipped: Collection[str] = ()) -> Sequence[dict]:
+  """The examples of a split, each read when it is used. The features `skipped` are not decoded."""
+  open_source = cast(Callable[..., Sequence[dict]], builder.as_data_source)  # TFDS's decorators hide its signature
+  return open_source(split, decoders=dict.fromkeys(skipped, _SKIP) or None)
+
+
+def _read_split(builder: tfds.core.DatasetBuilder, split: str, skipped: Collection[str]) -> list[dict]:
+  """All examples of a split, see `open_split`."""
   with naming_damage(builder.data_path):
-    return list(builder.as_data_source(split=split, decoders=dict.fromkeys(skipped, _SKIP)))
+    return list(open_split(builder, split, skipped))
 
 
 def _spacing(affine: np.ndarray) -> tuple[float, float, float]:

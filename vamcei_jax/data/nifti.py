@@ -199,9 +199,9 @@ def name_volumes(folder: Path) -> dict[str, Path]:
   Raises:
     InputError: no such folder, no NIfTI file in it, two files of one name, or a name that is not printable.
   """
-  named = {}
+  named: dict[str, Path] = {}
   for path in _list_files(folder):
-    if (name := volume_name(path)) in named:
+    if (name := volume_name(path) or "") in named:
       raise InputError(f"{path}: a second file of this name, beside {named[name].name}; remove one of them")
     named[name] = path
   return named

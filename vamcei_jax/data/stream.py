@@ -4,7 +4,7 @@ The batch of a step follows from the step's number alone, which every checkpoint
 step, on any number of hosts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import grain
 import jax
@@ -12,12 +12,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jax import Array
 
-from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices, naming_damage, require_masks
+from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices, naming_damage, open_split, require_masks
 from vamcei_jax.data.slices import selected_slices
 from vamcei_jax.errors import InputError
 
 _THREADS = 4  # that read ahead
-_SKIP = tfds.decode.SkipDecoding()
 
 
 class StoredSlices:
@@ -45,7 +44,7 @@ class StoredSlices:
     self._builder, self._split, self._labels, self._beside = builder, split, labels, dict(beside)
     volumes = [
       {"patient": example["patient"], "labelled": example["labelled"], "shape": tuple(example["image"]["shape"])}
-      for example in self._examples("image", "mask", "truth")  # volumes that are not decoded still have a shape
+      for example in self._read("image", "mask", "truth")  # volumes that are not decoded still have a shape
     ]
     if labels:
       require_masks(builder, volumes)
@@ -56,20 +55,16 @@ class StoredSlices:
     pixel = np.dtype(np.float32).itemsize + (np.dtype(np.uint8).itemsize if labels else 0)
     self.nbytes = len(self) * pixel * int(np.prod(volumes[0]["shape"][1:]))
     self.nbytes += sum(values.nbytes for values in self._beside.values())
-    self._volumes = self._source("truth") if labels else self._source("truth", "mask")
+    self._volumes = open_split(builder, split, ("truth",) if labels else ("truth", "mask"))
 
-  def _source(self, *skipped: str) -> Sequence[dict]:
-    """The examples of the split, read one by one; the `skipped` features are not decoded."""
-    return self._builder.as_data_source(split=self._split, decoders=dict.fromkeys(skipped, _SKIP))
-
-  def _examples(self, *skipped: str) -> Iterator[dict]:
-    """Reads the examples of the split in order."""
+  def _read(self, *skipped: str) -> Iterator[dict]:
+    """Reads the examples of the split one by one; the features `skipped` are not decoded."""
     with naming_damage(self._builder.data_path):
-      yield from self._source(*skipped)
+      yield from open_split(self._builder, self._split, skipped)
 
   def _select_slices(self, empty: str) -> np.ndarray:
     """The numbers of the included slices; one mask is in memory at a time."""
-    areas = [np.count_nonzero(example["mask"], axis=(1, 2)) for example in self._examples("image", "truth")]
+    areas = [np.count_nonzero(example["mask"], axis=(1, 2)) for example in self._read("image", "truth")]
     if not any(area.any() for area in areas):
       raise InputError(f"{self._builder.info.full_name}: no slice with a structure; set data.empty_slices=all")
     return np.flatnonzero(np.concatenate([selected_slices(area, empty) for area in areas]))

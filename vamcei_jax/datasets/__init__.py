@@ -70,7 +70,7 @@ def prepare(
   """
   builder_class = _builder_class(name, domain, root)
   _check_options(name, builder_class, options)
-  settings = {
+  settings: dict[str, Any] = {
     "domain": domain,
     "role": role,
     "preprocess": preprocess,
@@ -78,25 +78,25 @@ def prepare(
     "plane": plane,
     "centres": centres,
   }
-  root = root and str(Path(root).expanduser())
-  config = builder_class.CONFIG(name=domain, **settings, **options)
-  splits = builder_class.splits(root, config)
+  folder = Path(root or "").expanduser()
+  config: Any = builder_class.CONFIG(name=domain, **settings, **options)
+  splits = builder_class.splits(folder, config)
   config.name = _config_name(settings | options, splits)
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
-  folder = Path(data_dir, name, config.name)
-  with naming_damage(folder) if folder.exists() else contextlib.nullcontext():
+  prepared = Path(data_dir, name, config.name)
+  with naming_damage(prepared) if prepared.exists() else contextlib.nullcontext():
     builder = make_builder()
   if builder.is_prepared():
     return builder
   print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
   if issubclass(builder_class, Cases):
     config.left_out, config.digests = examine(splits, config)
-    _check_usable(config, splits, root, leave_out=leave_out)
+    _check_usable(config, splits, folder, leave_out=leave_out)
   builder = make_builder()  # whose description contains the files that are left out
   tfds.disable_progress_bar()
   # Another run may have built the same data meanwhile. TFDS reports downloads, of which there are none.
   with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(None):
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder) if root else None))
   return make_builder()
 
 
@@ -135,7 +135,7 @@ def _config_name(settings: Mapping[str, Any], splits: Splits) -> str:
   return f"{re.sub(r'[^A-Za-z0-9]+', '_', settings['domain']).strip('_')}-{digest}"
 
 
-def _check_usable(config: CasesConfig, splits: Splits, root: str | None, *, leave_out: bool) -> None:
+def _check_usable(config: CasesConfig, splits: Splits, root: Path, *, leave_out: bool) -> None:
   """Raises an InputError if no patient can be trained on or, unless they are left out, if some cannot be used."""
   first = next((f"{file}: {reason}" for file, reason in config.left_out.items()), "")
   if "train" not in usable(splits, config.left_out):

@@ -45,7 +45,7 @@ class CasesConfig(VolumesConfig):
   validation: int = 5
 
 
-class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Base of the datasets of NIfTI files, one example a patient. Subclasses define `splits`.
 
   source: train = the patients with masks.
@@ -116,7 +116,9 @@ def examine(splits: Splits, config: CasesConfig) -> tuple[dict[str, str], dict[s
   """
   masks = {case.image: case.mask for cases in splits.values() for case in cases if case.mask is not None}
   names = {case.image: case.name for cases in splits.values() for case in cases}
-  problems, digests, named = {}, {}, {}
+  problems: dict[str, str] = {}
+  digests: dict[str, str] = {}
+  named: dict[str, str] = {}
   for image in tqdm(names, f"{config.domain} files", unit="volume", disable=None):
     mask, current = masks.get(image), image
     try:

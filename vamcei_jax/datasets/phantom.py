@@ -35,7 +35,7 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
   DOMAINS: ClassVar[tuple[str, ...]] = ("bssfp", "lge")
 
   @classmethod
-  def splits(cls, root: Path | None, config: PhantomConfig) -> Splits:
+  def splits(cls, root: Path, config: PhantomConfig) -> Splits:
     """Empty: no file is read."""
     del root, config
     return {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vamcei_jax.data.loader import open_split
 from vamcei_jax.datasets.volumes import dataset_info
 
 
@@ -27,7 +28,7 @@ class Translated(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(split) for split in self._original.info.splits}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-    for number, example in enumerate(self._original.as_data_source(split=split)):
+    for number, example in enumerate(open_split(self._original, split)):
       yield number, {**example, "image": self._translate(example["image"])}
 
 

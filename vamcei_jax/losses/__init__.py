@@ -1,15 +1,30 @@
-"""The losses of VAMCEI and of image translation: pure functions of arrays, which know neither models nor configs.
+"""The losses of VAMCEI and of image translation: pure functions of arrays, independent of models and configs.
 
-All of them compute and answer in float32 whatever the dtype of their inputs.
+    eq.    term                          function                              file
+    2      prior KL                      gaussian_prior_kl                     prior.py
+    3      reconstruction                reconstruction                        reconstruction.py
+    4      cross-entropy and soft Dice   segmentation                          segmentation.py
+    5–8    global alignment              global_alignment                      alignment.py
+    9      class prototypes              class_prototypes                      prototypes.py
+    10     prototype contrast            prototype_contrast                    prototypes.py
+    11     discriminator                 discriminator_loss                    adversarial.py
+    12     generator                     generator_loss                        adversarial.py
+    16     distillation                  distillation                          distillation.py
+    –      CycleGAN                      patch_discriminator_loss,             translation.py
+                                         translator_loss, absolute_difference
 
-Losses that mix the images of a batch before something nonlinear take `axis_name`: the name of the axis of `jax.pmap`
-or `jax.vmap` over which the batch is split in equal shares. They then return, on every device, the value for the global
-batch. A caller differentiates on each device with respect to its replica of the parameters and takes `jax.lax.pmean` of
-the gradients. That is the gradient of the global loss: the transpose of an all-reduced sum is an all-reduced sum, so a
-replica's gradient counts the loss of all N devices, and the mean divides by N. It is right for the other losses as
-well, averaged over the local images. (`jax.shard_map`, unless called with `check_vma=False`, sums the gradients of
-replicated parameters by itself. There, these losses come out right with or without `pmean`; the others must be averaged
-over the axis before they are differentiated.)
+All losses compute in float32 and return float32, whatever the dtype of their inputs.
+
+A loss that combines the images of a batch before a nonlinear function takes `axis_name`: the name of the axis of
+`jax.pmap` or `jax.vmap` over which the batch is split in equal shares. On every device, the loss then returns the value
+for the global batch. The caller differentiates on each device with respect to the parameters of that device, and takes
+`jax.lax.pmean` of the gradients. The result is the gradient of the global loss: the transpose of an all-reduced sum is
+an all-reduced sum, so the gradient on one device counts the loss of all N devices, and the mean divides by N. The same
+`pmean` is right for the losses without `axis_name`, which are averaged over the images of each device.
+
+`jax.shard_map`, unless called with `check_vma=False`, sums the gradients of replicated parameters itself. There, the
+losses with `axis_name` are right with or without `pmean`; the others must be averaged over the axis before they are
+differentiated.
 """
 
 from vamcei_jax.losses.adversarial import discriminator_loss, generator_loss

@@ -1,32 +1,33 @@
-"""The adversarial pair on segmentation maps (VAMCEI eqs. 11–12)."""
+"""VAMCEI eqs. 11–12: the adversarial losses on segmentation maps."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 
-def discriminator_loss(logits_s: Array, logits_t: Array) -> Array:
-  """What the discriminator minimizes: source maps are real, target maps are not (VAMCEI eq. 11).
+def discriminator_loss(logits_s: Float[Array, "..."], logits_t: Float[Array, "..."]) -> Float32[Array, ""]:
+  """Loss of the discriminator, which learns to tell source maps from target maps (VAMCEI eq. 11).
 
       −E[log Dis(P_S)] − E[log(1 − Dis(P_T))],   Dis = sigmoid(logits)
 
   Args:
-    logits_s, logits_t: the discriminator's output on source and target class maps before its sigmoid; any shape each,
-      a decision an element.
+    logits_s: output of the discriminator on source class maps, before the sigmoid; any shape, one decision per element.
+    logits_t: output of the discriminator on target class maps; any shape.
 
   Returns:
-    float32 scalar in nats, the sum of the two means; 2 ln 2 for a discriminator that cannot tell.
+    float32 scalar in nats, the sum of the two means; 2 ln 2 for a discriminator that outputs Dis = ½ everywhere.
   """
   return -_mean_log_sigmoid(logits_s) - _mean_log_sigmoid(-logits_t)
 
 
-def generator_loss(logits_t: Array) -> Array:
-  """What the segmenter minimizes: its target maps pass for source maps (VAMCEI eq. 12, not saturating).
+def generator_loss(logits_t: Float[Array, "..."]) -> Float32[Array, ""]:
+  """Loss of the segmenter, whose target maps should look like source maps (VAMCEI eq. 12, non-saturating).
 
       −E[log Dis(P_T)],   Dis = sigmoid(logits)
 
   Args:
-    logits_t: the discriminator's output on target class maps before its sigmoid; any shape.
+    logits_t: output of the discriminator on target class maps, before the sigmoid; any shape.
 
   Returns:
     float32 scalar in nats, the mean over all decisions.

@@ -1,22 +1,28 @@
-"""Knowledge distillation from the teachers' mean to the student (VAMCEI eq. 16)."""
+"""VAMCEI eq. 16: knowledge distillation from the mean of the teachers to the student."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 
-def distillation(student_logits: Array, teacher_probs: Array, *, temperature: float | Array) -> Array:
-  """Cross-entropy between tempered teacher and tempered student, per image, in nats a pixel (VAMCEI eq. 16).
+def distillation(
+  student_logits: Float[Array, "B *pixels K"],
+  teacher_probs: Float[Array, "B *pixels K"],
+  *,
+  temperature: float | Float[Array, ""],
+) -> Float32[Array, " B"]:
+  """Cross-entropy between tempered teacher and tempered student, per image, in nats per pixel (VAMCEI eq. 16).
 
       −T² mean_pixels Σ_k softmax(log p / T)_k log softmax(logits / T)_k
 
-  T² keeps the size of the gradient independent of T (Hinton et al. 2015). At its minimum, softmax(logits) = p, the
-  loss is T² times the tempered teacher's entropy and not 0.
+  T² keeps the size of the gradient independent of T (Hinton et al. 2015). The minimum is at softmax(logits) = p. The
+  loss there is T² times the entropy of the tempered teacher and not 0.
 
   Args:
     student_logits: (B, ..., K) before the softmax.
-    teacher_probs: (B, ..., K) probabilities p, which sum to 1 over K and may be exactly 0. They are taken as
-      constants: no gradient flows into them.
+    teacher_probs: (B, ..., K) probabilities p, which sum to 1 over K and may be exactly 0. They are constants: no
+      gradient flows into them.
     temperature: T > 0.
 
   Returns:

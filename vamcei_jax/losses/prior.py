@@ -1,10 +1,11 @@
-"""The prior term of the variational bound (VAMCEI eq. 2)."""
+"""VAMCEI eq. 2: the prior term of the variational bound."""
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 
-def gaussian_prior_kl(mu: Array, logvar: Array) -> Array:
+def gaussian_prior_kl(mu: Float[Array, " B *dims"], logvar: Float[Array, " B *dims"]) -> Float32[Array, " B"]:
   """KL( N(μ, σ²) ‖ N(0, I) ) of each image, in nats (VAMCEI eq. 2).
 
       ½ Σ_k (σ_k² + μ_k² − log σ_k² − 1)

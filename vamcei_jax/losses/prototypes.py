@@ -1,25 +1,28 @@
-"""Class prototypes and the contrast between those of two domains (VAMCEI eqs. 9–10)."""
+"""VAMCEI eqs. 9–10: class prototypes, and the contrast between the prototypes of two domains."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Float32
 
-_MIN_WEIGHT = 1e-6  # pixels; a class below is absent
-_MIN_SQUARE = 1e-12  # squared length; a vector below has no direction
+_MIN_WEIGHT = 1e-6  # pixels; a class with less weight is absent
+_MIN_SQUARE = 1e-12  # squared length; a shorter vector has no direction
 
 
-def class_prototypes(features: Array, class_map: Array, *, axis_name: str | None = None) -> tuple[Array, Array]:
+def class_prototypes(
+  features: Float[Array, "B H W C"], class_map: Float[Array, "B H W K"], *, axis_name: str | None = None
+) -> tuple[Float32[Array, "K C"], Bool[Array, " K"]]:
   """Mean feature vector of every class over the pixels of a batch (VAMCEI eq. 9).
 
       C_k = Σ_p y_pk f_p / Σ_p y_pk      over the pixels p of all images
 
   Args:
-    features: (B, H, W, C) features at the resolution of the class map.
+    features: (B, H, W, C) features f at the resolution of the class map.
     class_map: (B, H, W, K) non-negative weights y: one-hot labels in the source domain, pseudo-labels in the target
-      domain. Pixels that are not confident have weight 0 in all classes. To be given without gradient. Whoever passes
-      probabilities should drop all but each pixel's largest, or every class is present everywhere.
-    axis_name: axis over which the batch is split; both sums are then those of the global batch (see the package's
-      docstring).
+      domain, without gradient. A pixel whose prediction is not confident has weight 0 in all classes. Probabilities
+      should be 0 except for the largest one of each pixel: otherwise every class is present everywhere.
+    axis_name: axis over which the batch is split; both sums are then those of the global batch (see the docstring of
+      the package).
 
   Returns:
     prototypes: (K, C) float32; 0, with zero gradient, for an absent class.
@@ -33,17 +36,22 @@ def class_prototypes(features: Array, class_map: Array, *, axis_name: str | None
 
 
 def prototype_contrast(
-  proto_s: Array, present_s: Array, proto_t: Array, present_t: Array, *, temperature: float | Array
-) -> Array:
-  """Contrast of the classes' prototypes across two domains, mean over classes (VAMCEI eq. 10).
+  proto_s: Float[Array, "K C"],
+  present_s: Bool[Array, " K"],
+  proto_t: Float[Array, "K C"],
+  present_t: Bool[Array, " K"],
+  *,
+  temperature: float | Float[Array, ""],
+) -> Float32[Array, ""]:
+  """Contrast between the class prototypes of two domains, mean over classes (VAMCEI eq. 10).
 
       −ln[ e^{⟨C_Sk,C_Tk⟩/τ} / ( e^{⟨C_Sk,C_Tk⟩/τ} + Σ_{i≠k} ( e^{⟨C_Sk,C_Ti⟩/τ} + e^{⟨C_Tk,C_Ti⟩/τ} ) ) ]
 
-  ⟨·,·⟩ is the cosine, taken as 0 where a vector is zero. k runs over the classes present in both domains, i over those
-  present in the target (the sum has no other C_i).
+  ⟨·,·⟩ is the cosine, or 0 if one of the vectors is zero. k runs over the classes that are present in both domains, i
+  over the classes that are present in the target domain.
 
   Args:
-    proto_s, proto_t: (K, C) class prototypes of source and target; rows of absent classes are not read.
+    proto_s, proto_t: (K, C) class prototypes of source and target; rows of absent classes are ignored.
     present_s, present_t: (K,) bool, the classes that have a prototype.
     temperature: τ > 0.
 
@@ -54,10 +62,10 @@ def prototype_contrast(
   st = jnp.matmul(unit_s, unit_t.T, precision="highest") / temperature
   tt = jnp.matmul(unit_t, unit_t.T, precision="highest") / temperature
 
-  itself = jnp.eye(len(unit_s), dtype=bool)
-  others = ~itself & present_t
+  same_class = jnp.eye(len(unit_s), dtype=bool)
+  others = ~same_class & present_t[None]
   terms = jnp.concatenate([st, tt], axis=1)
-  log_sum = jax.nn.logsumexp(terms, axis=1, where=jnp.concatenate([itself | others, others], axis=1))
+  log_sum = jax.nn.logsumexp(terms, axis=1, where=jnp.concatenate([same_class | others, others], axis=1))
 
   shared = present_s & present_t
   per_class = jnp.where(shared, log_sum - jnp.diagonal(st), 0.0)
@@ -65,7 +73,7 @@ def prototype_contrast(
 
 
 def _directions(vectors: Array, present: Array) -> Array:
-  """Rows scaled to length 1; 0, with finite gradients, for an absent row and for one too short to have a direction."""
+  """Rows scaled to length 1. Absent rows, and rows too short to have a direction, are 0 with finite gradients."""
   vectors = jnp.where(present[:, None], vectors.astype(jnp.float32), 0.0)
   square = (vectors**2).sum(-1, keepdims=True)
   has_direction = square >= _MIN_SQUARE

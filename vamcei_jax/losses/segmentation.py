@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 # s of the docstring, in pixels of the global batch. One pixel has three consequences. A class that is in neither the
 # targets nor the prediction costs nothing, as long as its predicted probabilities add up to much less than a pixel. The
@@ -11,7 +12,9 @@ from jax import Array
 _SMOOTHING = 1.0
 
 
-def segmentation(logits: Array, targets: Array, *, axis_name: str | None = None) -> tuple[Array, Array]:
+def segmentation(
+  logits: Float[Array, "B H W K"], targets: Float[Array, "B H W K"], *, axis_name: str | None = None
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
   """Cross-entropy and soft Dice loss of a batch, the two terms of VAMCEI eq. 4.
 
       ce   = −Σ_c Σ y_c log p_c / Σ_c Σ y_c                             p = softmax(logits), y the targets
@@ -27,8 +30,8 @@ def segmentation(logits: Array, targets: Array, *, axis_name: str | None = None)
   Args:
     logits: (B, H, W, K) before the softmax; class 0 is background.
     targets: (B, H, W, K) class shares, which sum to 1 over K: one-hot labels, or their averages over windows.
-    axis_name: axis over which the batch is split; all sums are then those of the global batch (see the package's
-      docstring).
+    axis_name: axis over which the batch is split; all sums are then those of the global batch (see the docstring of the
+      package).
 
   Returns:
     (ce, dice): float32 scalars; ce in nats per pixel, dice in [0, 1].

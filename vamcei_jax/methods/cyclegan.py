@@ -12,7 +12,7 @@ from jax import Array
 
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import absolute_difference, patch_discriminator_loss, translator_loss
-from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.methods.state import Metrics, Params, State, apply_network, create_state, make_update
 from vamcei_jax.models.translator import PatchDiscriminator, Translator
 from vamcei_jax.prng import batch_positions
 
@@ -47,10 +47,10 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   """
   translator, discriminator = make_translator(config), make_discriminator(config)
   update = make_update(config, axis_name)
-  discriminate = lambda params, domain, images: discriminator.apply({"params": params[domain]}, images)
+  discriminate = lambda params, domain, images: apply_network(discriminator, params[domain], images)
 
   def translators_loss(params: Params, state: State, images: dict[str, Array]) -> tuple[Array, tuple]:
-    translate = lambda direction, x: translator.apply({"params": params[direction]}, x)
+    translate = lambda direction, x: apply_network(translator, params[direction], x)
     discriminators = state.params["discriminators"]
     terms, translated = dict.fromkeys(TERMS, jnp.zeros(())), {}
     for direction, (source, target) in DIRECTIONS.items():
@@ -59,7 +59,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
       terms["adversarial"] += translator_loss(discriminate(discriminators, target, translated[target]))
       terms["cycle"] += absolute_difference(translate(back, translated[target]), images[source])
       terms["identity"] += absolute_difference(translate(direction, images[target]), images[target])
-    total = sum(state.weights[name] * term for name, term in terms.items())
+    total = sum((state.weights[name] * term for name, term in terms.items()), jnp.zeros(()))
     return total, ({"loss": total, **terms}, translated)
 
   def discriminators_loss(params: Params, images: dict[str, Array], fakes: dict[str, Array]) -> Array:
@@ -95,7 +95,7 @@ def make_predict(config: StageConfig) -> Callable[[Params, Array], Array]:
   `translator` is `State.ema_params["translators"][direction]`, the direction a key of DIRECTIONS.
   """
   network = make_translator(config)
-  return lambda translator, images: network.apply({"params": translator}, images)
+  return lambda translator, images: apply_network(network, translator, images)
 
 
 def make_translator(config: StageConfig) -> Translator:

@@ -12,7 +12,7 @@ from jax import Array
 
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import distillation, segmentation
-from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.methods.state import Metrics, Params, State, apply_network, create_state, make_update
 from vamcei_jax.models.unet import UNet
 
 NETWORKS = ("segmenter",)
@@ -41,13 +41,13 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   student, update = make_student(config), make_update(config, axis_name)
 
   def loss(params: Params, state: State, source: dict, target: dict) -> tuple[Array, Metrics]:
-    logits = student.apply({"params": params}, jnp.concatenate([source["image"], target["image"]]))
+    logits = apply_network(student, params, jnp.concatenate([source["image"], target["image"]]))
     logits_s, logits_t = jnp.split(logits, [len(source["image"])])
     labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
     cross_entropy, dice = segmentation(logits_s, labels, axis_name=axis_name)
     eq_16 = distillation(logits_t, target["teacher"], temperature=config.distillation.temperature).mean()
     terms = {"segmentation": cross_entropy + dice, "distillation": eq_16}
-    total = sum(state.weights[name] * term for name, term in terms.items())
+    total = sum((state.weights[name] * term for name, term in terms.items()), jnp.zeros(()))
     return total, {"loss": total, "cross_entropy": cross_entropy, "dice_loss": dice, **terms}
 
   def step(state: State, batch: dict) -> tuple[State, Metrics]:
@@ -61,7 +61,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
 def make_predict(config: StageConfig) -> Callable[[dict[str, Params], Array], Array]:
   """Returns predict(networks, images (B, H, W, 1)) -> class probabilities (B, H, W, K); see supervised.make_predict."""
   student = make_student(config)
-  return lambda networks, images: jax.nn.softmax(student.apply({"params": networks["segmenter"]}, images))
+  return lambda networks, images: jax.nn.softmax(apply_network(student, networks["segmenter"], images))
 
 
 def mean_probabilities(probs: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -71,4 +71,7 @@ def mean_probabilities(probs: Sequence[np.ndarray], weights: Sequence[float]) ->
     probs: (..., K) of each teacher, all of one shape.
     weights: one for each teacher, not negative; they need not sum to 1.
   """
-  return sum(np.float32(weight / sum(weights)) * p for weight, p in zip(weights, probs, strict=True))
+  mean = np.zeros_like(probs[0])
+  for weight, p in zip(weights, probs, strict=True):
+    mean = mean + np.float32(weight / sum(weights)) * p
+  return mean

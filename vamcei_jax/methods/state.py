@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,11 @@ def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[.
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics
 
   return update
+
+
+def apply_network(network: nn.Module, params: Params, *inputs: Any) -> Any:
+  """The output of a Flax module for these parameters."""
+  return network.apply({"params": params}, *inputs)
 
 
 def ramp_factor(state: State) -> Array:

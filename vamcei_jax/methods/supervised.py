@@ -8,7 +8,7 @@ from jax import Array
 
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import segmentation
-from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update
+from vamcei_jax.methods.state import Metrics, Params, State, apply_network, create_state, make_update
 from vamcei_jax.models.layers import average_pool
 from vamcei_jax.models.unet import Segmentation, VariationalUNet
 from vamcei_jax.prng import batch_positions, example_keys
@@ -25,7 +25,7 @@ def make_segmenter(config: StageConfig) -> VariationalUNet:
     widths=tuple(model.widths),
     latent_scales=model.latent_scales,
     norm=model.norm,
-    logvar_range=tuple(model.logvar_range),
+    logvar_range=model.logvar_range,
     dtype=jnp.dtype(model.dtype),
   )
 
@@ -44,7 +44,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   def loss(params: Params, state: State, source: dict) -> tuple[Array, Metrics]:
     positions = batch_positions(len(source["image"]), axis_name)
     keys = example_keys(jax.random.fold_in(state.key, state.step), positions)
-    output = segmenter.apply({"params": params}, source["image"], keys)
+    output = apply_network(segmenter, params, source["image"], keys)
     cross_entropy, dice = deep_segmentation(output, source["label"], axis_name)
     supervised = cross_entropy + dice
     total = state.weights["segmentation"] * supervised
@@ -65,7 +65,7 @@ def make_predict(config: StageConfig) -> Callable[..., Array]:
   segmenter = make_segmenter(config)
 
   def predict(networks: dict[str, Params], images: Array, keys: Array | None = None) -> Array:
-    return jax.nn.softmax(segmenter.apply({"params": networks["segmenter"]}, images, keys).logits)
+    return jax.nn.softmax(apply_network(segmenter, networks["segmenter"], images, keys).logits)
 
   return predict
 

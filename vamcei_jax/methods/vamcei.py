@@ -22,7 +22,7 @@ from vamcei_jax.losses import (
   prototype_contrast,
   reconstruction,
 )
-from vamcei_jax.methods.state import Metrics, Params, State, create_state, make_update, ramp_factor
+from vamcei_jax.methods.state import Metrics, Params, State, apply_network, create_state, make_update, ramp_factor
 from vamcei_jax.methods.supervised import deep_segmentation, make_predict, make_segmenter
 from vamcei_jax.models.decoder import Decoder
 from vamcei_jax.models.discriminator import Discriminator
@@ -57,14 +57,14 @@ class Forward(NamedTuple):
 def reconstruction_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
   """Eq. 3, the mean over pixels and images, summed over domains and scales."""
   del axis_name
-  total = 0.0
+  total = jnp.zeros(())
   for name, domain in (("source", forward.source), ("target", forward.target)):
     for scale, latent in enumerate(domain.latents):
       class_map = average_pool(domain.class_map, 2**scale)
       decoder = make_decoder(config, scale)
-      logits = decoder.apply({"params": forward.decoders[f"{name}_{scale}"]}, latent.z, class_map)
+      logits = apply_network(decoder, forward.decoders[f"{name}_{scale}"], latent.z, class_map)
       total += reconstruction(logits, average_pool(domain.image, 2**scale)).mean()
-  return jnp.asarray(total)
+  return total
 
 
 def prior_kl_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
@@ -94,7 +94,7 @@ def prototypes_term(forward: Forward, config: StageConfig, axis_name: str | None
 def generator_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Array:
   """Eq. 12."""
   del axis_name
-  logits = make_discriminator(config).apply({"params": forward.discriminator}, forward.target.class_map)
+  logits = apply_network(make_discriminator(config), forward.discriminator, forward.target.class_map)
   return generator_loss(logits)
 
 
@@ -136,7 +136,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   def segmenter_loss(params: dict[str, Params], state: State, batch: dict, key: Array) -> tuple[Array, tuple]:
     images = jnp.concatenate([batch["source"]["image"], batch["target"]["image"]])
     keys = example_keys(key, _global_positions(batch, axis_name))
-    output = segmenter.apply({"params": params["segmenter"]}, images, keys)
+    output = apply_network(segmenter, params["segmenter"], images, keys)
     sources = len(batch["source"]["image"])
     logits_s, logits_t = output.logits[:sources], output.logits[sources:]
     probs_s, probs_t = jax.nn.softmax(logits_s), jax.nn.softmax(logits_t)
@@ -155,7 +155,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
     return total, (metrics, jax.lax.stop_gradient((probs_s, probs_t)))
 
   def eq_11(params: Params, probs_s: Array, probs_t: Array) -> Array:
-    logits = lambda probs: discriminator.apply({"params": params}, probs)
+    logits = lambda probs: apply_network(discriminator, params, probs)
     return discriminator_loss(logits(probs_s), logits(probs_t))
 
   def step(state: State, batch: dict) -> tuple[State, Metrics]:

@@ -6,11 +6,12 @@ Values and gradients are those of the textbook operations.
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32, UInt8
 
 EPSILON = 1e-6  # added to the variance in `normalize`, as in Flax
 
 
-def relu(x: Array) -> Array:
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """max(x, 0), and NaN of NaN."""
   # XLA for CPUs duplicates an elementwise operation that reads a single large array into all its consumers. So each
   # gradient would recompute a maximum with 0, and the norm before it. A selection reads two arrays, x and the
@@ -19,7 +20,9 @@ def relu(x: Array) -> Array:
 
 
 @jax.custom_vjp
-def normalize(x: Array, scale: Array, bias: Array) -> Array:
+def normalize(
+  x: Float[Array, "B H W C"], scale: Float32[Array, " C"], bias: Float32[Array, " C"]
+) -> Float[Array, "B H W C"]:
   """Instance norm: each channel of each image gets mean 0 and variance 1, then `scale` and `bias` are applied.
 
   Args:
@@ -38,6 +41,7 @@ def _normalize_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tupl
   mean = exact.mean((1, 2), keepdims=True)
   variance = jnp.maximum((exact**2).mean((1, 2), keepdims=True) - mean**2, 0)
   rate = jax.lax.rsqrt(variance + EPSILON)
+  scale, bias = scale.reshape(1, 1, 1, -1), bias.reshape(1, 1, 1, -1)
   return ((exact - mean) * (rate * scale) + bias).astype(x.dtype), (x, scale, mean, rate)
 
 
@@ -56,7 +60,7 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 @jax.custom_vjp
-def multiply(x: Array, kernel: Array) -> Array:
+def multiply(x: Float[Array, "*pixels C"], kernel: Float[Array, "C D"]) -> Float[Array, "*pixels D"]:
   """Matrix product of every pixel with a kernel: (..., C), (C, D) -> (..., D)."""
   return x @ kernel
 
@@ -77,7 +81,7 @@ multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 @jax.custom_vjp
-def depth_to_space(x: Array) -> Array:
+def depth_to_space(x: Float[Array, "B H W C"]) -> Float[Array, "B H*2 W*2 C//4"]:
   """Spreads the channels of each pixel over 2×2 pixels, row by row: (B, H, W, 4C) -> (B, 2H, 2W, C)."""
   batch, height, width, depth = x.shape
   x = x.reshape(batch, height, width, 2, 2, depth // 4).transpose(0, 1, 3, 2, 4, 5)
@@ -94,7 +98,7 @@ depth_to_space.defvjp(lambda x: (depth_to_space(x), None), _space_to_depth)
 
 
 @jax.custom_vjp
-def max_pool(x: Array) -> Array:
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
   """Maximum over 2×2 windows: (B, H, W, C) -> (B, H/2, W/2, C); H and W must be even.
 
   Where values of a window are equal, the gradient goes to the first, as in `nn.max_pool`.
@@ -102,7 +106,9 @@ def max_pool(x: Array) -> Array:
   return _max_pool_forward(x)[0]
 
 
-def _max_pool_forward(x: Array) -> tuple[Array, Array]:
+def _max_pool_forward(
+  x: Float[Array, "B H W C"],
+) -> tuple[Float[Array, "B H//2 W//2 C"], UInt8[Array, "B H//2 W//2 C"]]:
   """The maxima and their positions in the windows: 0 to 3, row by row."""
   # The positions are stored for the gradient, for which XLA would otherwise search every window again.
   first, second, third, fourth = x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]
@@ -113,7 +119,7 @@ def _max_pool_forward(x: Array) -> tuple[Array, Array]:
 
 def _max_pool_backward(position: Array, gradient: Array) -> tuple[Array]:
   batch, height, width, channels = gradient.shape
-  positions = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+  positions = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
   x = jnp.where(position[:, :, None, :, None] == positions, gradient[:, :, None, :, None], 0)
   return (x.reshape(batch, 2 * height, 2 * width, channels),)
 

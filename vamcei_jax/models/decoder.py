@@ -1,10 +1,11 @@
-"""The decoders of eq. 3: images from latents and classes."""
+"""VAMCEI eq. 3: the decoders, which reconstruct images from latents and class maps."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 from vamcei_jax.models.layers import ConvBlock, pointwise
 
@@ -20,6 +21,8 @@ class Decoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, z: Array, class_map: Array) -> Array:
+  def __call__(
+    self, z: Float32[Array, "B h w C"], class_map: Float[Array, "B h w K"]
+  ) -> Float[Array, "B h w 1"]:
     x = ConvBlock(self.width, self.norm, self.dtype)(jnp.concatenate([z, class_map.astype(z.dtype)], -1))
     return pointwise(1)(x)

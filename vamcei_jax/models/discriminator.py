@@ -1,10 +1,11 @@
-"""The discriminator of eqs. 11-12: from which domain is a class map?"""
+"""VAMCEI eqs. 11–12: the discriminator, which predicts the domain of a class map."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 
 class Discriminator(nn.Module):
@@ -14,7 +15,7 @@ class Discriminator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, class_map: Array) -> Array:
+  def __call__(self, class_map: Float[Array, "B H W K"]) -> Float[Array, "B -(-H//32) -(-W//32) 1"]:
     x = class_map
     for factor in (1, 2, 4, 8):
       x = nn.leaky_relu(nn.Conv(factor * self.width, (4, 4), (2, 2), dtype=self.dtype)(x), 0.2)

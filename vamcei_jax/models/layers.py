@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from vamcei_jax.models.cpu_gradients import depth_to_space, multiply, normalize, relu
 
@@ -21,7 +22,7 @@ class ConvBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.width}"]:
     for _ in range(2):
       x = nn.Conv(self.width, (3, 3), use_bias=False, kernel_init=he_normal, dtype=self.dtype)(x)
       x = relu(NORMS[self.norm](self.dtype)(x))
@@ -38,7 +39,7 @@ class Upsample(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H*2 W*2 {self.width}"]:
     product = lambda x, kernel, *_, **__: multiply(x, kernel)
     x = nn.Dense(4 * self.width, kernel_init=he_normal, dtype=self.dtype, dot_general=product)(x)
     return depth_to_space(x)
@@ -50,7 +51,7 @@ class InstanceNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
     bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
     return normalize(x.astype(self.dtype), scale, bias)
@@ -72,7 +73,7 @@ def pointwise(features: int, *, use_bias: bool = True, dtype: Any = None, name: 
   return nn.Conv(features, (1, 1), use_bias=use_bias, dtype=dtype, conv_general_dilated=product, name=name)
 
 
-def average_pool(x: Array, factor: int) -> Array:
+def average_pool(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B H//{factor} W//{factor} C"]:
   """Mean over factor×factor windows: (B, H, W, C) -> (B, H/factor, W/factor, C); `factor` must divide H and W."""
   batch, height, width, channels = x.shape
   return x.reshape(batch, height // factor, factor, width // factor, factor, channels).mean((2, 4))

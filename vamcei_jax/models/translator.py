@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 from vamcei_jax.models.cpu_gradients import relu
 from vamcei_jax.models.layers import NORMS, Upsample
@@ -15,9 +16,9 @@ _normal = nn.initializers.normal(0.02)
 class Translator(nn.Module):
   """Images of one domain in the contrast of the other: (B, H, W, 1) -> (B, H, W, 1), both in [0, 1].
 
-  7×7 convolution, two of stride 2, residual blocks, two upsamplings, 7×7 convolution and sigmoid (c7s1-w, d2w, d4w,
-  R4w…, u2w, uw, c7s1-1 in the paper's words), reflected at the borders. H and W must be divisible by 4. Upsampling is
-  by 2×2 transposed convolutions, where the paper has 3×3 ones.
+  7×7 convolution, two convolutions of stride 2, residual blocks, two upsamplings, 7×7 convolution and sigmoid (c7s1-w,
+  d2w, d4w, R4w…, u2w, uw, c7s1-1 in the notation of the paper), with reflection padding. H and W must be divisible by
+  4. Upsampling uses 2×2 transposed convolutions; the paper uses 3×3 ones.
 
   Attributes:
     width: channels at full resolution; 64 as published.
@@ -31,7 +32,7 @@ class Translator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, images: Array) -> Array:
+  def __call__(self, images: Float[Array, "B H W 1"]) -> Float32[Array, "B H W 1"]:
     normed = lambda x: NORMS[self.norm](self.dtype)(x)
     x = relu(normed(self._conv(images, self.width, 7)))
     for factor in (2, 4):
@@ -51,10 +52,10 @@ class Translator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-  """Does each 70×70 patch show a real image of the domain? (B, H, W, 1) -> (B, ~H/8, ~W/8, 1), near 1 for yes.
+  """Rates each 70×70 patch, near 1 for a real image of the domain: (B, H, W, 1) -> (B, ⌈H/8⌉, ⌈W/8⌉, 1).
 
-  Five 4×4 convolutions of strides 2, 2, 2, 1, 1 (C64-C128-C256-C512 at width 64), made for the least-squares loss: no
-  sigmoid at the end.
+  Five 4×4 convolutions of strides 2, 2, 2, 1, 1 (C64-C128-C256-C512 at width 64). There is no sigmoid at the end: the
+  loss is least squares.
   """
 
   width: int = 64
@@ -62,7 +63,7 @@ class PatchDiscriminator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, images: Array) -> Array:
+  def __call__(self, images: Float[Array, "B H W 1"]) -> Float32[Array, "B -(-H//8) -(-W//8) 1"]:
     conv = lambda width, stride: nn.Conv(width, (4, 4), (stride, stride), kernel_init=_normal, dtype=self.dtype)
     x = nn.leaky_relu(conv(self.width, 2)(images), 0.2)
     for factor, stride in ((2, 2), (4, 2), (8, 1)):

@@ -275,9 +275,8 @@ class _Polar:
 
 def _ripples(rng: np.random.Generator, level: np.ndarray, orders: Sequence[int], amplitude: float) -> np.ndarray:
   """(planes, BINS) random smooth functions of the angle, of about this amplitude, that change slowly with the level."""
-  orders = np.asarray(orders)
   waves = np.concatenate([f(np.outer(orders, ANGLES)) for f in (np.cos, np.sin)])
-  apex, base = rng.normal(0, np.tile(amplitude / (2 * orders), (2, 2))) @ waves
+  apex, base = rng.normal(0, np.tile(amplitude / (2 * np.asarray(orders)), (2, 2))) @ waves
   return apex + np.clip(level, 0, 1)[:, None] * (base - apex)
 
 

@@ -158,8 +158,10 @@ def scan(rng: np.random.Generator, anatomy: Anatomy, signals: np.ndarray, domain
 def voxel_means(samples: np.ndarray, grid: Grid) -> np.ndarray:
   """(D, H, W) float32 means of samples (D', H', W') over each voxel."""
   k, n = grid.sub_slices, grid.oversampling
-  offsets = itertools.product(range(k), range(n), range(n))
-  return sum((samples[a::k, b::n, c::n].astype(np.float32) for a, b, c in offsets), np.float32(0.0)) / (k * n * n)
+  total = np.zeros([size // factor for size, factor in zip(samples.shape, (k, n, n), strict=True)], np.float32)
+  for a, b, c in itertools.product(range(k), range(n), range(n)):
+    total += samples[a::k, b::n, c::n]
+  return total / (k * n * n)
 
 
 def add_rician_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, grain: float = 0.0) -> np.ndarray:

@@ -81,7 +81,8 @@ def run(
 
 
 def prepare_workdir(config: RunConfig, plan: Plan, datasets: Datasets, earlier: dict | None, workdir: Path) -> dict:
-  """Writes config.json and run.json, and removes what the plan discards; returns the content of run.json."""
+  """Prints the plan, writes config.json and run.json, and removes what the plan discards; returns run.json."""
+  print("stages: " + ", ".join(f"{stage} ({action})" for stage, action in plan.actions.items()), flush=True)
   write_config(workdir, config.content)
   record = start_record(workdir, config.content, datasets, None if plan.starts_over else earlier, plan.discard)
   remove_stages(workdir, plan.discard)

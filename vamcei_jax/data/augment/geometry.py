@@ -33,7 +33,7 @@ def random_coordinates(key: Array, shape: tuple[int, ...], size: tuple[int, int]
   zoom = jnp.exp(jnp.log1p(strengths.scale) * jax.random.uniform(keys[2], minval=-1.0, maxval=1.0))
   mirrored = jax.random.bernoulli(keys[3], 0.5, (2,)) & jnp.array([axis in strengths.flip for axis in (0, 1)])
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  matrix = jnp.array([[cos, -sin], [sin, cos]]) / zoom * jnp.where(mirrored, -1.0, 1.0)
+  matrix = jnp.array([[cos, -sin], [sin, cos]]) / zoom * jnp.where(mirrored, -1.0, 1.0)[None]
   return sample_grid(matrix, centre, size)
 
 
