@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.test_command_lines import error_of
+from tests.commands import error_of
 from vamcei_jax.config.schema import InferenceConfig
 from vamcei_jax.data.nifti import list_volumes
 from vamcei_jax.errors import InputError

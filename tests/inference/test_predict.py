@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import itertools
 import shutil
-from types import SimpleNamespace
 
 import jax
 import nibabel as nib
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from vamcei_jax import cli, predict
+from tests.commands import error_of
 from vamcei_jax.config.files import read_config, write_config
 from vamcei_jax.data.nifti import list_volumes, write_volume
 from vamcei_jax.errors import InputError
@@ -210,16 +209,14 @@ def test_a_bad_file_does_not_stop_the_others(run_command, tiny_run, volumes, tmp
   ]
 
 
-def test_a_folder_of_bad_files_is_an_error(tiny_run, tmp_path, monkeypatch):
+def test_a_folder_of_bad_files_is_an_error(run_command, tiny_run, tmp_path):
   (tmp_path / "volumes").mkdir()
   for number in range(3):
     (tmp_path / "volumes" / f"volume{number}.nii.gz").write_bytes(b"nonsense")
-  flags = {"weights": None, "workdir": str(tiny_run), "probabilities": False}
-  where = {"input": str(tmp_path / "volumes"), "output": str(tmp_path / "none")}
-  monkeypatch.setattr(predict, "FLAGS", SimpleNamespace(**flags, **where))
-  monkeypatch.setattr(cli, "inference_options", lambda *names: {})
-  with pytest.raises(InputError, match=r"volume0.nii.gz: not a readable NIfTI .* \(2 other files failed as well\)$"):
-    predict.main()
+  where = f"--workdir={tiny_run}", f"--input={tmp_path / 'volumes'}", f"--output={tmp_path / 'none'}"
+  error = error_of(run_command("vamcei_jax.predict", *where))
+  assert "volume0.nii.gz: not a readable NIfTI" in error
+  assert "(2 other files failed as well)" in error
   assert not (tmp_path / "none").exists()
 
 

@@ -10,8 +10,8 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 import vamcei_jax
+from tests.commands import ROOT
 from tests.configs import tiny
-from tests.conftest import ROOT
 from vamcei_jax.config.schema import InferenceConfig
 from vamcei_jax.data.nifti import orientation_of, read_volume, write_volume
 from vamcei_jax.errors import InputError
@@ -349,9 +349,9 @@ def test_the_expected_dice_is_that_worked_out_by_hand():
   assert expected_dice(probs, classes) == pytest.approx([0.7, 0.0, 1.0])
 
 
-def test_the_api_has_the_masks_of_the_command_line(run_command, tiny_run, path, tmp_path):
+def test_the_api_has_the_masks_of_the_command_line(run_process, tiny_run, path, tmp_path):
   flags = f"--workdir={tiny_run}", f"--input={path}", f"--output={tmp_path}", "--postprocess", "--smooth=3"
-  finished = run_command("vamcei_jax.predict", *flags, "--probabilities")
+  finished = run_process("vamcei_jax.predict", *flags, "--probabilities")
   assert finished.returncode == 0, finished.stderr
   options = {"postprocess": True, "smooth": 3.0}
   plain = vamcei_jax.load_segmenter(tiny_run)(path)

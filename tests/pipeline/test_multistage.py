@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.commands import ROOT, command
 from tests.configs import tiny_multistage
-from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state, mislabel_target
 from vamcei_jax.config.files import read_config, write_config
 from vamcei_jax.data.loader import load_patients, load_slices

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests.commands import error_of
 from tests.runs import final_state
-from tests.test_command_lines import TINY, error_of
+from tests.test_command_lines import TINY
 from vamcei_jax.config.files import read_config
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline import run as runs

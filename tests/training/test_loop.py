@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.commands import ROOT, command
 from tests.configs import tiny_multistage
-from tests.conftest import ROOT, command
 from tests.runs import assert_same, final_state, mislabel_target
 from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.distributed import compile_steps

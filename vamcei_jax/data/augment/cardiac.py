@@ -36,7 +36,7 @@ def contract(coordinates: Array, label: Array, key: Array, strength: float) -> A
   square_radius, square_distance = cavity.sum() / jnp.pi, (offset**2).sum(0)
   change = strength * jax.random.uniform(key, minval=-DILATION, maxval=1.0) * square_radius
   stretch = jnp.sqrt(1.0 + change / jnp.maximum(square_distance, square_radius - change + 1e-3))
-  return coordinates + offset * (stretch - 1.0)
+  return coordinates + offset * (stretch[None] - 1.0)
 
 
 def scar(image: Array, label: Array, key: Array, probability: float) -> Array:
@@ -116,5 +116,5 @@ def _centroid(mask: Array) -> Array:
 
 def _smooth(values: Array, sigma: float) -> Array:
   """Gaussian filter of values (H, W), as two products of matrices: as fast for any standard deviation."""
-  gaussian = lambda n: jax.nn.softmax(-0.5 * ((jnp.arange(n)[:, None] - jnp.arange(n)) / sigma) ** 2)
+  gaussian = lambda n: jax.nn.softmax(-0.5 * ((jnp.arange(n)[:, None] - jnp.arange(n)[None]) / sigma) ** 2)
   return gaussian(values.shape[0]) @ values.astype(jnp.float32) @ gaussian(values.shape[1]).T
