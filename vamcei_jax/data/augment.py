@@ -80,7 +80,7 @@ def random_coordinates(key: Array, shape: tuple[int, int], size: tuple[int, int]
   zoom = jnp.exp(jnp.log1p(strengths.scale) * jax.random.uniform(keys[2], minval=-1.0, maxval=1.0))
   mirrored = jax.random.bernoulli(keys[3], 0.5, (2,)) & jnp.array([axis in strengths.flip for axis in (0, 1)])
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  matrix = jnp.array([[cos, -sin], [sin, cos]]) / zoom * jnp.where(mirrored, -1.0, 1.0)
+  matrix = jnp.array([[cos, -sin], [sin, cos]]) / zoom * jnp.where(mirrored, -1.0, 1.0)[None]
   return sample_grid(matrix, centre, size)
 
 
@@ -211,7 +211,7 @@ def _middle(mask: Array) -> Array:
 
 def _smooth(map: Array, sigma: float) -> Array:
   """A map (H, W) under a Gaussian of any width, as two products of matrices."""
-  gaussian = lambda n: jax.nn.softmax(-0.5 * ((jnp.arange(n)[:, None] - jnp.arange(n)) / sigma) ** 2)
+  gaussian = lambda n: jax.nn.softmax(-0.5 * ((jnp.arange(n)[:, None] - jnp.arange(n)[None]) / sigma) ** 2)
   return gaussian(map.shape[0]) @ map.astype(jnp.float32) @ gaussian(map.shape[1]).T
 
 

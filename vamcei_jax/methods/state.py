@@ -1,7 +1,7 @@
 """The state of a training and its update, the same for every method."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.struct
 import jax
@@ -14,6 +14,7 @@ Params = Any
 Metrics = dict[str, Array]
 
 
+@no_type_check  # at run time: jax.tree.map builds a State with leaves of any type
 @flax.struct.dataclass
 class State:
   """All that a step reads and writes. What an ablation varies (weights, rates) is an array here, not a constant.
