@@ -109,7 +109,7 @@ def contract(where: Array, label: Array, key: Array, strength: float) -> Array:
   square_radius, square_distance = cavity.sum() / jnp.pi, (away**2).sum(0)
   squeezed = strength * jax.random.uniform(key, minval=-RELAXATION, maxval=1.0) * square_radius
   stretch = jnp.sqrt(1.0 + squeezed / jnp.maximum(square_distance, square_radius - squeezed + 1e-3))
-  return where + away * (stretch - 1.0)
+  return where + away * (stretch - 1.0)[None]
 
 
 def gamma(image: Array, key: Array, strength: float) -> Array:
