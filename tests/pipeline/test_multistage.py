@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -144,12 +145,12 @@ def test_the_row_of_the_teachers_is_the_score_of_their_smoothed_weighted_mean(fi
   data = stages["no_adaptation"][0].data
   datasets = prepare_datasets(data, finished)
   _, translators = restore_stage(finished / "translate")
-  datasets |= translate_datasets(None, translators, datasets, finished / "translate" / "data")  # finds them on disk
+  datasets |= translate_datasets(print, translators, datasets, finished / "translate" / "data")  # finds them on disk
   patients = {stage: list(load_patients(datasets[STAGES[stage].target], "test")) for stage in TEACHERS}
 
   def predict(stage, number):
     stage_config, networks = stages[stage]
-    images = patients[stage][number].image[..., None]
+    images = jnp.asarray(patients[stage][number].image[..., None])
     return np.asarray(STAGES[stage].method.make_predict(stage_config)(networks, images))
 
   def mask_of(probs, patient):
@@ -198,7 +199,7 @@ def test_every_stage_learns_from_its_images_and_its_teachers(finished):
 
   def translate(direction, images):
     translator = translators["translators"][direction]
-    return np.asarray(cyclegan.make_predict(translation)(translator, images[..., None]))[..., 0]
+    return np.asarray(cyclegan.make_predict(translation)(translator, jnp.asarray(images[..., None])))[..., 0]
 
   def fail(*_):
     raise AssertionError("translated again")
@@ -209,10 +210,12 @@ def test_every_stage_learns_from_its_images_and_its_teachers(finished):
   np.testing.assert_allclose(images["target_as_source"], translate("to_source", images["target"]), atol=1e-5)
 
   predict = {stage: STAGES[stage].method.make_predict(config) for stage, (config, _) in stages.items()}
-  probs = {stage: predict[stage](stages[stage][1], images[STAGES[stage].target][..., None]) for stage in TEACHERS}
+  target = lambda stage: jnp.asarray(images[STAGES[stage].target][..., None])
+  probs = {stage: predict[stage](stages[stage][1], target(stage)) for stage in TEACHERS}
   networks = {stage: networks for stage, (_, networks) in stages.items()}
+  compiled = {stage: jax.jit(function) for stage, function in predict.items()}
   student_config, _ = restore_stage(finished / "distill")
-  stored = load_stage(student_config, datasets | translated, predict, networks)
+  stored = load_stage(student_config, datasets | translated, compiled, networks)
   slices = {domain: slices_on_disk.load() for domain, slices_on_disk in stored.items()}
   assert set(slices["target"]) == {"image", "teacher"}  # and no label
   first, second, third = (np.asarray(probs[teacher]) for teacher in TEACHERS)
@@ -225,7 +228,7 @@ def test_every_stage_learns_from_its_images_and_its_teachers(finished):
   assert np.abs(expected - (0.6 * first + 0.2 * second + 0.2 * third)).max() > 0.01
   np.testing.assert_allclose(slices["target"]["teacher"], expected, atol=2e-3)
   for teacher in TEACHERS:
-    assert set(load_stage(stages[teacher][0], datasets | translated, predict, networks)["target"][0]) == {"image"}
+    assert set(load_stage(stages[teacher][0], datasets | translated, compiled, networks)["target"][0]) == {"image"}
   np.testing.assert_array_equal(slices["target"]["image"], images["target"])
   np.testing.assert_array_equal(slices["source"]["image"], images["source_as_target"])
 

@@ -26,7 +26,7 @@ def measure_gap(
     "global_kl": estimator -> eqs. 5-8 for each scale, in nats per latent dimension.
     "prototype_distance": class -> 1 - cosine of the domains' prototypes (eq. 9), for the classes in both domains.
   """
-  scales = list(zip(pooled["source"], pooled["target"], strict=True))
+  scales = list(zip(*(jax.tree.map(jnp.asarray, list(pooled[name])) for name in ("source", "target")), strict=True))
   alignment = lambda s, t, estimator: float(global_alignment(*s, *t, estimator=estimator)) / s[0].shape[1]
   kl = {name: [alignment(s, t, name) for s, t in scales] for name in ("paper", "pairwise")}
 
