@@ -32,5 +32,10 @@ def main() -> None:
   run_grid(FLAGS.config, Path(FLAGS.workdir))
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

@@ -47,8 +47,8 @@ def main() -> None:
       raise InputError(f"--{name}={min(unknown)}: choose from {', '.join(known)}")
   environment = with_huge_pages(os.environ)
   if environment != os.environ:
-    command = [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]]
-    sys.exit(subprocess.run(command, env=environment).returncode)
+    measuring = [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]]
+    sys.exit(subprocess.run(measuring, env=environment).returncode)
 
   from experiments.measurements import Settings, machine, measure
   from vamcei_jax.files import write_text
@@ -86,5 +86,10 @@ def format_value(value: object) -> str:
   return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

@@ -40,5 +40,10 @@ def main() -> None:
   print(f"\n{format_table(summaries)}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

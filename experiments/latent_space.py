@@ -184,5 +184,10 @@ def describe(distances: Mapping) -> str:
   return f"global KL {np.mean(kl):.3f} nats a dimension, prototypes {np.mean(list(prototypes.values())):.3f} apart"
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

@@ -74,5 +74,10 @@ def measure_speed(workdir: Path, rounds: int = ROUNDS) -> dict:
   return results
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

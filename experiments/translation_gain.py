@@ -81,5 +81,10 @@ def measure_gain(workdir: Path, judge: Path) -> dict:
   return results
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

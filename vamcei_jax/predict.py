@@ -9,7 +9,6 @@ uncertainty.csv; --probabilities adds the class probabilities (NAME_probabilitie
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,11 +68,12 @@ def main() -> None:
 
 def refuse_inputs(paths: Sequence[Path], output: Path) -> None:
   """Raises an InputError if a mask would overwrite a volume: in the same folder, or through a link."""
-  inputs = {(stat.st_dev, stat.st_ino) for stat in map(os.stat, paths)}
+  identity = lambda path: (path.stat().st_dev, path.stat().st_ino)
+  inputs = {identity(path) for path in paths if path.exists()}
   for path in paths:
     mask = output / path.name
     same = path.parent.resolve() == output.resolve()
-    if same or (mask.exists() and (mask.stat().st_dev, mask.stat().st_ino) in inputs):
+    if same or (mask.exists() and identity(mask) in inputs):
       raise InputError(f"{output}: masks have the volumes' names and would replace them; choose another --output")
 
 

@@ -20,7 +20,8 @@ from vamcei_jax.data.loader import (
   load_spacings,
   load_stacks,
 )
-from vamcei_jax.pipeline import prepare_domain
+from vamcei_jax.pipeline.domains import prepare_domain
+from vamcei_jax.pipeline.resolve import resolve
 
 SIZE, BATCH, CROP = 32, 4, (24, 24)
 AUGMENTED = strengths(rotation=0.2, shift=2.0, noise=0.05)
@@ -144,12 +145,12 @@ def test_streamed_slices_become_the_batch_of_those_on_the_device(data):
 
 
 def test_target_slices_come_without_labels(tiny_config):
-  builder = prepare_domain(tiny_config, "target")
+  builder = prepare_domain(resolve(tiny_config).stages["vamcei"].data, "target")
   assert set(load_slices(builder, "train", labels=False)) == {"image"}
 
 
 def test_stacks_are_those_of_the_patients_and_their_masks_are_not_decoded(tiny_config, monkeypatch):
-  builder = prepare_domain(tiny_config, "target")
+  builder = prepare_domain(resolve(tiny_config).stages["vamcei"].data, "target")
   read, examples = type(builder).as_data_source, []
   keep = lambda self, *arguments, **named: examples.extend(read(self, *arguments, **named)) or examples
   with monkeypatch.context() as context:
@@ -165,14 +166,14 @@ def test_stacks_are_those_of_the_patients_and_their_masks_are_not_decoded(tiny_c
 
 
 def test_spacings_are_those_of_the_original_volumes(tiny_config):
-  builder = prepare_domain(tiny_config, "target")
+  builder = prepare_domain(resolve(tiny_config).stages["vamcei"].data, "target")
   expected = [patient.spacing for patient in load_patients(builder, "train", labelled=False)]
   assert load_spacings(builder, "train") == expected
   np.testing.assert_allclose(expected, np.broadcast_to((8.0, 1.5, 1.5), (len(expected), 3)), rtol=1e-5)
 
 
 def test_slices_of_the_source_are_those_of_its_patients(tiny_config):
-  builder = prepare_domain(tiny_config, "source")
+  builder = prepare_domain(resolve(tiny_config).stages["vamcei"].data, "source")
   slices, patients = load_slices(builder, "train", labels=True), list(load_patients(builder, "train"))
   np.testing.assert_array_equal(slices["image"], np.concatenate([patient.image for patient in patients]))
   assert slices["label"].shape == slices["image"].shape
@@ -180,4 +181,4 @@ def test_slices_of_the_source_are_those_of_its_patients(tiny_config):
 
 
 def test_a_split_that_is_not_there_has_no_patients(tiny_config):
-  assert list(load_patients(prepare_domain(tiny_config, "source"), "nosuch")) == []
+  assert list(load_patients(prepare_domain(resolve(tiny_config).stages["vamcei"].data, "source"), "nosuch")) == []

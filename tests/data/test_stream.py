@@ -8,13 +8,17 @@ from tests.runs import final_state
 from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices
 from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
-from vamcei_jax.pipeline import load_stage, prepare_domain, run
-from vamcei_jax.training import fits, read_log
+from vamcei_jax.pipeline.domains import prepare_domain
+from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.run import run
+from vamcei_jax.pipeline.teachers import load_stage
+from vamcei_jax.training.log import read_log
+from vamcei_jax.training.loop import fits
 
 
 @pytest.fixture
 def builders(tiny_config):
-  return {role: prepare_domain(tiny_config, role) for role in ("source", "target")}
+  return {role: prepare_domain(resolve(tiny_config).stages["vamcei"].data, role) for role in ("source", "target")}
 
 
 def test_slices_on_disk_are_those_in_memory(builders):
@@ -59,7 +63,7 @@ def test_slices_without_a_structure_can_be_left_out(builders, tiny_config, monke
       np.testing.assert_array_equal(loaded[name][number], values[index])
 
   tiny_config.data.empty_slices = "none"
-  loaded_stage = load_stage("no_adaptation", tiny_config, builders, {}, {})
+  loaded_stage = load_stage(resolve(tiny_config).stages["no_adaptation"], builders, {}, {})
   assert len(loaded_stage["source"]) == len(filled)
   assert len(loaded_stage["target"]) == len(load_slices(builders["target"], "train", labels=False)["image"])
 

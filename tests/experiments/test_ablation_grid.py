@@ -104,8 +104,8 @@ def test_an_interrupted_grid_is_resumed(grid, run_command, config, tmp_path):
 
 def test_another_configuration_is_refused(grid, config):
   changed = config.copy_and_resolve_references()
-  changed.train.batch_size = 3
-  with pytest.raises(InputError, match="train.batch_size was 2, is 3; use another --workdir"):
+  changed.train.batch_size = 2
+  with pytest.raises(InputError, match="train.batch_size was 3, is 2; use another --workdir"):
     run_grid(changed, grid)
 
 

@@ -77,7 +77,7 @@ def test_every_flipped_bit_of_the_arrays_is_seen(checkpoints, tmp_path, capsys):
     seen += bool(damaged)
     shutil.rmtree(folder)
   assert seen >= 15  # the others are in what nobody reads
-  assert "its arrays are not those that were saved" in capsys.readouterr().err
+  assert "its arrays differ from those that were saved" in capsys.readouterr().err
 
 
 def test_where_none_is_whole_nothing_is_begun_anew_and_nothing_removed(checkpoints, tmp_path):

@@ -26,7 +26,7 @@ def test_under_vmap_losses_and_gradients_are_those_of_the_batch():
   for shard in range(SHARDS):
     compare(got, expected, shard)
 
-  # And they are not the mean over shards that each know their own images only.
+  # And they differ from the mean over shards of the losses of each shard.
   alone = jax.jit(jax.vmap(lambda batch: linear_model_losses(params, batch, None)))(split(batch))
   for name in ("dice", "paper", "pairwise", "contrast"):
     assert abs(alone[name].mean() - expected[0][name]) > 1e-3 * abs(expected[0][name])
@@ -35,7 +35,9 @@ def test_under_vmap_losses_and_gradients_are_those_of_the_batch():
 def test_on_four_devices_losses_and_gradients_are_those_of_the_batch():
   flags = "--xla_force_host_platform_device_count=4"
   environment = os.environ | {
-    "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(Path(vamcei_jax.__file__).parents[1])
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": flags,
+    "PYTHONPATH": str(Path(vamcei_jax.__file__).parents[1]),
   }
   done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
   assert done.returncode == 0, done.stderr
@@ -56,7 +58,9 @@ def on_four_devices():
   # It knows that the loss is replicated and answers with the global gradient, which pmean leaves alone.
   step = jax.shard_map(
     lambda params, batch: jax.tree.map(lambda x: x[None], values_and_grads(params, batch, "batch")),
-    mesh=Mesh(jax.devices(), "batch"), in_specs=(P(), P("batch")), out_specs=P("batch"),
+    mesh=Mesh(jax.devices(), "batch"),
+    in_specs=(P(), P("batch")),
+    out_specs=P("batch"),
   )
   got = jax.jit(step)(params, batch)
   for device in range(SHARDS):
@@ -92,7 +96,7 @@ def linear_model_losses(params, batch, axis_name):
 
 
 def example():
-  """Shards that differ: each has labels of its own, the last lacks two classes, one class has no confident pixel."""
+  """Shards with different labels: the last shard lacks two classes, and one class has no confident pixel."""
   rng = np.random.default_rng(0)
   shape = IMAGES, SIDE, SIDE
   offsets = np.repeat(np.arange(SHARDS), IMAGES // SHARDS)[:, None, None, None]

@@ -43,15 +43,17 @@ def exact_alignment(mu_s, logvar_s, mu_t, logvar_t, estimator):
   def one_way(mu_a, logvar_a, mu_b, logvar_b):
     mu_a, mu_b = np.float64(mu_a), np.float64(mu_b)
     var_a, var_b = np.exp(np.float64(logvar_a)), np.exp(np.float64(logvar_b))
-    own = [
+    within = [
       (-np.log(var_a[i]) / 2 - (var_a[j] + (mu_a[j] - mu_a[i]) ** 2) / (2 * var_a[i])).sum()
-      for i in range(len(mu_a)) for j in range(len(mu_a))
+      for i in range(len(mu_a))
+      for j in range(len(mu_a))
     ]
     other = [
       (np.log(var_b[i]) / 2 + (var_a[j] + (mu_a[j] - mu_b[i]) ** 2) / (2 * var_b[i])).sum()
-      for i in range(len(mu_b)) for j in range(len(mu_a))
+      for i in range(len(mu_b))
+      for j in range(len(mu_a))
     ]
-    return np.mean(own) + np.mean(other)
+    return np.mean(within) + np.mean(other)
 
   return one_way(mu_s, logvar_s, mu_t, logvar_t) + one_way(mu_t, logvar_t, mu_s, logvar_s)
 
@@ -124,18 +126,20 @@ def test_it_is_the_sum_over_all_pairs_of_images(rng, estimator, centre, spread, 
 )
 def test_it_is_the_mean_of_the_matrices(images, centre, spread, gap, seed):
   latents = random_gaussians(np.random.default_rng(seed), images, images, 200, centre, spread, gap)
-  cross, own = cross_and_own(*latents)
+  cross, within = cross_and_within(*latents)
   pairwise = global_alignment(*latents, estimator="pairwise")
   assert pairwise >= 0.0
   np.testing.assert_allclose(pairwise, cross, rtol=1e-5)
-  np.testing.assert_allclose(global_alignment(*latents, estimator="paper"), cross - own, atol=1e-5 * (cross + own))
+  np.testing.assert_allclose(
+    global_alignment(*latents, estimator="paper"), cross - within, atol=1e-5 * (cross + within)
+  )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_its_gradient_is_that_of_the_matrices(rng, estimator):
   def from_matrices(*latents):
-    cross, own = cross_and_own(*latents)
-    return cross - own if estimator == "paper" else cross
+    cross, within = cross_and_within(*latents)
+    return cross - within if estimator == "paper" else cross
 
   expected_gradients = jax.jit(jax.grad(from_matrices, argnums=(0, 1, 2, 3)))
   for centre, spread in ((0.0, 1.0), (1e3, 1.0), (1e3, 1e-2)):
@@ -259,7 +263,9 @@ def test_traffic_between_devices_does_not_grow_with_the_number_of_images(estimat
   split = jax.sharding.PartitionSpec("batch")
   loss = jax.shard_map(
     lambda *latents: losses.global_alignment(*latents, estimator=estimator, axis_name="batch")[None],
-    mesh=jax.sharding.Mesh(jax.devices()[:1], "batch"), in_specs=split, out_specs=split,
+    mesh=jax.sharding.Mesh(jax.devices()[:1], "batch"),
+    in_specs=split,
+    out_specs=split,
   )
 
   def traffic(images):
@@ -276,7 +282,7 @@ def test_an_unknown_estimator_is_refused(rng):
 
 
 @jax.jit
-def cross_and_own(mu_s, logvar_s, mu_t, logvar_t):
+def cross_and_within(mu_s, logvar_s, mu_t, logvar_t):
   """Mean matrices between the two domains, both ways, and within each of the two."""
   s, t = (mu_s, logvar_s), (mu_t, logvar_t)
   mean_kl = lambda a, b: losses.pairwise_gaussian_kl(*a, *b).mean()

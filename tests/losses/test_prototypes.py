@@ -156,7 +156,8 @@ def test_the_length_of_prototypes_does_not_matter(rng):
   lengths = np.float32([[1e-4], [1e-2], [1e3], [1e6]])
   np.testing.assert_allclose(
     prototype_contrast(lengths * s, present, lengths[::-1] * t, present, temperature=0.5),
-    prototype_contrast(s, present, t, present, temperature=0.5), rtol=1e-5,
+    prototype_contrast(s, present, t, present, temperature=0.5),
+    rtol=1e-5,
   )
 
 
@@ -192,7 +193,8 @@ def test_the_names_of_classes_do_not_matter(rng):
   order = np.array([2, 0, 3, 1])
   np.testing.assert_allclose(
     prototype_contrast(s[order], present_s[order], t[order], present_t[order], temperature=0.3),
-    prototype_contrast(s, present_s, t, present_t, temperature=0.3), rtol=1e-6,
+    prototype_contrast(s, present_s, t, present_t, temperature=0.3),
+    rtol=1e-6,
   )
 
 

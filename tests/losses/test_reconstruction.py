@@ -19,8 +19,10 @@ def test_it_is_the_mean_binary_cross_entropy_of_every_image(shape, seed):
   rng = np.random.default_rng(seed)
   logits, image = 3 * rng.normal(size=shape), rng.uniform(size=shape)
   p = 1 / (1 + np.exp(-logits))
-  expected = [np.mean([-x * np.log(q) - (1 - x) * np.log(1 - q) for x, q in zip(i.flat, j.flat, strict=True)])
-              for i, j in zip(image, p, strict=True)]
+  expected = [
+    np.mean([-x * np.log(q) - (1 - x) * np.log(1 - q) for x, q in zip(i.flat, j.flat, strict=True)])
+    for i, j in zip(image, p, strict=True)
+  ]
   np.testing.assert_allclose(reconstruction(np.float32(logits), np.float32(image)), expected, rtol=1e-5)
 
 

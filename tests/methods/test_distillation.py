@@ -80,7 +80,7 @@ def test_the_student_learns_what_the_teacher_says(step):
 
 
 def test_a_prediction_is_the_softmax_of_the_logits():
-  networks, images = moved_state("distill").params, make_hearts(0)["source"]["image"]
+  networks, images = moved_state("distill").params, jnp.asarray(make_hearts(0)["source"]["image"])
   predicted = compiled(distillation.make_predict(program("distill").config))(networks, images)
   logits = np.asarray(compiled(lambda: STUDENT.apply({"params": networks["segmenter"]}, images))())
   powers = np.exp(logits)

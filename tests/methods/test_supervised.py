@@ -76,7 +76,7 @@ def test_a_batch_is_learned_by_heart(step):
 
 def test_a_prediction_is_the_softmax_of_the_fused_logits():
   """At the latent means or, with keys, at a sample for each image."""
-  networks, images = moved_state("no_adaptation").params, make_hearts(0)["source"]["image"]
+  networks, images = moved_state("no_adaptation").params, jnp.asarray(make_hearts(0)["source"]["image"])
   predict = compiled(supervised.make_predict(program("no_adaptation").config))
   logits = compiled(lambda keys: SEGMENTER.apply({"params": networks["segmenter"]}, images, keys).logits)
   at_mean, keys = predict(networks, images), jax.random.split(jax.random.key(0), 4)
@@ -87,9 +87,9 @@ def test_a_prediction_is_the_softmax_of_the_fused_logits():
 
 
 def test_the_segmenter_is_the_configured_one():
-  model = {"widths": (8, 16, 24), "norm": "group", "dtype": "bfloat16", "logvar_range": (-2, 3), "latent_scales": 1}
+  model = {"widths": (8, 16, 24), "norm": "group", "dtype": "bfloat16", "logvar_range": (-2.0, 3.0), "latent_scales": 1}
   config = stage_config("no_adaptation", model=model, loss={"weights": {"global_alignment": (1e-6,)}})
-  expected = VariationalUNet(4, (8, 16, 24), 1, "group", (-2, 3), jnp.bfloat16)
+  expected = VariationalUNet(4, (8, 16, 24), 1, "group", (-2.0, 3.0), jnp.bfloat16)
   assert supervised.make_segmenter(config) == expected
 
 
@@ -97,9 +97,10 @@ def test_every_scale_is_supervised_in_place():
   """Coarse logits that are right where the coarse pixel's window is cost next to nothing; moved by one pixel, a lot."""
   labels, coarse = np.zeros((1, 16, 16), np.int32), np.zeros((1, 4, 4), np.int32)
   labels[:, 4:12, 8:16], coarse[:, 1:3, 2:4] = 2, 2
-  certain = lambda classes: np.float32(30.0 * np.eye(4)[classes])
+  certain = lambda classes: jnp.float32(30.0 * np.eye(4)[classes])
   fine, half = certain(labels), certain(labels[:, ::2, ::2])
-  loss = compiled(lambda coarse: sum(deep_segmentation(Segmentation(fine, (fine, half, coarse), ()), labels)))
+  targets = jnp.asarray(labels)
+  loss = compiled(lambda coarse: sum(deep_segmentation(Segmentation(fine, (fine, half, coarse), ()), targets)))
   assert loss(certain(coarse)) < 1e-3
   assert loss(certain(np.roll(coarse, 1, axis=1))) > 1.0
 
@@ -107,8 +108,8 @@ def test_every_scale_is_supervised_in_place():
 def test_the_target_of_a_coarse_pixel_is_the_class_shares_of_its_window():
   labels = np.array([[[1, 0, 0, 0], [0, 0, 2, 2], [3, 3, 0, 1], [3, 0, 1, 1]]])
   rng = np.random.default_rng(0)
-  logits, fused = (np.float32(rng.normal(size=(1, side, side, 4))) for side in (2, 4))
-  got = compiled(lambda: deep_segmentation(Segmentation(fused, (fused, logits), ()), labels))()
+  logits, fused = (jnp.float32(rng.normal(size=(1, side, side, 4))) for side in (2, 4))
+  got = compiled(lambda: deep_segmentation(Segmentation(fused, (fused, logits), ()), jnp.asarray(labels)))()
   shares = np.array([[[[0.75, 0.25, 0, 0], [0.5, 0, 0.5, 0]], [[0.25, 0, 0, 0.75], [0.25, 0.75, 0, 0]]]])
   of = lambda logits, targets: np.array(compiled(segmentation)(logits, targets))
   np.testing.assert_allclose(got, 2 * of(fused, np.eye(4)[labels]) + of(logits, shares), rtol=1e-5)
@@ -116,10 +117,11 @@ def test_the_target_of_a_coarse_pixel_is_the_class_shares_of_its_window():
 
 def test_the_targets_of_every_scale_keep_the_area_of_every_class(monkeypatch):
   targets = []
-  monkeypatch.setattr(supervised, "segmentation", lambda logits, y, axis_name: targets.append(y) or (0.0, 0.0))
-  labels = np.random.default_rng(0).integers(0, 4, (2, 16, 24))
-  scales = [np.zeros((2, 16 // 2**s, 24 // 2**s, 4)) for s in range(4)]
+  nothing = (jnp.zeros(()),) * 2
+  monkeypatch.setattr(supervised, "segmentation", lambda logits, y, axis_name: targets.append(y) or nothing)
+  labels = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 16, 24)))
+  scales = [jnp.zeros((2, 16 // 2**s, 24 // 2**s, 4)) for s in range(4)]
   deep_segmentation(Segmentation(scales[0], tuple(scales), ()), labels)
   assert [y.shape for y in targets] == [logits.shape for logits in (scales[0], *scales)]
   for y, windows in zip(targets, (1, 1, 4, 16, 64), strict=True):
-    np.testing.assert_array_equal(windows * np.asarray(y).sum((0, 1, 2)), np.bincount(labels.ravel()))
+    np.testing.assert_array_equal(windows * np.asarray(y).sum((0, 1, 2)), np.bincount(np.ravel(labels)))

@@ -32,16 +32,15 @@ SLOW_STAGES = [
 
 def test_a_killed_run_ends_with_the_parameters_of_an_uninterrupted_one(tiny_run, prepared, tmp_path):
   arguments = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
-  process = subprocess.Popen(
-    command("vamcei_jax.main", *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-  )
-  # Step 6 is done and step 8 is not. The newest checkpoint is of step 4 or 6, complete or not.
-  for line in process.stdout:
-    if line.startswith("vamcei     6/8"):
-      process.send_signal(signal.SIGKILL)
-      break
-  process.stdout.read()
-  assert process.wait() == -signal.SIGKILL
+  options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+  with subprocess.Popen(command("vamcei_jax.main", *arguments), **options) as process:
+    # Step 6 is done and step 8 is not. The newest checkpoint is of step 4 or 6, complete or not.
+    for line in process.stdout:
+      if line.startswith("vamcei     6/8"):
+        process.send_signal(signal.SIGKILL)
+        break
+    process.stdout.read()
+    assert process.wait() == -signal.SIGKILL
   assert not (tmp_path / "results.json").exists()
 
   resumed = subprocess.run(command("vamcei_jax.main", *arguments), cwd=ROOT, capture_output=True, text=True)

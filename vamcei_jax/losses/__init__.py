@@ -1,17 +1,19 @@
 """The losses of VAMCEI and of image translation: pure functions of arrays, independent of models and configs.
 
-    eq.    term                          function                              file
-    2      prior KL                      gaussian_prior_kl                     prior.py
-    3      reconstruction                reconstruction                        reconstruction.py
-    4      cross-entropy and soft Dice   segmentation                          segmentation.py
-    5–8    global alignment              global_alignment                      alignment.py
-    9      class prototypes              class_prototypes                      prototypes.py
-    10     prototype contrast            prototype_contrast                    prototypes.py
-    11     discriminator                 discriminator_loss                    adversarial.py
-    12     generator                     generator_loss                        adversarial.py
-    16     distillation                  distillation                          distillation.py
-    –      CycleGAN                      patch_discriminator_loss,             translation.py
-                                         translator_loss, absolute_difference
+    eq.   term                                function                  file
+    2     prior KL                            gaussian_prior_kl         prior.py
+    3     reconstruction                      reconstruction            reconstruction.py
+    4     cross-entropy and soft Dice         segmentation              segmentation.py
+    5–8   global alignment                    global_alignment          alignment.py
+    5–8   its matrix of all pairs of images   pairwise_gaussian_kl      alignment.py
+    9     class prototypes                    class_prototypes          prototypes.py
+    10    prototype contrast                  prototype_contrast        prototypes.py
+    11    discriminator                       discriminator_loss        adversarial.py
+    12    generator                           generator_loss            adversarial.py
+    16    distillation                        distillation              distillation.py
+    –     CycleGAN: discriminators            patch_discriminator_loss  translation.py
+    –     CycleGAN: translators               translator_loss           translation.py
+    –     CycleGAN: cycle and identity        absolute_difference       translation.py
 
 All losses compute in float32 and return float32, whatever the dtype of their inputs.
 

@@ -1,10 +1,12 @@
 """Flax modules: pure functions of parameters, inputs and keys.
 
-    network                                     class                file
-    segmenter with Gaussian latents             VariationalUNet      unet.py
-    student                                     UNet                 unet.py
-    image decoder of eq. 3                      Decoder              decoder.py
-    discriminator of eqs. 11–12                 Discriminator        discriminator.py
-    generator and discriminator of CycleGAN     Translator,          translator.py
-                                                PatchDiscriminator
+    network                                   class                file
+    segmenter with Gaussian latents           VariationalUNet      unet.py
+    student                                   UNet                 unet.py
+    decoder of images (eq. 3)                 Decoder              decoder.py
+    discriminator (eqs. 11–12)                Discriminator        discriminator.py
+    image translation                         Translator,          translator.py
+                                              PatchDiscriminator
+
+The layers that they share are in layers.py, gradients that are tuned for CPUs in cpu_gradients.py.
 """

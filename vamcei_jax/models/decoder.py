@@ -21,8 +21,6 @@ class Decoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, z: Float32[Array, "B h w C"], class_map: Float[Array, "B h w K"]
-  ) -> Float[Array, "B h w 1"]:
+  def __call__(self, z: Float32[Array, "B h w C"], class_map: Float[Array, "B h w K"]) -> Float[Array, "B h w 1"]:
     x = ConvBlock(self.width, self.norm, self.dtype)(jnp.concatenate([z, class_map.astype(z.dtype)], -1))
     return pointwise(1)(x)
