@@ -38,7 +38,7 @@ def run_in_process(module, *arguments):
   """
   code, stdout, stderr = 0, io.StringIO(), io.StringIO()
   outputs = contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr)
-  with _isolated(), mock.patch.object(sys, "argv", [module, *map(str, arguments)]), outputs[0], outputs[1]:
+  with _isolated(module), mock.patch.object(sys, "argv", [module, *map(str, arguments)]), outputs[0], outputs[1]:
     try:
       importlib.import_module(module).command()
     except SystemExit as ended:
@@ -47,18 +47,22 @@ def run_in_process(module, *arguments):
 
 
 @contextlib.contextmanager
-def _isolated():
-  """Restores what a command line changes in its process: flags, signal handlers, hooks and the folder."""
+def _isolated(module):
+  """Restores what a command line changes in its process: its flags, signal handlers, hooks and the folder.
+
+  Flags of the libraries that it imports stay, as these are imported once.
+  """
   app.define_help_flags()
-  known, parsed, verbosity = set(flags.FLAGS), flags.FLAGS.is_parsed(), logging.get_verbosity()
+  parsed, verbosity = flags.FLAGS.is_parsed(), logging.get_verbosity()
   handlers = {number: signal.getsignal(number) for number in SIGNALS}
   hooks, usage = (threading.excepthook, sys.unraisablehook), sys.modules["__main__"].__doc__
   try:
     with contextlib.chdir(ROOT):
       yield
   finally:
-    for name in set(flags.FLAGS) - known:
-      delattr(flags.FLAGS, name)
+    for name in list(flags.FLAGS):
+      if flags.FLAGS.find_module_defining_flag(name) == module or name.startswith("config."):
+        delattr(flags.FLAGS, name)
     if not parsed:
       flags.FLAGS.unparse_flags()
     logging.set_verbosity(verbosity)

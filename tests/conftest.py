@@ -11,9 +11,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Tiny networks: XLA's optimizations take longer than they save. Tests about these turn them on.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Two CPU devices, for this process and those that it starts. A batch of odd size stays on one.
-if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".lstrip()
+# Two CPU devices, for this process and those that it starts; a batch of odd size stays on one. XLA's older code for
+# fused operations is compiled in half the time.
+for flag in ("--xla_force_host_platform_device_count=2", "--xla_cpu_use_fusion_emitters=false"):
+  if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".lstrip()
 
 import fcntl  # noqa: E402
 import subprocess  # noqa: E402

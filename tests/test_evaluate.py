@@ -29,7 +29,7 @@ def metrics_of(root):
   return json.loads((root / "scores" / "metrics.json").read_text())
 
 
-def test_predictions_score_what_their_masks_are_worth(root, evaluate):
+def test_scores_are_those_of_the_masks(root, evaluate):
   finished = evaluate("near", "labels", f"--images={root / 'labels'}", f"--against={root / 'far'}")
   assert finished.returncode == 0, finished.stderr
   assert "1 of 3 predictions have no label and are not scored" in finished.stdout
@@ -46,7 +46,7 @@ def test_predictions_score_what_their_masks_are_worth(root, evaluate):
   assert sorted(path.name for path in (root / "scores").iterdir()) == ["metrics.csv", "metrics.json", "report.html"]
 
 
-def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(root, evaluate):
+def test_an_unreadable_prediction_is_named_and_the_others_are_scored(root, evaluate):
   (root / "near" / "patient1_LGE.nii.gz").write_bytes(b"no NIfTI")
   finished = evaluate()
   assert finished.returncode == 1
@@ -56,7 +56,7 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(root, evaluate):
   assert "Report and numbers of 1 patient: " in finished.stdout
 
 
-def test_a_bad_image_is_named_at_the_end(root, evaluate):
+def test_an_unreadable_image_is_named_and_its_prediction_is_scored(root, evaluate):
   (root / "labels" / "patient1_LGE.nii.gz").write_bytes(b"no image")
   finished = evaluate("near", "labels", f"--images={root / 'labels'}", "--label_values=0,200,500,(600,700)")
   assert finished.returncode == 1
@@ -65,7 +65,7 @@ def test_a_bad_image_is_named_at_the_end(root, evaluate):
   assert len(metrics_of(root)["methods"]["near"]["patients"]) == 2
 
 
-def test_bad_input_is_one_line(root, evaluate):
+def test_wrong_input_is_named_in_one_line(root, evaluate):
   assert "nosuch: no such file or folder" in error_of(evaluate("nosuch"))
   assert "--against=: empty" in error_of(evaluate("near", "labels", "--against="))
   error = error_of(evaluate("near", "labels", "--label_values=0,200"))
@@ -81,7 +81,7 @@ def test_bad_input_is_one_line(root, evaluate):
 
 
 def test_a_run_and_its_predictions_score_the_same(run_command, tiny_run, tmp_path):
-  """`evaluate` gives the masks that `predict` writes for a run's test patients the scores of the run."""
+  """The masks that `predict` writes for the test patients of a run get the scores of the run from `evaluate`."""
   options = json.loads((tiny_run / "config.json").read_text())["data"]["options"]
   first = options["train"] + options["validation"]
   for index in range(first, first + options["test"]):

@@ -1,4 +1,4 @@
-"""What CI installs is what pyproject.toml allows."""
+"""The versions that CI installs are those that pyproject.toml allows."""
 
 import tomllib
 
@@ -8,7 +8,7 @@ from packaging.utils import canonicalize_name
 from tests.commands import ROOT
 
 
-def test_the_lock_holds_every_dependency_in_a_version_that_is_allowed():
+def test_the_lock_has_every_dependency_in_an_allowed_version():
   lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
   locked = dict(line.split("==") for line in lines)
   locked = {canonicalize_name(name): version for name, version in locked.items()}
@@ -21,7 +21,7 @@ def test_the_lock_holds_every_dependency_in_a_version_that_is_allowed():
     assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-def test_ci_installs_what_the_lock_holds():
+def test_ci_installs_the_locked_versions():
   ci = (ROOT / ".ci" / "run").read_text()
   assert 'PIP_CONSTRAINT="$PWD/requirements.lock"' in ci
   assert ci.rstrip().endswith("make test")

@@ -1,7 +1,8 @@
-"""Own volumes from the folder to the mask: prepare, train and predict by config alone, with the field on the heart."""
+"""Volumes of a user from the folder to the mask: prepare, train and predict by config alone; the field on the heart."""
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -16,18 +17,19 @@ from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.inference.heart import find_centre
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
+from vamcei_jax.pipeline import run as runs
 from vamcei_jax.pipeline.domains import prepare_datasets
 
 CONFIG = "--config=tests/configs/tiny_folder.py"
 LABELS = (0, 1, 2, 3)
 GRID = Grid(pixels=48, spacing=4.5, oversampling=1, sub_slices=1)
-LOCATED = "--config.stages=('locate','no_adaptation','vamcei')"
+LOCATED = "--config.stages=('locate','vamcei')"
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-  """Two folders of nnU-Net's layout."""
-  folder = tmp_path_factory.mktemp("own")
+  """A source and a target in the layout of nnU-Net."""
+  folder = tmp_path_factory.mktemp("volumes")
   write_nnunet(folder, sources=3, targets=4, masks=3, grid=GRID)
   return folder
 
@@ -45,7 +47,7 @@ def train(run_command, prepared):
 
 @pytest.fixture(scope="module")
 def located_run(root, train, tmp_path_factory):
-  """The workdir of a finished run that looks for the heart."""
+  """The workdir of a finished run that finds the hearts first."""
   workdir = tmp_path_factory.mktemp("runs") / "located"
   finished = train(root, workdir, LOCATED)
   assert finished.returncode == 0, finished.stderr
@@ -74,16 +76,18 @@ def break_files(root):
   }
 
 
-def test_prepare_names_what_it_leaves_out_and_the_run_does_without(run_command, train, root, prepared, tmp_path):
-  own = shutil.copytree(root, tmp_path / "own")
-  expected = break_files(own)
-  refused = error_of(train(own, tmp_path / "run"))
+def test_prepare_names_the_files_that_it_leaves_out_and_the_run_is_trained_without_them(
+  run_command, train, root, prepared, tmp_path
+):
+  copy = shutil.copytree(root, tmp_path / "copy")
+  expected = break_files(copy)
+  refused = error_of(train(copy, tmp_path / "run"))
   file, reason = next(iter(expected.items()))
   assert f"{file}: {reason}" in refused
   assert "3 more cannot be used. (python -m vamcei_jax.prepare leaves out" in refused
   assert not (tmp_path / "run").exists()
 
-  flags = [CONFIG, f"--source={own}", f"--config.data.prepared_dir={prepared}"]
+  flags = [CONFIG, f"--source={copy}", f"--config.data.prepared_dir={prepared}"]
   finished = run_command("vamcei_jax.prepare", *flags)
   assert finished.returncode == 1, finished.stderr
   assert finished.stderr == ""
@@ -102,14 +106,14 @@ def test_prepare_names_what_it_leaves_out_and_the_run_does_without(run_command, 
     ["test", "2", "2"],
   ]
 
-  finished = train(own, tmp_path / "run", "--config.stages=('no_adaptation',)")
+  finished = train(copy, tmp_path / "run", "--config.stages=('no_adaptation',)")
   assert finished.returncode == 0, finished.stderr
   assert "4 files were left out when it was prepared" in finished.stdout
   results = json.loads((tmp_path / "run" / "results.json").read_text())
   assert set(results["methods"]) == {"no_adaptation"}
 
 
-def test_the_summary_is_of_the_files(run_command, root, prepared):
+def test_the_summary_of_prepare_agrees_with_the_files(run_command, root, prepared):
   finished = run_command(
     "vamcei_jax.prepare", CONFIG, f"--source={root}", f"--config.data.prepared_dir={prepared}"
   )
@@ -127,13 +131,13 @@ def test_the_summary_is_of_the_files(run_command, root, prepared):
 
 
 def test_a_class_that_no_mask_has_is_named(run_command, root, prepared, tmp_path):
-  own = shutil.copytree(root, tmp_path / "own")
-  for file in (own / "bssfp" / "labelsTr").iterdir():
+  copy = shutil.copytree(root, tmp_path / "copy")
+  for file in (copy / "bssfp" / "labelsTr").iterdir():
     image = nib.load(file)
     labels = np.asarray(image.dataobj).copy()
     labels[labels == 3] = 0
     nib.Nifti1Image(labels, image.affine).to_filename(file)
-  flags = [CONFIG, f"--source={own}", f"--config.data.prepared_dir={prepared}"]
+  flags = [CONFIG, f"--source={copy}", f"--config.data.prepared_dir={prepared}"]
   printed = run_command("vamcei_jax.prepare", *flags).stdout
   assert "train: no RV in its masks; look at config.data.label_values" in printed
   assert printed.count("look at config.data.label_values") == 1
@@ -156,9 +160,9 @@ def test_prepare_refuses_what_it_cannot_use(run_command, flags, expected):
 
 @pytest.mark.slow
 def test_a_target_without_any_mask_is_trained_on_and_pictured(root, train, tmp_path):
-  own = shutil.copytree(root, tmp_path / "own")
-  shutil.rmtree(own / "lge" / "labelsTr")
-  finished = train(own, tmp_path / "run")
+  copy = shutil.copytree(root, tmp_path / "copy")
+  shutil.rmtree(copy / "lge" / "labelsTr")
+  finished = train(copy, tmp_path / "run")
   assert finished.returncode == 0, finished.stderr
   assert "folder/lge has no masks to score predictions with" in finished.stdout
   assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"split": "train", "methods": {}}
@@ -171,7 +175,7 @@ def test_a_target_without_any_mask_is_trained_on_and_pictured(root, train, tmp_p
 # The field on the heart
 
 
-def test_fields_lie_on_the_mask_of_a_source_and_on_what_was_found_in_a_target(located_run):
+def test_fields_are_centred_on_the_mask_of_a_source_and_on_the_heart_found_in_a_target(located_run):
   config = read_stage_config(located_run / "vamcei")
   assert config.data.located
   datasets = prepare_datasets(config.data, located_run)
@@ -186,13 +190,13 @@ def test_fields_lie_on_the_mask_of_a_source_and_on_what_was_found_in_a_target(lo
   assert config.data.datasets != read_stage_config(located_run / "locate").data.datasets
 
 
-def test_prepare_of_a_located_run_is_of_whole_images_and_of_the_source_s_hearts(
+def test_prepare_of_a_located_run_makes_whole_images_and_fields_on_the_hearts_of_the_source(
   located_run, root, run_command, prepared
 ):
   flags = [CONFIG, LOCATED, f"--source={root}", f"--config.data.prepared_dir={prepared}"]
   finished = run_command("vamcei_jax.prepare", *flags)
   assert finished.returncode == 0, finished.stderr
-  assert "preparing" not in finished.stdout  # the run has made them
+  assert "preparing" not in finished.stdout  # the run prepared them
   described = [line.split(", in ")[0] for line in finished.stdout.splitlines() if " about the " in line]
   assert described == [
     "source: folder/bssfp, 32 x 32 pixels of 9 mm about the image",
@@ -202,7 +206,7 @@ def test_prepare_of_a_located_run_is_of_whole_images_and_of_the_source_s_hearts(
 
 
 def test_a_located_run_predicts_what_it_scored(located_run, root, run_command, tmp_path):
-  """The heart is found again in the file, and the mask put back from there."""
+  """The heart is found in the file as well, and the mask is restored from the field on it."""
   output = tmp_path / "masks"
   where = [f"--input={root / 'lge' / 'imagesTr'}", f"--output={output}"]
   finished = run_command("vamcei_jax.predict", f"--workdir={located_run}", *where)
@@ -215,24 +219,25 @@ def test_a_located_run_predicts_what_it_scored(located_run, root, run_command, t
     volume = read_volume(root / "lge" / "imagesTr" / f"{name}_0000.nii.gz")
     masks = (output / f"{name}_0000.nii.gz", root / "lge" / "labelsTr" / f"{name}.nii.gz")
     predicted, truth = (read_classes(mask, volume, LABELS) for mask in masks)
-    assert dice(predicted, truth) == pytest.approx({name: own["dice"] for name, own in scores.items()})
+    assert dice(predicted, truth) == pytest.approx({name: score["dice"] for name, score in scores.items()})
 
 
 @pytest.mark.slow
-def test_a_finished_located_run_is_skipped_and_a_new_locator_renews_all(located_run, root, train, tmp_path):
+def test_a_finished_located_run_is_skipped_and_a_retrained_locator_retrains_all(located_run, root, train, tmp_path):
   workdir = shutil.copytree(located_run, tmp_path / "run")
-  again = train(root, workdir, LOCATED)
-  assert again.returncode == 0, again.stderr
-  assert [line for line in again.stdout.splitlines() if ": starts" in line] == []
-  anew = train(root, workdir, LOCATED, "--stages=locate")
-  assert anew.returncode == 0, anew.stderr
-  started = [line.split(":")[0] for line in anew.stdout.splitlines() if ": starts" in line]
-  assert started == ["locate", "no_adaptation", "vamcei"]
+  same = train(root, workdir, LOCATED)
+  assert same.returncode == 0, same.stderr
+  assert [line for line in same.stdout.splitlines() if ": starts" in line] == []
+  retrained = train(root, workdir, LOCATED, "--stages=locate")
+  assert retrained.returncode == 0, retrained.stderr
+  started = [line.split(":")[0] for line in retrained.stdout.splitlines() if ": starts" in line]
+  assert started == ["locate", "vamcei"]
 
 
-def test_a_run_that_did_not_look_for_the_heart_is_not_replaced_by_one_that_does(root, train, tmp_path):
-  stages = "--config.stages=('no_adaptation',)"
-  assert train(root, tmp_path / "run", stages).returncode == 0
+def test_a_run_that_did_not_look_for_the_heart_is_not_replaced_by_one_that_does(root, train, tmp_path, monkeypatch):
+  monkeypatch.setattr(runs, "train", Mock(side_effect=KeyboardInterrupt))
+  with pytest.raises(KeyboardInterrupt):
+    train(root, tmp_path / "run", "--config.stages=('no_adaptation',)")
   before = sorted(path for path in (tmp_path / "run").rglob("*") if "locate" not in path.parts)
   refused = error_of(train(root, tmp_path / "run", "--config.stages=('locate','no_adaptation')"))
   assert "data.located was False, is True" in refused
@@ -240,7 +245,7 @@ def test_a_run_that_did_not_look_for_the_heart_is_not_replaced_by_one_that_does(
 
 
 def test_the_heart_is_found_where_it_is():
-  """By a network that sees it: in images off the middle, not square, of any spacing; else the middle is taken."""
+  """By a network that segments it: off the middle, in images not square, of any spacing. Without a heart, None."""
   rng = np.random.default_rng(0)
   predict = lambda params, images: np.eye(4)[(images[..., 0] > 0.5).astype(int) * 2]
   for shape, spacing, at in (((4, 90, 60), (8, 1.5, 2.0), (60, 20)), ((3, 50, 120), (8, 3.0, 1.2), (15, 90))):
@@ -264,6 +269,6 @@ def test_the_heart_is_found_where_it_is():
     (["--config.data.options.sorces=3"], "sorces"),
   ],
 )
-def test_settings_that_cannot_be_are_named(root, train, tmp_path, flags, expected):
+def test_wrong_settings_are_named_before_anything_is_written(root, train, tmp_path, flags, expected):
   assert expected in error_of(train(root, tmp_path / "run", *flags))
   assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Files that lie: broken NIfTI of every kind that exporters, networks and enemies make."""
+"""Broken NIfTI files of many kinds, and wrong values for each field of a configuration."""
 
 import gzip
 import os
@@ -45,7 +45,7 @@ SIZES = (0, -1, -32768, 1, 5, 32767)  # of a dimension
 
 
 def write_corpus(folder: Path, masks: bool = False) -> Iterator[Path]:
-  """Writes the files one after the other, each an image (or, if `masks`, a mask of 0, 200, 500, 600) that is broken."""
+  """Writes broken files and yields their paths: images or, with `masks`, masks of the values 0, 200, 500 and 600."""
   folder.mkdir(parents=True, exist_ok=True)
   good = good_file(masks)
   for number, (kind, content) in enumerate(broken(good, masks)):
@@ -61,14 +61,14 @@ def write_corpus(folder: Path, masks: bool = False) -> Iterator[Path]:
 
 
 def good_file(masks: bool) -> bytes:
-  """A file that can be read."""
+  """The content of an intact file."""
   rng = np.random.default_rng(0)
   voxels = rng.choice([0, 200, 500, 600], SHAPE).astype(np.int16) if masks else rng.random(SHAPE, np.float32)
   return nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 8.0, 1.0])).to_bytes()
 
 
 def broken(good: bytes, masks: bool) -> Iterator[tuple[str, bytes]]:
-  """(what is wrong, content)."""
+  """Yields (what is wrong, content)."""
   ends = {0, 1, 2, 4, 39, 40, 42, 70, 80, 108, 112, 253, 280, 327, 343, 344, 347, 348, 349, 351, 352, 353, 400}
   for end in sorted(ends | {len(good) - 1}):
     yield f"cut{end}", good[:end]
@@ -108,7 +108,7 @@ def broken(good: bytes, masks: bool) -> Iterator[tuple[str, bytes]]:
 
 
 def wrong_voxels(masks: bool) -> Iterator[tuple[str, bytes]]:
-  """(what is wrong, content) of files whose headers tell the truth."""
+  """Yields (what is wrong, content) of files with right headers."""
   affine = np.diag([1.5, 1.5, 8.0, 1.0])
   kinds = (np.complex64, np.complex128, np.float64, np.uint8, np.int8, np.uint16, np.int64, np.uint64)
   for kind in kinds:
@@ -153,7 +153,7 @@ def write_damaged_gzip(folder: Path, good: bytes) -> Iterator[Path]:
 
 
 def write_no_files(folder: Path) -> Iterator[Path]:
-  """What bears a file's name and is none."""
+  """Writes links, a pipe and a folder that have the names of volumes."""
   loop, dangling, pipe, directory = (folder / f"{name}.nii" for name in ("loop", "dangling", "pipe", "directory"))
   loop.symlink_to(loop)
   dangling.symlink_to(folder / "nowhere.nii")
@@ -163,7 +163,7 @@ def write_no_files(folder: Path) -> Iterator[Path]:
 
 
 def patch(content: bytes, field: str, index: int, value: float) -> bytes:
-  """The content with an element of a header's field replaced."""
+  """The content with one element of a field of its header replaced."""
   start, form = FIELDS[field]
   size = struct.calcsize(form)
   start += index * size
@@ -176,7 +176,7 @@ NOT_A_NUMBER = ("0.1", None, NAN, INF, -INF, True, -1, -1e-9, 1e39, 10**5000, (0
 NOT_A_TEXT = ("", None, 3, 0.5, True, ("lge",), b"lge", "a\0b")
 NOT_A_TUPLE = ((), [], None, 3, "ab", {"a": 1}, NAN)
 NO_ELEMENT = ("x", None, NAN, True, (), -1e39, 1 + 0j)
-CHOICES = {"data.view", "data.empty_slices", "model.norm", "model.dtype", "loss.global_kl.estimator"}
+CHOICES = {"data.plane", "data.empty_slices", "model.norm", "model.dtype", "loss.global_kl.estimator"}
 CHOICES |= {"optimizer.schedule"}
 ANY_LENGTH = {"augment.flip", "distillation.teachers", "model.widths", "grid.rows", "grid.seeds", "stages"}
 MAY_BE_NONE = {"data.root", "data.spacing"}
@@ -212,34 +212,34 @@ SECTIONS += ("optimizer.rates", "train", "grid", "stage")
 
 
 def broken_fields(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-  """(field, bad value) of a configuration that has these fields, dotted name -> good value; `...` is a missing one."""
+  """Yields (field, wrong value) for a configuration with these fields, dotted name -> right value; `...`: removed."""
   for field, good in fields.items():
-    own = re.sub(r"^stage\.[a-z_]+\.", "", field)
+    plain = re.sub(r"^stage\.[a-z_]+\.", "", field)
     numeric = isinstance(good, int | float)
-    values = list(OUT_OF_RANGE.get(own, ()))
-    if own.startswith("data.options."):
+    values = list(OUT_OF_RANGE.get(plain, ()))
+    if plain.startswith("data.options."):
       values += ["", None, -1, 2.5, NAN, True, (1,), b"1"]
-    elif own in CHOICES:
+    elif plain in CHOICES:
       values += [*NOT_A_TEXT, "nosuch", good.upper() + "x", f" {good}", (good,)]
     elif isinstance(good, str):
       values += NOT_A_TEXT
     elif isinstance(good, bool):
       values += ["True", None, 0, 1, NAN, (True,)]
     elif isinstance(good, int):
-      values += NOT_WHOLE if own in MAY_BE_ZERO else (*NOT_WHOLE, 0)
+      values += NOT_WHOLE if plain in MAY_BE_ZERO else (*NOT_WHOLE, 0)
     elif numeric:
       values += NOT_A_NUMBER
     elif isinstance(good, tuple | list):
-      empty = () if own == "augment.flip" else ((), [])
+      empty = () if plain == "augment.flip" else ((), [])
       values += [*empty, *(value for value in NOT_A_TUPLE if value not in ((), []))]
-      values += [(*good[:-1], element) for element in NO_ELEMENT if own != "data.label_values" or element != ()]
-      values += [] if own in ANY_LENGTH else [good[:-1], (*good, good[-1])]
+      values += [(*good[:-1], element) for element in NO_ELEMENT if plain != "data.label_values" or element != ()]
+      values += [] if plain in ANY_LENGTH else [good[:-1], (*good, good[-1])]
     if field == "stages":
       values.append(...)
-    yield from ((field, value) for value in values if value is not None or own not in MAY_BE_NONE)
+    yield from ((field, value) for value in values if value is not None or plain not in MAY_BE_NONE)
   for section in SECTIONS:
     yield from ((section, value) for value in (3, None, "x", (1,)))
   stages = sorted({field.split(".")[1] for field in fields if field.startswith("stage.")})
-  own = [f"stage.{stage}.{name}" for stage in stages for name in ("nosuch", "train", "seed", "model.widths")]
-  for field in ("trian", "train.stepz", "model.width", "data.option", "stage.nosuch", *own):
+  in_stages = [f"stage.{stage}.{name}" for stage in stages for name in ("nosuch", "train", "seed", "model.widths")]
+  for field in ("trian", "train.stepz", "model.width", "data.option", "stage.nosuch", *in_stages):
     yield field, 3

@@ -1,5 +1,4 @@
-"""Every field of a configuration that is out of its range, of another type or not there is named, before anything runs.
-"""
+"""Every field of a configuration that is out of its range, of another type or missing is named before anything runs."""
 
 import copy
 import dataclasses
@@ -18,7 +17,7 @@ from vamcei_jax.pipeline.resolve import resolve
 
 
 def framework() -> ConfigDict:
-  """All stages but the locator, with all that they need, and a grid."""
+  """The configuration of all stages but the locator, and of a grid."""
   config = multistage.get_config()
   config.grid = ablation.get_config().grid
   return config
@@ -32,7 +31,7 @@ def located() -> ConfigDict:
 
 
 def with_field(config: dict, field: str, value: object) -> ConfigDict:
-  """The config with a field set to what a config file may set it to; `...` takes it out."""
+  """The config with a field set to any value, as a config file can set it; `...` removes it."""
   *sections, name = field.split(".")
   tree = section = copy.deepcopy(config)
   for part in sections:
@@ -47,7 +46,7 @@ def with_field(config: dict, field: str, value: object) -> ConfigDict:
 @pytest.mark.parametrize(("base", "least"), [(framework, 1200), (located, 900)])
 def test_every_broken_field_is_named_in_one_line(base, least):
   resolve(base())
-  good, tries, amiss = base().to_dict(), 0, []
+  good, tries, wrong = base().to_dict(), 0, []
   for field, value in broken_fields(flat_fields(good)):
     tries += 1
     try:
@@ -55,13 +54,13 @@ def test_every_broken_field_is_named_in_one_line(base, least):
     except InputError as error:
       message = str(error)
     else:
-      amiss.append((field, shown(value), "nothing said"))
+      wrong.append((field, shown(value), "accepted"))
       continue
     if not re.match(rf"config\.(stage\.\w+\.)?{re.escape(field)}[=:.]", message):
-      amiss.append((field, shown(value), message))
+      wrong.append((field, shown(value), message))
     assert message.isprintable(), message
     assert len(message) < 300, message
-  assert amiss == []
+  assert wrong == []
   assert tries >= least, tries
 
 
@@ -87,7 +86,7 @@ FILES = {
 
 @pytest.mark.parametrize("field", [field if field == "stage" else pytest.param(field, marks=SLOW) for field in FILES])
 def test_a_broken_file_ends_the_command_before_anything_is_written(run_command, tmp_path, field):
-  own = tmp_path / "own.py"
+  file = tmp_path / "wrong.py"
   lines = [
     "from tests.configs import tiny",
     "def get_config():",
@@ -96,8 +95,8 @@ def test_a_broken_file_ends_the_command_before_anything_is_written(run_command, 
     f"    config.{field} = {FILES[field]}",
     "  return config",
   ]
-  own.write_text("\n".join(lines))
-  flags = [f"--config={own}", f"--config.data.prepared_dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
+  file.write_text("\n".join(lines))
+  flags = [f"--config={file}", f"--config.data.prepared_dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
   error = error_of(run_command("vamcei_jax.main", *flags))
   assert f"config.{field}=" in error
-  assert [path for path in tmp_path.iterdir() if path.name != "__pycache__"] == [own]
+  assert [path for path in tmp_path.iterdir() if path.name != "__pycache__"] == [file]

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: the newest whole one is gone on with, and nothing is taken that is not what was saved."""
+"""Damaged checkpoints: the newest intact one is used, and no state is restored that differs from the saved one."""
 
 import random
 import shutil
@@ -29,7 +29,7 @@ def flip(file, rng):
 
 
 def state_of(step) -> State:
-  """A small state, another one at every step."""
+  """A small state, different for each step."""
   params = {"segmenter": {"kernel": jax.random.normal(jax.random.key(step), (64, 64))}}
   state = create_state(params, jax.random.key(step), CONFIG, terms=("segmentation",))
   return state.replace(step=jnp.int32(step))
@@ -46,8 +46,8 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_restored_is_what_was_saved_whatever_is_damaged(checkpoints, damage, tmp_path):
-  """Each file of the newest checkpoint in turn: its state, or that before it, and never anything else."""
+def test_the_restored_state_is_a_saved_one_whatever_file_is_damaged(checkpoints, damage, tmp_path):
+  """Each file of the newest checkpoint in turn: its state or the one before it is restored."""
   rng, fallen_back = random.Random(0), 0
   files = sorted(file.relative_to(checkpoints) for file in (checkpoints / "2").rglob("*") if file.stat().st_size)
   abstract = jax.eval_shape(lambda: state_of(2))
@@ -63,9 +63,9 @@ def test_what_is_restored_is_what_was_saved_whatever_is_damaged(checkpoints, dam
   assert fallen_back >= 3
 
 
-def test_every_flipped_bit_of_the_arrays_is_seen(checkpoints, tmp_path, capsys):
-  """Orbax decodes some of them without a word; the digest sees those."""
-  rng, abstract, seen = random.Random(1), jax.eval_shape(lambda: state_of(2)), 0
+def test_every_flipped_bit_of_the_arrays_is_detected(checkpoints, tmp_path, capsys):
+  """Orbax decodes some of them without an error; the digest detects these."""
+  rng, abstract, detected = random.Random(1), jax.eval_shape(lambda: state_of(2)), 0
   files = [file for file in (checkpoints / "2").rglob("*") if file.is_file()]
   largest = max(files, key=lambda file: file.stat().st_size)
   for _ in range(20):
@@ -74,13 +74,13 @@ def test_every_flipped_bit_of_the_arrays_is_seen(checkpoints, tmp_path, capsys):
     with open_checkpoints(folder, 2) as manager:
       state, damaged = restore_newest(manager, abstract)
     assert_same(state, state_of(1 if damaged else 2))
-    seen += bool(damaged)
+    detected += bool(damaged)
     shutil.rmtree(folder)
-  assert seen >= 15  # the others are in what nobody reads
+  assert detected >= 15  # the others are in bytes that nobody reads
   assert "its arrays differ from those that were saved" in capsys.readouterr().err
 
 
-def test_where_none_is_whole_nothing_is_begun_anew_and_nothing_removed(checkpoints, tmp_path):
+def test_without_an_intact_checkpoint_nothing_is_started_and_nothing_removed(checkpoints, tmp_path):
   folder = shutil.copytree(checkpoints, tmp_path / "damaged")
   for file in folder.rglob("manifest.ocdbt"):
     file.write_bytes(b"")
@@ -89,7 +89,7 @@ def test_where_none_is_whole_nothing_is_begun_anew_and_nothing_removed(checkpoin
   assert {path.name for path in folder.iterdir()} == {"1", "2"}
 
 
-def test_the_best_is_kept_over_a_resumption(tmp_path):
+def test_the_best_checkpoint_stays_after_a_resumption(tmp_path):
   for dice_of_step in ({1: 0.9, 2: 0.5, 3: 0.6}, {4: 0.3, 5: None, 6: 0.2}):
     with open_checkpoints(tmp_path, 2) as manager:
       for step, dice in dice_of_step.items():
@@ -116,7 +116,7 @@ def test_a_damaged_step_is_set_aside_and_can_be_saved_again(checkpoints, tmp_pat
   assert (tmp_path / "damaged" / "2").is_dir()
 
 
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(run_command, tiny_run, prepared, tmp_path):
+def test_a_run_is_resumed_from_the_newest_intact_checkpoint(run_command, tiny_run, prepared, tmp_path):
   workdir = shutil.copytree(tiny_run, tmp_path / "run")
   for file in (workdir / "vamcei" / "checkpoints" / "8").rglob("manifest.ocdbt"):
     file.write_bytes(b"")

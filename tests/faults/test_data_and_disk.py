@@ -1,4 +1,4 @@
-"""Prepared data that is damaged is named, never read wrongly; a full disk loses nothing that was saved."""
+"""Damaged prepared data is named and never read wrongly; a full disk costs nothing that was saved."""
 
 import random
 import shutil
@@ -38,7 +38,7 @@ def test_damaged_prepared_data_is_named_or_read_as_it_was(prepared_folder, damag
     except InputError as error:
       named += str(error).startswith(f"{folder}: damaged prepared data") and "Remove this folder" in str(error)
     else:
-      assert damage == "flipped"  # in what no one reads
+      assert damage == "flipped"  # in bytes that nobody reads
       for name, values in expected.items():
         np.testing.assert_array_equal(slices[name], values)
     shutil.rmtree(folder)
@@ -46,7 +46,7 @@ def test_damaged_prepared_data_is_named_or_read_as_it_was(prepared_folder, damag
 
 
 @pytest.mark.slow
-def test_the_way_out_of_damaged_prepared_data_works(run_command, prepared, tmp_path):
+def test_the_advice_on_damaged_prepared_data_works(run_command, prepared, tmp_path):
   data = tmp_path / "data"
   flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={data}", f"--workdir={tmp_path / 'run'}"]
   assert run_command("vamcei_jax.prepare", *flags[:-1]).returncode == 0
@@ -61,7 +61,7 @@ def test_the_way_out_of_damaged_prepared_data_works(run_command, prepared, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [100, 300, 500, 900])
-def test_a_run_on_a_full_disk_goes_on_when_there_is_room(tiny_run, prepared, tmp_path, kilobytes):
+def test_a_run_on_a_full_disk_is_resumed_when_space_is_free(tiny_run, prepared, tmp_path, kilobytes):
   disk = tmp_path / "disk"
   disk.mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]

@@ -1,4 +1,4 @@
-"""Every file of the corpus is read or refused: one line, soon, with little memory, and good files are not harmed."""
+"""Every broken file is read or refused: in one line, in seconds, with little memory; intact files are processed."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from vamcei_jax.data.nifti import read_mask, read_volume, volume_name
 from vamcei_jax.errors import InputError
 
 SECONDS = 10  # for a file
-# Parts of names that cannot be read as anything; the other files may be, as what their header says or nibabel mends.
+# Parts of the names of files that must be refused. The others may be read as their header says or nibabel repairs.
 HOPELESS = ("cut", "magic", "huge", "complex", "colours", "voxel_nan", "voxel_inf", "srow_x_nan", "srow_y_inf", "4d")
 HOPELESS += ("not_nifti", "text", "long", "bomb", "wrong_", "zipped_twice", "header_alone", "loop", "dangling", "pipe")
 HOPELESS += ("directory",)
@@ -48,14 +48,14 @@ def test_every_file_is_read_or_refused_in_one_line(corpus):
 
 
 def read(path, masks):
-  """The volume in a file and None, or None and why it is refused."""
+  """(volume, None) or (None, the reason why the file is refused)."""
   try:
     return (read_mask(path, LABEL_VALUES) if masks else read_volume(path)), None
   except InputError as error:
     return None, str(error)
 
 
-# Runs a command as its only child, whose largest memory it writes down.
+# Runs a command as its only child, and writes the largest memory of the child to a file.
 MEASURE = """
 import pathlib, resource, subprocess, sys
 code = subprocess.run(sys.argv[2:]).returncode
@@ -65,14 +65,14 @@ sys.exit(code)
 
 
 def run_measured(folder, *arguments):
-  """The finished process of `python -m ARGUMENTS`, and the memory (bytes) that it has taken."""
+  """The finished process of `python -m ARGUMENTS`, and its largest memory in bytes."""
   wrapped = [sys.executable, "-c", MEASURE, str(folder / "memory"), *command(*arguments)]
   finished = subprocess.run(wrapped, cwd=ROOT, capture_output=True, text=True)
   return finished, int((folder / "memory").read_text())
 
 
-def test_predict_goes_on_without_them(tiny_run, tmp_path):
-  """In a process of its own, whose memory is looked at."""
+def test_predict_skips_and_names_them(tiny_run, tmp_path):
+  """As a process, whose memory is measured."""
   paths = list(write_corpus(tmp_path / "corpus"))
   for name in ("a_good.nii", "z_good.nii"):
     (tmp_path / "corpus" / name).write_bytes(good_file(masks=False))
@@ -91,7 +91,7 @@ def test_predict_goes_on_without_them(tiny_run, tmp_path):
   assert memory < MEMORY
 
 
-def test_evaluate_goes_on_without_them(tmp_path):
+def test_evaluate_skips_and_names_them(tmp_path):
   paths, labels = list(write_corpus(tmp_path / "masks", masks=True)), tmp_path / "labels"
   labels.mkdir()
   for path in paths:

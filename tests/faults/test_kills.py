@@ -1,4 +1,4 @@
-"""A run that is killed at any moment ends, given the same command again, as an unbroken one does."""
+"""A run that is killed at any moment and resumed by the same command ends as an uninterrupted one does."""
 
 import json
 import random
@@ -17,7 +17,7 @@ ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distil
 KILLS = 20
 
 
-def assert_whole(workdir):
+def assert_readable(workdir):
   """Every file with a final name can be read to its end."""
   for path in workdir.rglob("*"):
     if path.name.startswith(".") or "tmp" in str(path.relative_to(workdir)) or "checkpoints" in path.parts:
@@ -31,8 +31,8 @@ def assert_whole(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_moments_ends_as_an_unbroken_one(prepared, tmp_path):
-  """Data are prepared, and translated, within the run, so that kills meet these too."""
+def test_a_run_killed_at_twenty_moments_ends_as_an_uninterrupted_one(prepared, tmp_path):
+  """The run prepares and translates its data, so that some kills hit these."""
   start = lambda name: subprocess.Popen(
     command(
       "vamcei_jax.main",
@@ -46,33 +46,33 @@ def test_a_run_killed_at_twenty_moments_ends_as_an_unbroken_one(prepared, tmp_pa
     text=True,
   )
   started = time.monotonic()
-  unbroken = start("unbroken")
-  said = unbroken.communicate()[0]
-  assert unbroken.returncode == 0, said
-  whole = time.monotonic() - started
+  uninterrupted = start("uninterrupted")
+  output = uninterrupted.communicate()[0]
+  assert uninterrupted.returncode == 0, output
+  seconds = time.monotonic() - started
 
-  def assert_as_unbroken():
+  def assert_as_uninterrupted():
     for stage in ORDER:
-      assert_same(final_state(tmp_path / "killed" / "run", stage), final_state(tmp_path / "unbroken" / "run", stage))
+      assert_same(*(final_state(tmp_path / name / "run", stage) for name in ("killed", "uninterrupted")))
     read = lambda name: json.loads((tmp_path / name / "run" / "results.json").read_text())
-    assert read("killed") == read("unbroken")
+    assert read("killed") == read("uninterrupted")
     assert (tmp_path / "killed" / "run" / "report.html").exists()
 
   rng, kills = random.Random(0), 0
   while kills < KILLS:
     process = start("killed")
     try:
-      said, _ = process.communicate(timeout=rng.uniform(1.0, 0.3 * whole))
+      output, _ = process.communicate(timeout=rng.uniform(1.0, 0.3 * seconds))
     except subprocess.TimeoutExpired:
       process.send_signal(signal.SIGKILL)
       process.communicate()
       kills += 1
-      assert_whole(tmp_path / "killed")
+      assert_readable(tmp_path / "killed")
       continue
-    assert process.returncode == 0, said
-    assert_as_unbroken()
-    shutil.rmtree(tmp_path / "killed")  # and from the beginning
+    assert process.returncode == 0, output
+    assert_as_uninterrupted()
+    shutil.rmtree(tmp_path / "killed")  # and start over
   process = start("killed")
-  said, _ = process.communicate()
-  assert process.returncode == 0, said
-  assert_as_unbroken()
+  output, _ = process.communicate()
+  assert process.returncode == 0, output
+  assert_as_uninterrupted()

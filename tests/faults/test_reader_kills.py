@@ -1,4 +1,4 @@
-"""Prediction and evaluation that are killed: no half file bears a final name, and the same command makes them whole."""
+"""Prediction and evaluation that are killed: no partial file has a final name, and the same command completes them."""
 
 import csv
 import json
@@ -12,26 +12,27 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.commands import ROOT, command
+from tests.commands import ROOT, command, run_in_process
 from vamcei_jax.phantom.scanner import write_nifti
 
 VOLUMES = 6
 SAMPLES = 2
+START = 4.0  # seconds in which a process imports libraries and loads the network
 
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
-  """Volumes with their masks beside them."""
+  """A folder of volumes and their masks."""
   root = tmp_path_factory.mktemp("volumes")
   write_nifti(root, sources=0, targets=VOLUMES, masks=VOLUMES)
   return root / "LGE"
 
 
 def read(folder):
-  """Name -> content of all files that bear a final name, each of which can be read to its end."""
+  """Name -> content of all files with a final name, each of which can be read to its end."""
   contents = {}
   for path in folder.glob("*"):
-    if path.name.startswith("."):  # in the making
+    if path.name.startswith("."):  # not finished
       continue
     if path.name.endswith(".nii.gz"):
       image = nib.load(path)
@@ -51,37 +52,46 @@ def read(folder):
 
 
 def finish(arguments):
-  """Seconds that the command takes; it must end well."""
-  started = time.monotonic()
-  finished = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True)
+  """Runs the command to its end."""
+  finished = run_in_process(*arguments)
   assert finished.returncode == 0, finished.stderr
-  return time.monotonic() - started
 
 
-def kill_and_finish(arguments, folder, rng, tries, seconds, first):
-  """Kills the command at `tries` moments, some of them after its first file, a pattern; the same command ends."""
-  whole, written = read(folder), 0
+def kill_and_finish(arguments, folder, rng, tries, first):
+  """Kills the command at `tries` moments, and runs it to its end: the files are the same.
+
+  Args:
+    arguments: of the command.
+    folder: with the files of the finished command.
+    rng: of the moments.
+    tries: number of kills.
+    first: pattern of the first file that it writes; two of three kills come soon after it.
+
+  Returns:
+    Number of kills after which some of the files existed.
+  """
+  complete, partial = read(folder), 0
   shutil.rmtree(folder)
   for number in range(tries):
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    started, early = time.monotonic(), number % 3 == 2  # before there is a file, most likely
+    started, early = time.monotonic(), number % 3 == 2
     while not early and process.poll() is None and not list(folder.glob(first)):
       time.sleep(0.002)
-    time.sleep(rng.uniform(0.0, 0.9 * seconds if early else 0.2))
+    time.sleep(rng.uniform(0.0, START if early else 0.2))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert time.monotonic() - started < 600
     found = read(folder)
-    assert set(found) <= set(whole)
+    assert set(found) <= set(complete)
     for name, content in found.items():
       # The table has the volumes that are done.
-      assert content == whole[name] or (name.endswith(".csv") and content in whole[name]), name
-    written += 0 < len(found) < len(whole)
-    if rng.random() < 0.5:  # from the beginning
+      assert content == complete[name] or (name.endswith(".csv") and content in complete[name]), name
+    partial += 0 < len(found) < len(complete)
+    if rng.random() < 0.5:  # start over
       shutil.rmtree(folder, ignore_errors=True)
   finish(arguments)
-  assert read(folder) == whole
-  return written
+  assert read(folder) == complete
+  return partial
 
 
 def predict_command(tiny_run, volumes, output):
@@ -90,21 +100,21 @@ def predict_command(tiny_run, volumes, output):
 
 
 @pytest.mark.parametrize("tries", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_a_killed_prediction_leaves_whole_files_and_is_gone_on_with(tiny_run, volumes, tmp_path, tries):
+def test_a_killed_prediction_leaves_intact_files_and_is_completed(tiny_run, volumes, tmp_path, tries):
   arguments = predict_command(tiny_run, volumes, tmp_path / "masks")
-  seconds = finish(arguments)
+  finish(arguments)
   assert len(read(tmp_path / "masks")) == 3 * VOLUMES + 1
-  assert kill_and_finish(arguments, tmp_path / "masks", random.Random(0), tries, seconds, "[!.]*.nii.gz") > 0
+  assert kill_and_finish(arguments, tmp_path / "masks", random.Random(0), tries, "[!.]*.nii.gz") > 0
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_leaves_whole_files_and_is_made_again(volumes, tmp_path):
+def test_a_killed_evaluation_leaves_intact_files_and_is_repeated(volumes, tmp_path):
   masks = tmp_path / "masks"
   masks.mkdir()
   for path in volumes.glob("*_manual.nii.gz"):
     shutil.copy(path, masks / path.name.replace("_manual", ""))
   flags = [f"--predictions={masks}", f"--labels={volumes}", f"--images={volumes}", f"--output={tmp_path / 'scores'}"]
   arguments = ["vamcei_jax.evaluate", *flags]
-  seconds = finish(arguments)
+  finish(arguments)
   assert set(read(tmp_path / "scores")) == {"metrics.csv", "metrics.json", "report.html"}
-  assert kill_and_finish(arguments, tmp_path / "scores", random.Random(1), 6, seconds, "metrics.json") > 0
+  assert kill_and_finish(arguments, tmp_path / "scores", random.Random(1), 6, "metrics.json") > 0

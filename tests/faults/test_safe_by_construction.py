@@ -1,4 +1,4 @@
-"""What can run code out of a file is not in the house."""
+"""Nothing in the repository runs code that comes from a file."""
 
 import re
 
@@ -8,7 +8,7 @@ DANGERS = r"\bpickle\b|allow_pickle|yaml\.load|\beval\(|\bexec\(|\bmarshal\b|\bs
 DANGERS += r"|os\.system|shell=True"
 
 
-def test_nothing_runs_code_out_of_a_file():
+def test_nothing_runs_code_from_a_file():
   files = [file for folder in ("vamcei_jax", "experiments", "configs") for file in (ROOT / folder).rglob("*.py")]
   assert len(files) > 60
   found = [
