@@ -166,7 +166,7 @@ def test_stages_see_the_images_that_they_should(finished):
 
   def translate(direction, images):
     translator = translators["translators"][direction]
-    return np.asarray(cyclegan.make_predict(translation)(translator, images[..., None]))[..., 0]
+    return np.asarray(jax.jit(cyclegan.make_predict(translation))(translator, images[..., None]))[..., 0]
 
   def fail(*_):
     raise AssertionError("translated again")
@@ -176,7 +176,7 @@ def test_stages_see_the_images_that_they_should(finished):
   np.testing.assert_allclose(images["source_as_target"], translate("to_target", images["source"]), atol=1e-5)
   np.testing.assert_allclose(images["target_as_source"], translate("to_source", images["target"]), atol=1e-5)
 
-  predict = {stage: STAGES[stage].method.make_predict(own) for stage, (own, _) in stages.items()}
+  predict = {stage: jax.jit(STAGES[stage].method.make_predict(own)) for stage, (own, _) in stages.items()}
   said = {stage: predict[stage](stages[stage][1], images[STAGES[stage].target][..., None]) for stage in TEACHERS}
   networks = {stage: networks for stage, (_, networks) in stages.items()}
   own, _ = restore_stage(finished / "distill")

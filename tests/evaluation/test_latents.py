@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,10 +19,14 @@ def domain():
   return Latent(mu, logvar, mu), rng.integers(0, len(CLASSES), SHAPE[:3])
 
 
+def pool(latent):
+  return pool_latent(jax.tree.map(jnp.asarray, latent))
+
+
 def gap(source, target, classes):
   """measure_gap of two domains of one scale and the same classes."""
   latents = {"source": source, "target": target}
-  pooled = {role: [pool_latent(latent)] for role, latent in latents.items()}
+  pooled = {role: [pool(latent)] for role, latent in latents.items()}
   return measure_gap(pooled, {role: latent.mu for role, latent in latents.items()}, dict.fromkeys(latents, classes))
 
 
@@ -36,7 +42,7 @@ def test_distances_are_the_mean_matrix_and_the_cosines(domain):
   rng = np.random.default_rng(1)
   target = Latent(source.mu[::-1] + 0.3, rng.uniform(-2, 0, SHAPE), None)
   measured = gap(source, target, classes)
-  s, t = pool_latent(source), pool_latent(target)
+  s, t = pool(source), pool(target)
   dimensions = np.prod(SHAPE[1:]) // POOL**2
   mean = lambda a, b: float(np.mean(pairwise_gaussian_kl(*a, *b))) / dimensions
   across, within = mean(s, t) + mean(t, s), mean(s, s) + mean(t, t)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vamcei_jax.data.labels import CLASSES
@@ -26,10 +27,11 @@ def measure_gap(
     "prototype_distance": class -> 1 - cosine of the domains' prototypes (eq. 9), of the classes that both have.
   """
   scales = list(zip(pooled["source"], pooled["target"], strict=True))
-  alignment = lambda s, t, estimator: float(global_alignment(*s, *t, estimator=estimator)) / s[0].shape[1]
-  kl = {name: [alignment(s, t, name) for s, t in scales] for name in ("paper", "pairwise")}
+  alignment = lambda gaussians, name: float(global_alignment(*map(jnp.asarray, gaussians), estimator=name))
+  kl = {name: [alignment((*s, *t), name) / s[0].shape[1] for s, t in scales] for name in ("paper", "pairwise")}
 
-  prototypes = lambda domain: class_prototypes(features[domain], jax.nn.one_hot(classes[domain], len(CLASSES)))
+  one_hot = lambda domain: jax.nn.one_hot(classes[domain], len(CLASSES))
+  prototypes = lambda domain: class_prototypes(jnp.asarray(features[domain]), one_hot(domain))
   (s, s_present), (t, t_present) = prototypes("source"), prototypes("target")
   cosine = lambda a, b: float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
   distances = {name: 1.0 - cosine(s[k], t[k]) for k, name in enumerate(CLASSES) if s_present[k] and t_present[k]}
