@@ -156,7 +156,7 @@ def test_parameters_and_their_average_move_as_in_jax(config, state, step, batch,
 def test_the_alignment_by_pairs_equals_that_by_moments(estimator):
   rng = np.random.default_rng(1)
   gaussians = [rng.normal(size=(4, 50)).astype(np.float32) for _ in range(4)]
-  expected = losses.global_alignment(*gaussians, estimator=estimator)
+  expected = losses.global_alignment(*map(jnp.asarray, gaussians), estimator=estimator)
   got = global_alignment(*map(torch.tensor, gaussians), estimator)
   np.testing.assert_allclose(got, expected, rtol=1e-4)
 
