@@ -15,16 +15,18 @@ def get_config() -> ConfigDict:
   config = uda.get_config()
   config.stages = ("vamcei",)
   bound = ("reconstruction", "prior_kl")
-  config.grid = ConfigDict({
-    # Name of a row, and its unsupervised loss terms. The other unsupervised terms have weight 0.
-    "rows": (
-      ("baseline", ()),
-      ("+ reconstruction and prior KL", bound),
-      ("+ global KL", (*bound, "global_alignment")),
-      ("+ prototypes", (*bound, "prototypes")),
-      ("+ discriminator", (*bound, "generator")),
-      ("all", (*bound, "global_alignment", "prototypes", "generator")),
-    ),
-    "seeds": (0, 1),
-  })
+  config.grid = ConfigDict(
+    {
+      # Name of a row, and its unsupervised loss terms. The other unsupervised terms have weight 0.
+      "rows": (
+        ("baseline", ()),
+        ("+ reconstruction and prior KL", bound),
+        ("+ global KL", (*bound, "global_alignment")),
+        ("+ prototypes", (*bound, "prototypes")),
+        ("+ discriminator", (*bound, "generator")),
+        ("all", (*bound, "global_alignment", "prototypes", "generator")),
+      ),
+      "seeds": (0, 1),
+    }
+  )
   return config

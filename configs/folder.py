@@ -20,13 +20,15 @@ def get_config() -> ConfigDict:
   config.data.target = "lge"
   config.data.label_values = (0, 1, 2, 3)  # Background, Myo, LV, RV; a tuple folds several values into one class.
   config.data.spacing = 1.5  # Pixels of the network in mm; pixel sizes of the files are those in their headers.
-  config.data.options = ConfigDict({
-    # Number of validation patients, the first labelled ones of the target. The others are test patients.
-    "validation": 5,
-    "channel": 0,  # Channel of nnU-Net's images: NAME_0000.
-    "images": "images",  # Folders of the flat layout.
-    "labels": "labels",
-  })
+  config.data.options = ConfigDict(
+    {
+      # Number of validation patients, the first labelled ones of the target. The others are test patients.
+      "validation": 5,
+      "channel": 0,  # Channel of nnU-Net's images: NAME_0000.
+      "images": "images",  # Folders of the flat layout.
+      "labels": "labels",
+    }
+  )
 
   # The field of the network is 96×96 pixels of 1.5 mm. If images are much larger and the heart is not in their middle,
   # put the stage "locate" first. It is a coarse VAMCEI that finds the heart, so its field must cover the whole image.

@@ -53,14 +53,16 @@ def get_config() -> ConfigDict:
   model.discriminator_width = 32
 
   config.loss = loss = ConfigDict()
-  loss.weights = ConfigDict({
-    "segmentation": 1.0,
-    "reconstruction": 3e-3,
-    "prior_kl": 3e-4,
-    "global_alignment": (3e-7, 3e-7, 3e-8),
-    "prototypes": 0.33,
-    "generator": 0.2,
-  })
+  loss.weights = ConfigDict(
+    {
+      "segmentation": 1.0,
+      "reconstruction": 3e-3,
+      "prior_kl": 3e-4,
+      "global_alignment": (3e-7, 3e-7, 3e-8),
+      "prototypes": 0.33,
+      "generator": 0.2,
+    }
+  )
   loss.ramp = (0, 200)
   loss.global_kl = ConfigDict({"estimator": "paper"})
   loss.prototypes = ConfigDict({"temperature": 0.5, "confidence": 0.8})

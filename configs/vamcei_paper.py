@@ -45,14 +45,16 @@ def get_config() -> ConfigDict:
   model.discriminator_width = 64
 
   config.loss = loss = ConfigDict()
-  loss.weights = ConfigDict({
-    "segmentation": 1.0,
-    "reconstruction": 3e-3,
-    "prior_kl": 3e-4,
-    "global_alignment": (7e-7, 7e-7, 7e-8),
-    "prototypes": 0.33,
-    "generator": 0.033,
-  })
+  loss.weights = ConfigDict(
+    {
+      "segmentation": 1.0,
+      "reconstruction": 3e-3,
+      "prior_kl": 3e-4,
+      "global_alignment": (7e-7, 7e-7, 7e-8),
+      "prototypes": 0.33,
+      "generator": 0.033,
+    }
+  )
   loss.ramp = (0, 1)
   loss.global_kl = ConfigDict({"estimator": "paper"})
   loss.prototypes = ConfigDict({"temperature": 0.5, "confidence": 0.8})

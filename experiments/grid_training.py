@@ -327,9 +327,7 @@ def stop_if_stuck(part: Part, skipped: Sequence[int], most: int) -> None:
     )
 
 
-def score_runs(
-  config: StageConfig, trained: Iterable[tuple[Run, Networks]], patients: Sequence[Patient]
-) -> Scores:
+def score_runs(config: StageConfig, trained: Iterable[tuple[Run, Networks]], patients: Sequence[Patient]) -> Scores:
   """The mean Dice of patients by structure, of each run.
 
   Args:

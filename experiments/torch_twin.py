@@ -194,11 +194,13 @@ class Twin:
       VariationalUNet(classes, model.widths, model.latent_scales, model.norm, tuple(model.logvar_range))
     )
     self.decoders = place(
-      nn.ModuleDict({
-        f"{domain}_{scale}": Decoder(classes, model.widths[scale], model.norm)
-        for domain in ("source", "target")
-        for scale in range(len(self.segmenter.heads))
-      })
+      nn.ModuleDict(
+        {
+          f"{domain}_{scale}": Decoder(classes, model.widths[scale], model.norm)
+          for domain in ("source", "target")
+          for scale in range(len(self.segmenter.heads))
+        }
+      )
     )
     self.discriminator = place(Discriminator(classes, model.discriminator_width))
     self.ema = [p.detach().clone() for p in self.segmenter.parameters()]
@@ -282,10 +284,12 @@ class Twin:
         for scale in range(len(segmented.latents))
       ),
       "prior_kl": sum(prior_kl(latent.mu, latent.logvar) for latent in source.latents + target.latents),
-      "global_alignment": torch.stack([
-        global_alignment(*_pool_latent(s), *_pool_latent(t), self.config.loss.global_kl.estimator)
-        for s, t in zip(source.latents, target.latents, strict=True)
-      ]),
+      "global_alignment": torch.stack(
+        [
+          global_alignment(*_pool_latent(s), *_pool_latent(t), self.config.loss.global_kl.estimator)
+          for s, t in zip(source.latents, target.latents, strict=True)
+        ]
+      ),
       "prototypes": prototype_loss(
         source.latents[0].mu,
         labels,

@@ -393,9 +393,13 @@ def start(workdir, prepared, *flags):
   """Training by the command line in a process: on two devices if it is one of several hosts, else on one."""
   rates = ("segmenter", "decoders", "discriminator")
   arguments = [
-    "--config=tests/configs/tiny.py", "--config.stages=('vamcei',)", "--config.train.batch_size=8",
+    "--config=tests/configs/tiny.py",
+    "--config.stages=('vamcei',)",
+    "--config.train.batch_size=8",
     *(f"--config.optimizer.rates.{name}=1e-4" for name in rates),
-    f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}", *flags,
+    f"--config.data.prepared_dir={prepared}",
+    f"--workdir={workdir}",
+    *flags,
   ]
   xla_flags = f"--xla_force_host_platform_device_count={2 if flags else 1}"
   environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags}

@@ -114,9 +114,7 @@ def test_prepare_names_the_files_that_it_leaves_out_and_the_run_is_trained_witho
 
 
 def test_the_summary_of_prepare_agrees_with_the_files(run_command, root, prepared):
-  finished = run_command(
-    "vamcei_jax.prepare", CONFIG, f"--source={root}", f"--config.data.prepared_dir={prepared}"
-  )
+  finished = run_command("vamcei_jax.prepare", CONFIG, f"--source={root}", f"--config.data.prepared_dir={prepared}")
   source = next(line.split() for line in finished.stdout.splitlines() if line.startswith("  train"))
   volumes = [read_volume(file) for file in sorted((root / "bssfp" / "imagesTr").iterdir())]
   masks = [

@@ -36,9 +36,7 @@ from vamcei_jax.methods.state import Metrics, State, skip_nonfinite
 AXIS = "batch"
 # XLA takes CPU kernels from YNNPACK or from Eigen. By default JAX 0.10.2 uses YNNPACK for sums, products and
 # convolutions. Eigen's weight gradients of convolutions are up to four times as fast (experiments/results/notes.md).
-_CPU_OPTIONS = {
-  "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-}
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
 Devices = Sequence[jax.Device]
 
 
@@ -240,7 +238,10 @@ def _over_devices(function: Callable, devices: Devices, data_axis: int | None, *
   numbers = np.arange(len(_local(devices)))
   mapped = jax.pmap(
     lambda number, *arguments: function(*arguments),
-    axis_name=AXIS, in_axes=(0, None, data_axis, None), out_axes=None, devices=devices,
+    axis_name=AXIS,
+    in_axes=(0, None, data_axis, None),
+    out_axes=None,
+    devices=devices,
     donate_argnums=1 if donated else (),
   )
   return lambda *arguments: mapped(numbers, *arguments)

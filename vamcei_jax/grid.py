@@ -52,7 +52,10 @@ def compile_grid(
     rows, everywhere = PartitionSpec(AXIS), PartitionSpec()
     spread = jax.shard_map(
       partial(over_runs, count=count),
-      mesh=Mesh(devices, AXIS), in_specs=(rows, everywhere, rows), out_specs=rows, check_vma=False,
+      mesh=Mesh(devices, AXIS),
+      in_specs=(rows, everywhere, rows),
+      out_specs=rows,
+      check_vma=False,
     )
     return jax.jit(spread, donate_argnums=0, compiler_options=compiler_options(devices))
 

@@ -105,9 +105,9 @@ def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, 
   coarser = lambda mask, like: mask[
     tuple(slice(None, None, n // m) for n, m in zip(mask.shape, like.shape, strict=True))
   ]
-  differ = lambda name: np.mean([
-    np.mean(coarser(mask, like) != like) for mask, like in zip(masks[name], masks["original"], strict=True)
-  ])
+  differ = lambda name: np.mean(
+    [np.mean(coarser(mask, like) != like) for mask, like in zip(masks[name], masks["original"], strict=True)]
+  )
   assert 3 * differ("resampled") < differ("as it is")
 
 

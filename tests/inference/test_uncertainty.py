@@ -26,12 +26,14 @@ def test_statistics_of_structures_are_those_worked_out_by_hand():
   smaller[0, 0, 2:] = 0  # Myo 2 of 4 voxels
   entropies = np.arange(16.0).reshape(1, 4, 4)
   rows = structure_uncertainty(classes, [classes, smaller], entropies, (10.0, 2.0, 5.0))  # 0.1 ml a voxel
-  assert rows["Myo"] == pytest.approx({
-    "volume_ml": 0.4,
-    "volume_std_ml": 0.2 / np.sqrt(2),  # of 0.4 and 0.2
-    "entropy": 1.5,
-    "agreement": (1 + 2 * 2 / 6) / 2,
-  })
+  assert rows["Myo"] == pytest.approx(
+    {
+      "volume_ml": 0.4,
+      "volume_std_ml": 0.2 / np.sqrt(2),  # of 0.4 and 0.2
+      "entropy": 1.5,
+      "agreement": (1 + 2 * 2 / 6) / 2,
+    }
+  )
   assert rows["LV"] == pytest.approx({"volume_ml": 0.2, "volume_std_ml": 0.0, "entropy": 4.5, "agreement": 1.0})
   assert rows["RV"]["volume_ml"] == 0.0
   assert np.isnan(rows["RV"]["entropy"])

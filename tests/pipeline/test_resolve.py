@@ -137,7 +137,8 @@ WRONG = {
     "config.loss.weights.nonsense: no method computes such a term; choose from segmentation, reconstruction",
   ),
   "a network of no method": (
-    lambda c: c.optimizer.rates.update(nonsense=1.0), "config.optimizer.rates.nonsense: no method trains such a network"
+    lambda c: c.optimizer.rates.update(nonsense=1.0),
+    "config.optimizer.rates.nonsense: no method trains such a network",
   ),
 }
 

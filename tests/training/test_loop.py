@@ -25,9 +25,7 @@ from vamcei_jax.training.checkpoints import open_checkpoints, restore_networks
 from vamcei_jax.training.log import open_log, read_log
 from vamcei_jax.training.loop import train
 
-SLOW_STAGES = [
-  pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "target_vamcei", "translate")
-]
+SLOW_STAGES = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "target_vamcei", "translate")]
 
 
 def test_a_killed_run_ends_with_the_parameters_of_an_uninterrupted_one(tiny_run, prepared, tmp_path):

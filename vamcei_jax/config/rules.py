@@ -91,11 +91,13 @@ AXES = Rule(
   "axes of the image, 0 and 1",
 )
 ROW = Rule(
-  lambda row: isinstance(row, list | tuple)
-  and len(row) == 2
-  and TEXT.accepts(row[0])
-  and isinstance(row[1], list | tuple)
-  and all(map(TEXT.accepts, row[1])),
+  lambda row: (
+    isinstance(row, list | tuple)
+    and len(row) == 2
+    and TEXT.accepts(row[0])
+    and isinstance(row[1], list | tuple)
+    and all(map(TEXT.accepts, row[1]))
+  ),
   "a name and the loss terms that the row uses",
 )
 OPTION = either(whole(0), TEXT)

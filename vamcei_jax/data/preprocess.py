@@ -173,9 +173,7 @@ def restore_position(
   return row, column
 
 
-def _resampled_size(
-  shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess
-) -> tuple[int, int]:
+def _resampled_size(shape: tuple[int, int, int], spacing: Spacing, settings: Preprocess) -> tuple[int, int]:
   """Pixels (H, W) of the whole slice after resampling."""
   factors = [settings.zoom if settings.spacing is None else mm / settings.spacing for mm in spacing[1:]]
   # Rounded twice, so that the last bit of an affine makes no difference.
@@ -201,9 +199,7 @@ def _resample_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return np.argmax(shares, axis=0).astype(np.uint8)
 
 
-def _corner(
-  shape: tuple[int, int, int], size: tuple[int, int], settings: Preprocess, centre: Centre
-) -> list[int]:
+def _corner(shape: tuple[int, int, int], size: tuple[int, int], settings: Preprocess, centre: Centre) -> list[int]:
   """The resampled pixel (row, column) at which the field begins; negative where the field is larger than the image.
 
   A field that is smaller than the image stays inside of it.

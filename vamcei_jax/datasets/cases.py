@@ -148,9 +148,9 @@ def examine(splits: Splits, config: CasesConfig) -> tuple[dict[str, str], dict[s
 def usable(splits: Splits, left_out: Iterable[str]) -> Splits:
   """The splits without the patients one of whose files is left out. A mask counts only in splits that use it."""
   bad = set(left_out)
-  return _filled({
-    split: [case for case in cases if not bad & {str(file) for file in case.files}] for split, cases in splits.items()
-  })
+  return _filled(
+    {split: [case for case in cases if not bad & {str(file) for file in case.files}] for split, cases in splits.items()}
+  )
 
 
 def listed(files: Files) -> list[Path]:

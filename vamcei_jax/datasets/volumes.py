@@ -49,16 +49,18 @@ def dataset_info(builder: tfds.core.DatasetBuilder, **info) -> tfds.core.Dataset
   """
   volume = lambda dtype: tfds.features.Tensor(shape=(None, None, None), dtype=dtype, encoding="zlib")
   numbers = lambda *shape: tfds.features.Tensor(shape=shape, dtype=np.float64, encoding="zlib")
-  features = tfds.features.FeaturesDict({
-    "patient": tfds.features.Text(),
-    "image": volume(np.float32),
-    "mask": volume(np.uint8),
-    "truth": volume(np.uint8),
-    "affine": numbers(4, 4),
-    "centre": numbers(2),
-    "range": numbers(2),
-    "labelled": tfds.features.Scalar(np.bool_),
-  })
+  features = tfds.features.FeaturesDict(
+    {
+      "patient": tfds.features.Text(),
+      "image": volume(np.float32),
+      "mask": volume(np.uint8),
+      "truth": volume(np.uint8),
+      "affine": numbers(4, 4),
+      "centre": numbers(2),
+      "range": numbers(2),
+      "labelled": tfds.features.Scalar(np.bool_),
+    }
+  )
   return tfds.core.DatasetInfo(builder=builder, features=features, disable_shuffling=True, **info)
 
 

@@ -10,20 +10,22 @@ AIR, LUNG, FAT, MUSCLE, BONE, MARROW, LIVER, SPLEEN, BLOOD, VENOUS_BLOOD, MYOCAR
 # myocardium: Giri et al., JCMR 11:56, 2009. Fat: Rakow-Penner et al., JMRI 23:87, 2006. Marrow, liver, spleen: de
 # Bazelaire et al., Radiology 230:652, 2004. Scar: extracellular volume 0.48 (Ugander et al., EHJ 33:1268, 2012: 0.51)
 # over the plasma's 0.58 in blood. Densities are round figures; those of lung and bone include the decay by T2*.
-TISSUES = np.array([
-  (1000, 50, 0.00, 0.00),  # AIR
-  (1200, 40, 0.06, 0.30),  # LUNG
-  (296, 53, 0.90, 0.05),  # FAT
-  (1008, 44, 0.75, 0.25),  # MUSCLE
-  (1000, 50, 0.04, 0.00),  # BONE
-  (549, 49, 0.55, 0.10),  # MARROW
-  (586, 46, 0.75, 0.45),  # LIVER
-  (1057, 79, 0.80, 0.50),  # SPLEEN
-  (1580, 290, 0.95, 1.00),  # BLOOD
-  (1580, 170, 0.95, 1.00),  # VENOUS_BLOOD
-  (1070, 52, 0.80, 0.46),  # MYOCARDIUM
-  (1150, 60, 0.88, 0.83),  # SCAR
-]).T
+TISSUES = np.array(
+  [
+    (1000, 50, 0.00, 0.00),  # AIR
+    (1200, 40, 0.06, 0.30),  # LUNG
+    (296, 53, 0.90, 0.05),  # FAT
+    (1008, 44, 0.75, 0.25),  # MUSCLE
+    (1000, 50, 0.04, 0.00),  # BONE
+    (549, 49, 0.55, 0.10),  # MARROW
+    (586, 46, 0.75, 0.45),  # LIVER
+    (1057, 79, 0.80, 0.50),  # SPLEEN
+    (1580, 290, 0.95, 1.00),  # BLOOD
+    (1580, 170, 0.95, 1.00),  # VENOUS_BLOOD
+    (1070, 52, 0.80, 0.46),  # MYOCARDIUM
+    (1150, 60, 0.88, 0.83),  # SCAR
+  ]
+).T
 SPREAD = 0.02  # standard deviation over patients, relative, of each of these numbers
 
 BSSFP_TR, BSSFP_TE, BSSFP_FLIP = 3.0, 1.5, (45.0, 60.0)  # ms, ms, degrees

@@ -103,9 +103,7 @@ def name_datasets(
   return {stage: with_datasets(config, datasets) if named(stage) else config for stage, config in configs.items()}
 
 
-def run_stages(
-  resolved: RunConfig, configs: Mapping[str, StageConfig], datasets: Datasets, workdir: Path
-) -> dict:
+def run_stages(resolved: RunConfig, configs: Mapping[str, StageConfig], datasets: Datasets, workdir: Path) -> dict:
   """Trains the stages of a checked run, and writes its results; returns the content of results.json.
 
   Args:

@@ -39,9 +39,9 @@ def test_every_strength_changes_the_image(image, label, field):
   amount = (0, 1) if field == "flip" else {**GEOMETRY, **INTENSITY, "scar": 1.0, "contraction": 0.5}[field]
   # Blended networks need networks.
   off, on = (strengths(**{"gin": 1.0} if field == "ipa" else {}, **of) for of in ({}, {field: amount}))
-  results = lambda which: np.stack([
-    augment({"image": image, "label": label}, key, (24, 20), which)["image"] for key in jax.random.split(KEY, 6)
-  ])
+  results = lambda which: np.stack(
+    [augment({"image": image, "label": label}, key, (24, 20), which)["image"] for key in jax.random.split(KEY, 6)]
+  )
   assert np.abs(results(on) - results(off)).max() > 0.02
 
 
