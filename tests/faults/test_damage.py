@@ -15,6 +15,9 @@ from vamcei_jax.methods.state import State, create_state
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 
 CONFIG = StageConfig("no_adaptation")
+# Orbax and TensorStore leave coroutines behind when a file that they read is damaged.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 DAMAGES = {
   "truncated": lambda file, rng: file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)]),
   "removed": lambda file, rng: file.unlink(),
