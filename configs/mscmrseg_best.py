@@ -4,7 +4,7 @@ python -m vamcei_jax.main --config=configs/mscmrseg_best.py --config.data.root=D
 
 About 90 minutes on 2 cores of an AMD EPYC. Validation Dice on LGE 1-5, which chose the recipe (Myo / LV / RV):
 no_adaptation 0.806 / 0.899 / 0.901, target_vamcei 0.810 / 0.894 / 0.891, source_vamcei 0.766 / 0.867 / 0.858.
-The student's training has changed since version 0.1; experiments/mscmrseg.md has its scores there.
+docs/results.md has the scores of the student.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
   translate.translation.width = 16  # Channels of the translators at full resolution; 64 as published.
   translate.translation.blocks = 4  # Residual blocks of the translators; 9 as published.
   translate.translation.discriminator_width = 16  # Channels of the discriminators' first layer; 64 as published.
-  translate.translation.history = 50  # Translated images that the discriminators are shown again.
+  translate.translation.history = 50  # Earlier translated images from which the discriminators learn, too.
   translate.loss = ConfigDict({"weights": {}})
   translate.loss.weights.adversarial = 1.0  # CycleGAN: least-squares adversarial loss of the translators.
   translate.loss.weights.cycle = 10.0  # CycleGAN: absolute error after translation there and back.

@@ -7,7 +7,7 @@ Importing the package is cheap: JAX and the other libraries are imported when a 
 """
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -72,14 +72,21 @@ def train(config: "ConfigDict", workdir: str | Path, retrain: Collection[str] = 
 
 
 def evaluate(
-  predictions: str | Path | Mapping[str, Any], labels: str | Path | Mapping[str, Any], **options: Any
+  predictions: str | Path | Mapping[str, Any],
+  labels: str | Path | Mapping[str, Any],
+  *,
+  label_values: Sequence[Any] = (0, 200, 500, 600),
+  against: str | Path | Mapping[str, Any] | None = None,
+  images: str | Path | Mapping[str, Any] | None = None,
 ) -> "Table":
   """Scores predicted masks: Dice, surface distances and volumes.
 
   Args:
     predictions: folder of masks, one mask, or name -> file.
     labels: the same of the true masks.
-    **options: of vamcei_jax.evaluation.scoring.evaluate, such as label_values=(0, 1, 2, 3).
+    label_values: values of background, Myo, LV and RV in all masks; a tuple folds several values into one class.
+    against: other predictions to compare with.
+    images: of the patients, for the report.
 
   Returns:
     A table: `print(table)`, `table.summary["LV"]["dice"]["mean"]`, `table.save("scores")`.
@@ -92,7 +99,7 @@ def evaluate(
   """
   from vamcei_jax.evaluation.scoring import evaluate
 
-  return evaluate(predictions, labels, **options)
+  return evaluate(predictions, labels, label_values=label_values, against=against, images=images)
 
 
 class _Package(ModuleType):

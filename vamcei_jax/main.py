@@ -28,7 +28,7 @@ def define_flags() -> None:
   flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME of the config, or RUN-again.")
   flags.DEFINE_bool("print_config", False, "Print the resolved configuration of each stage, and end.")
   flags.DEFINE_string("reproduce", None, "Workdir of a finished run to train again and compare.")
-  flags.DEFINE_list("stages", [], "Stages to retrain, with all that need them; leave it out to resume them.")
+  flags.DEFINE_list("stages", [], "Stages to retrain, with all that need them; without it, the run is resumed.")
   flags.DEFINE_bool("multihost", False, "This is one of several hosts of a TPU pod, SLURM, Open MPI or GKE job.")
   flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several hosts, on other clusters.")
   flags.DEFINE_integer("hosts", None, "With --coordinator: number of hosts.", 1)

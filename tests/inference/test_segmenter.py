@@ -208,10 +208,24 @@ def test_names_that_are_not_of_nifti_are_refused(segmenter, path, tmp_path, name
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("what", ["entropy", "nonsense"])
+MISSING_MAPS = {
+  "entropy": "entropy: computed with samples=N in load_segmenter only",
+  "nonsense": "nonsense: not a map of a prediction; choose from mask, probabilities, entropy",
+}
+
+
+@pytest.mark.parametrize("what", MISSING_MAPS)
 def test_a_map_that_a_prediction_does_not_have_is_refused(segmenter, path, tmp_path, what):
-  with pytest.raises(InputError, match=f"{what}: not in this prediction; choose from mask, probabilities, entropy"):
+  with pytest.raises(InputError, match=MISSING_MAPS[what]):
     segmenter(path).save(tmp_path / "map.nii.gz", what)
+
+
+def test_the_spacing_of_a_file_or_an_image_is_that_of_its_header(segmenter, path):
+  for volume in (path, nib.load(path)):
+    with pytest.raises(InputError, match="spacing: for arrays only"):
+      segmenter(volume, spacing=(8.0, 1.0, 1.0))
+  with pytest.raises(InputError, match="list: expected a NIfTI file, a nibabel image or an array"):
+    segmenter([1, 2])
 
 
 WRONG_OPTIONS = {

@@ -1,4 +1,4 @@
-"""config.json: the configuration of a run, of a stage or of exported weights, and what version 0.1 wrote."""
+"""config.json: the configuration of a run, of a stage or of exported weights, and its upgrade from version 0.1."""
 
 import dataclasses
 import json
@@ -44,8 +44,10 @@ def read_config(folder: Path) -> dict[str, Any]:
   path = folder / CONFIG_FILE
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError:
-    raise InputError(f"{path}: not found; --workdir must name the folder of a run, --weights one of weights") from None
+  except (FileNotFoundError, NotADirectoryError):
+    raise InputError(
+      f"{path}: not found; name the folder of exported weights, of a run or of a stage of a run"
+    ) from None
   except (RecursionError, ValueError) as error:
     raise InputError(f"{path}: not valid JSON ({shown(str(error))}); restore it or use another folder") from None
   stages = content.get("stages") if isinstance(content, dict) else None

@@ -182,7 +182,7 @@ class PrototypesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-  """Losses: what they weigh, and when the unsupervised ones set in."""
+  """Losses: their weights, and the steps over which the unsupervised ones reach their full weight."""
 
   weights: Mapping[str, Any] = mapping(WEIGHTS)
   ramp: tuple[float, float] = field(
@@ -229,7 +229,7 @@ class TranslationConfig:
   width: int = field(16, COUNT, "Channels of the translators at full resolution; 64 as published.")
   blocks: int = field(4, whole(0), "Residual blocks of the translators; 9 as published.")
   discriminator_width: int = field(16, COUNT, "Channels of the discriminators' first layer; 64 as published.")
-  history: int = field(50, COUNT, "Translated images that the discriminators are shown again.")
+  history: int = field(50, COUNT, "Earlier translated images from which the discriminators learn, too.")
 
 
 @dataclasses.dataclass(frozen=True)

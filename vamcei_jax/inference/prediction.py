@@ -12,7 +12,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import DENSITY
 from vamcei_jax.inference.quality import Quality
 
-MAPS = ("mask", "probabilities", "entropy")
+SAVABLE = ("mask", "probabilities", "entropy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Prediction:
     scan: the volume.
   """
 
-  mask: np.ndarray
-  probabilities: np.ndarray
+  mask: np.ndarray = dataclasses.field(repr=False)
+  probabilities: np.ndarray = dataclasses.field(repr=False)
   volumes_ml: Mapping[str, float]
   quality: Quality
   uncertainty: Mapping[str, Mapping[str, float | None]]
-  entropy: np.ndarray | None
-  scan: Scan
+  entropy: np.ndarray | None = dataclasses.field(repr=False)
+  scan: Scan = dataclasses.field(repr=False)
 
   @property
   def myocardial_mass_g(self) -> float:
@@ -55,9 +55,11 @@ class Prediction:
     Example:
       >>> prediction.save("mask.nii.gz")
     """
-    if what not in MAPS or getattr(self, what) is None:
-      raise InputError(f"{what}: not in this prediction; choose from {', '.join(MAPS)}, entropy with samples only")
-    path = Path(path)
+    if what == "entropy" and self.entropy is None:
+      raise InputError("entropy: computed with samples=N in load_segmenter only")
+    if what not in SAVABLE:
+      raise InputError(f"{what}: not a map of a prediction; choose from {', '.join(SAVABLE)}")
+    path = Path(path).expanduser()
     volume = self.scan.path
     if volume is not None and volume.exists() and path.exists() and os.path.samefile(path, volume):
       raise InputError(f"{path}: the volume itself; choose another file for the {what}")

@@ -58,7 +58,7 @@ class Segmenter:
       The prediction, on the grid and axes of the volume.
 
     Raises:
-      InputError: the volume cannot be read, or its voxel size is implausible.
+      InputError: the volume cannot be read, its voxel size is implausible, or a file or an image comes with `spacing`.
 
     Example:
       >>> prediction = segmenter("patient1.nii.gz")
@@ -119,10 +119,14 @@ class Segmenter:
 
 
 def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Scan:
+  if spacing is not None and isinstance(volume, str | os.PathLike | nib.spatialimages.SpatialImage):
+    raise InputError("spacing: for arrays only; that of a file or an image is in its header")
   if isinstance(volume, str | os.PathLike):
-    return read_scan(Path(volume), plane)
+    return read_scan(Path(volume).expanduser(), plane)
   if isinstance(volume, nib.spatialimages.SpatialImage):
     return scan_of_image(volume, plane)
+  if not isinstance(volume, np.ndarray | Array):
+    raise InputError(f"{type(volume).__name__}: expected a NIfTI file, a nibabel image or an array (D, H, W)")
   if spacing is None:
     raise InputError("spacing: not given; an array needs spacing=(mm, mm, mm) along its slices, rows and columns")
   return scan_of_array(np.asarray(volume), spacing, plane)

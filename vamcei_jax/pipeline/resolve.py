@@ -71,11 +71,11 @@ def resolve(config: ConfigDict) -> RunConfig:
   configs = {}
   for number, name in enumerate(stages):
     _check_order(stages, number, STAGES[name].needs)
-    own_fields = flat_fields(sections.get(name, {}))
-    _check_section(name, own_fields)
+    stage_fields = flat_fields(sections.get(name, {}))
+    _check_section(name, stage_fields)
     located = bool(fields.get("data.located")) or (LOCATOR in stages and name != LOCATOR)
-    configs[name] = _build_stage(name, fields | own_fields | {"data.located": located})
-    check_relations(configs[name], own_fields)
+    configs[name] = _build_stage(name, fields | stage_fields | {"data.located": located})
+    check_relations(configs[name], stage_fields)
     _check_order(stages, number, needed_stages(name, configs[name]))
   _check_grid(grid, configs)
   return RunConfig(configs, grid, json.loads(json.dumps(content)))
@@ -230,7 +230,7 @@ def _resolve_grid(content: Mapping[str, Any]) -> GridConfig | None:
 def _check_grid(grid: GridConfig | None, configs: Mapping[str, StageConfig]) -> None:
   if grid is None:
     return
-  names, terms = [name for name, _ in grid.rows], {term for _, kept in grid.rows for term in kept}
+  names, terms = [name for name, _ in grid.rows], {term for _, row in grid.rows for term in row}
   known = {term for config in configs.values() for term in config.loss.weights}
   if len(set(names)) < len(names) or not terms <= known:
     expected = f"rows of different names, with terms of {', '.join(sorted(known))}"

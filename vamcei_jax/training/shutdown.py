@@ -32,7 +32,8 @@ def end(number: int, state: str) -> NoReturn:
 def noted_signals() -> Iterator[list[int]]:
   """Yields a list to which the numbers of signals are appended, in place of ending the program.
 
-  A second signal ends the program at once. A single one does, if Python does not handle it within PATIENCE seconds.
+  A second signal ends the program at once. A single signal does, if Python does not handle the signal
+  within PATIENCE seconds.
   """
   noted: list[int] = []
   if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
