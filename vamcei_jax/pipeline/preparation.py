@@ -40,9 +40,8 @@ def prepare_run(config: ConfigDict) -> bool:
 def print_domain(data: DataConfig, role: str, centres: str, builder: tfds.core.DatasetBuilder) -> None:
   """Prints what is in a prepared domain, and the files that were left out."""
   field = " x ".join(map(str, data.size))
-  pixels = f"pixels of {data.spacing:g} mm"
-  if data.spacing is None:
-    pixels = f"pixels, {data.zoom:.3g} of the files' grid whatever its spacing,"
+  unscaled = f"pixels, {data.zoom:.3g} of the files' grid whatever its spacing,"
+  pixels = unscaled if data.spacing is None else f"pixels of {data.spacing:g} mm"
   domain = data.source if role == "source" else data.target
   print(f"{role}: {data.name}/{domain}, {field} {pixels} about the {centres}, in {builder.data_path}")
   summaries = [summarise_split(builder, split) for split in builder.info.splits]
