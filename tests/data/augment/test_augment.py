@@ -57,6 +57,16 @@ def test_labels_and_teachers_move_with_their_image():
     np.testing.assert_allclose(got["teacher"][..., 1], got["image"], atol=1e-6)
 
 
+def test_labels_are_not_interpolated():
+  """Between background and RV lies no Myo and no LV."""
+  y, x = jnp.mgrid[:40, :40]
+  label = jnp.where((y - 20) ** 2 + (x - 14) ** 2 < 80, 3, 0).astype(jnp.uint8)
+  for seed in range(5):
+    example = {"image": label / 3.0, "label": label}
+    got = augment(example, jax.random.key(seed), (32, 32), strengths(rotation=1.0, scale=0.3, shift=4.0))
+    assert set(np.unique(got["label"])) == {0, 3}
+
+
 def test_a_teacher_is_background_outside_of_the_image():
   teacher = jnp.full((8, 8, 4), 0.25, jnp.float16)
   got = augment({"image": jnp.ones((8, 8)), "teacher": teacher}, KEY, (16, 16), strengths(shift=6.0, rotation=0.5))
