@@ -12,12 +12,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Tiny networks: XLA's optimizations take longer than they save. Tests about these turn them on.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Two CPU devices, for this process and those that it starts; a batch of odd size stays on one. XLA's older code for
-# fused operations is compiled in half the time.
-for flag in ("--xla_force_host_platform_device_count=2", "--xla_cpu_use_fusion_emitters=false"):
+# fused operations is compiled in half the time, and dividing that among threads only costs, as the cores are busy.
+COMPILATION = "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
+for flag in ("--xla_force_host_platform_device_count=2", *COMPILATION):
   if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".lstrip()
 
 import fcntl  # noqa: E402
+import gc  # noqa: E402
 import subprocess  # noqa: E402
 
 import jax  # noqa: E402
@@ -26,6 +28,7 @@ import pytest  # noqa: E402
 from tests.commands import ROOT, command, run_in_process  # noqa: E402
 from tests.configs import tiny  # noqa: E402
 
+gc.set_threshold(100_000, 20, 20)  # traced programs are many small objects, and few of them garbage
 jax.config.update("jax_numpy_rank_promotion", "raise")  # arrays of different ranks broadcast explicitly or not at all
 
 # A worker takes whole files; these take longest, and one that starts last is waited for by the others.
@@ -47,6 +50,13 @@ def tiny_config(prepared):
   config = tiny.get_config()
   config.data.prepared_dir = str(prepared)
   return config
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+  """Runs in this process draw nothing: of a small run, pictures are a third of the time."""
+  for name in ("results.save_panels", "results.save_curves", "results.write_report", "validation.save_panels"):
+    monkeypatch.setattr(f"vamcei_jax.pipeline.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")

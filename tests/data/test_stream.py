@@ -126,7 +126,7 @@ def test_data_is_streamed_where_it_does_not_fit(builders):
   assert not fits(stored, device, 0.0)
 
 
-def test_a_run_from_disk_is_the_run_from_memory(tiny_run, tiny_config, tmp_path, capsys):
+def test_a_run_from_disk_is_the_run_from_memory(tiny_run, tiny_config, tmp_path, capsys, without_pictures):
   tiny_config.stages = ("vamcei",)
   tiny_config.data.resident = 0.0
   run(tiny_config, tmp_path)

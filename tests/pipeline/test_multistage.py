@@ -128,7 +128,7 @@ def test_every_stage_predicts_but_the_one_that_translates(finished, tmp_path):
   np.testing.assert_array_equal(load_segmenter(finished)(volume).mask, masks["distill"])
 
 
-def test_target_labels_change_no_stage(finished, config, tmp_path, monkeypatch):
+def test_target_labels_change_no_stage(finished, config, tmp_path, monkeypatch, without_pictures):
   """A run in which all target masks have other classes ends with the same parameters, in every stage."""
   mislabel_target(monkeypatch)
   config.data.prepared_dir = str(tmp_path / "mislabelled")

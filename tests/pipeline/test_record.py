@@ -87,7 +87,7 @@ def test_the_commit_is_that_of_tracked_files(tmp_path):
   assert git_state(other) == {"commit": None, "dirty": None}
 
 
-def test_a_reproduced_run_agrees_bit_for_bit_without_checkpoints(tiny_run, tmp_path, capsys):
+def test_a_reproduced_run_agrees_bit_for_bit_without_checkpoints(tiny_run, tmp_path, capsys, without_pictures):
   origin = tmp_path / "run"
   origin.mkdir()
   shutil.copy(tiny_run / "run.json", origin)
