@@ -9,7 +9,7 @@ import pytest
 from configs import multistage, uda
 from vamcei_jax.config import schema
 from vamcei_jax.config.schema import StageConfig, find_record, flat_fields, records
-from vamcei_jax.data.nifti import PLANES
+from vamcei_jax.data.geometry import PLANES
 from vamcei_jax.losses import global_alignment
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
 from vamcei_jax.models.layers import NORMS

@@ -15,9 +15,9 @@ from vamcei_jax.data.loader import (
   batch_indices,
   draw_batch,
   draw_keys,
+  load_grids,
   load_patients,
   load_slices,
-  load_spacings,
   load_stacks,
 )
 from vamcei_jax.pipeline.domains import prepare_domain
@@ -165,11 +165,12 @@ def test_stacks_are_those_of_the_patients_and_their_masks_are_not_decoded(tiny_c
     assert np.shape(raw["truth"]) != patient.shape
 
 
-def test_spacings_are_those_of_the_original_volumes(tiny_config):
+def test_grids_are_those_of_the_original_volumes(tiny_config):
   builder = prepare_domain(resolve(tiny_config).stages["vamcei"].data, "target")
-  expected = [patient.spacing for patient in load_patients(builder, "train", labelled=False)]
-  assert load_spacings(builder, "train") == expected
-  np.testing.assert_allclose(expected, np.broadcast_to((8.0, 1.5, 1.5), (len(expected), 3)), rtol=1e-5)
+  expected = [(patient.shape, patient.spacing) for patient in load_patients(builder, "train", labelled=False)]
+  assert load_grids(builder, "train") == expected
+  _, spacings = zip(*expected, strict=True)
+  np.testing.assert_allclose(spacings, np.broadcast_to((8.0, 1.5, 1.5), (len(expected), 3)), rtol=1e-5)
 
 
 def test_slices_of_the_source_are_those_of_its_patients(tiny_config):

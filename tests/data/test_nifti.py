@@ -116,15 +116,6 @@ def test_the_affine_gives_every_voxel_the_place_that_the_file_gives_it(tmp_path_
   np.testing.assert_allclose(place(volume.voxels, volume.affine), place(stored, affine), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  ("spacing", "first"), [((1.0, 1.0, 8.0), 2), ((8.0, 1.0, 1.0), 0), ((1.005, 1.0, 1.0), 2), ((1.02, 1.0, 1.0), 0)]
-)
-def test_slices_lie_along_the_largest_spacing_and_along_the_body_if_it_is_shared(tmp_path, stored, spacing, first):
-  volume = read_volume(save(tmp_path / "stack.nii", stored, np.diag([*spacing, 1.0])))
-  assert volume.voxels.shape[0] == SHAPE[first]
-  assert volume.spacing[0] == pytest.approx(spacing[first])
-
-
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_the_body_s_planes_do_not_depend_on_how_a_volume_is_stored(tmp_path, stored, rng, plane):
   """Whatever axes and spacing a file has, D, H and W run along the same axes of the body."""

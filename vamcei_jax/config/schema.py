@@ -38,7 +38,7 @@ from vamcei_jax.data.labels import LABEL_VALUES, LabelValues
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 EMPTY_SLICES = ("all", "apical", "none")  # see data/stream.py
 ESTIMATORS = ("pairwise", "paper")  # see losses/alignment.py
-PLANES = ("short_axis", "axial", "coronal", "sagittal")  # see data/nifti.py
+PLANES = ("short_axis", "axial", "coronal", "sagittal")  # see data/geometry.py
 NORMS = ("instance", "group")  # see models/layers.py
 DTYPES = ("float32", "bfloat16")
 
@@ -285,6 +285,11 @@ class InferenceConfig:
   resample: bool = field(True, FLAG, "Resample pixels that are larger or smaller than those of the training data.")
   pixel_mm: tuple[float, float] | None = field(
     None, optional(rising(each(SCALE, 2), equal=True)), "Smallest and largest pixel of the training target, in mm."
+  )
+  extent_mm: tuple[float, float] | None = field(
+    None,
+    optional(rising(each(SCALE, 2), equal=True)),
+    "Smallest and largest side of the training target's slices, in mm; in larger ones, the heart is looked for.",
   )
 
 

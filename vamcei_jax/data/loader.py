@@ -86,9 +86,12 @@ def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.
   return [(example["image"], _spacing(example["affine"])[0]) for example in examples]
 
 
-def load_spacings(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[float, float, float]]:
-  """mm along D, H, W of the original volume of each patient of a split. No image and no mask is decoded."""
-  return [_spacing(example["affine"]) for example in _read_split(builder, split, ("image", "mask", "truth"))]
+def load_grids(
+  builder: tfds.core.DatasetBuilder, split: str
+) -> list[tuple[tuple[int, ...], tuple[float, float, float]]]:
+  """Voxels and mm along D, H, W of the original volume of each patient of a split. No image and no mask is decoded."""
+  examples = _read_split(builder, split, ("image", "mask", "truth"))
+  return [(tuple(example["truth"]["shape"]), _spacing(example["affine"])) for example in examples]
 
 
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:

@@ -1,10 +1,4 @@
-"""NIfTI in and out: short-axis stacks in one canonical orientation, label files as class indices.
-
-Short-axis stacks lie near 45 degrees to the body's axes, where "closest to RAS" permutes the axes differently from
-patient to patient. So the largest spacing gives the first axis, across the slices, and the other two axes are those
-that align best with the rows and columns of a typical short-axis stack. Volumes of the whole heart, whose slices may
-lie along any axis, are ordered by the axes of the body.
-"""
+"""NIfTI in and out: stacks in the canonical orientation of geometry.py, label files as class indices."""
 
 import dataclasses
 import gzip
@@ -12,6 +6,7 @@ import itertools
 import math
 import os
 import stat
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,24 +19,13 @@ import numpy as np
 from nibabel import imageglobals
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import apply_orientation, inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from vamcei_jax.data.geometry import orient, orientation_of, read_geometry
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
-
-# Unit directions in RAS of a typical short-axis stack: from slice to slice (D), row to row (H), column to column (W).
-SHORT_AXIS = np.array([[0.65, -0.65, 0.45], [-0.45, 0.2, 0.85], [-0.66, -0.72, -0.1]])
-SHORT_AXIS /= np.linalg.norm(SHORT_AXIS, axis=1, keepdims=True)
-# Planes of the slices (D, H, W): "short_axis" keeps the slices as acquired, the others are the planes of the body.
-PLANES = {
-  "short_axis": SHORT_AXIS,
-  "axial": np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]]),
-  "coronal": np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]]),
-  "sagittal": np.array([[1, 0, 0], [0, 0, -1], [0, -1, 0]]),
-}
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**27  # of a volume, 512 x 512 x 512; larger headers are refused before memory is allocated
@@ -227,13 +211,11 @@ def _read(path: Files, plane: str) -> tuple[np.ndarray, np.ndarray]:
   if not isinstance(path, str | os.PathLike):
     return _read_slices(path)
   image, voxels = load_image(path)
-  affine = np.asarray(image.affine)
-  return orient(voxels, affine, orientation_of(affine, plane))
-
-
-def orient(voxels: np.ndarray, affine: np.ndarray, orientation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Voxels (D, H, W) in the canonical orientation, and their affine; `orientation` is that of orientation_of."""
-  return apply_orientation(voxels, orientation), affine @ inv_ornt_aff(orientation, voxels.shape)
+  geometry = read_geometry(str(path), image.header)
+  for note in geometry.notes:
+    print(f"{path}: {note}", file=sys.stderr)
+  affine = geometry.affine
+  return orient(voxels, affine, orientation_of(str(path), affine, voxels.shape, plane))
 
 
 def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.ndarray:
@@ -258,6 +240,8 @@ def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.n
 def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:
   """Voxels (D, H, W) and affine of one file a slice, in the order of the files; rows and columns as stored."""
   images, slices = zip(*(load_image(path, dimensions=2) for path in paths), strict=True)
+  for path, image in zip(paths, images, strict=True):
+    read_geometry(str(path), image.header)  # raises an error for a singular affine
   for path, voxels in zip(paths, slices, strict=True):
     if voxels.shape != slices[0].shape:
       raise InputError(
@@ -271,23 +255,6 @@ def _read_slices(paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.nda
   return np.stack([voxels.T for voxels in slices]), affine
 
 
-def orientation_of(affine: np.ndarray, plane: str) -> np.ndarray:
-  """(3, 2) canonical axis and direction (1 or -1) of each axis of a file, as in nibabel.orientations."""
-  spacing = voxel_sizes(affine)
-  directions = affine[:3, :3] / spacing
-  orders = list(itertools.permutations(range(3)))  # axes of the file that become D, H and W
-  if plane == "short_axis":
-    thickest = np.flatnonzero(spacing >= 0.99 * spacing.max())
-    across = thickest[np.abs(directions[2, thickest]).argmax()]
-    orders = [order for order in orders if order[0] == across]
-  cosines = PLANES[plane] @ directions
-  order = max(orders, key=lambda order: np.abs(cosines[[1, 2], order[1:]]).sum() + np.abs(cosines[0, order[0]]))
-  turn = np.empty((3, 2), int)
-  for target, axis in enumerate(order):
-    turn[axis] = target, -1 if cosines[target, axis] < 0 else 1
-  return turn
-
-
 def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1Image, np.ndarray]:
   """A NIfTI file, and its scaled voxels in the order of the file.
 
@@ -296,7 +263,7 @@ def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1
     dimensions: that it must have; a further axis of length 1 is dropped.
 
   Raises:
-    InputError: a file that is missing, damaged, of other dimensions or not of real numbers, or a singular affine.
+    InputError: a file that is missing, damaged, of other dimensions or not of real numbers.
   """
   try:
     mode = os.stat(path).st_mode
@@ -345,8 +312,8 @@ def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensi
 
 
 def check_header(path: str | os.PathLike, header: nib.Nifti1Header, dimensions: int) -> None:
-  """Raises an InputError for a header of other dimensions, too many voxels, not real numbers or a singular affine."""
-  shape, affine = header.get_data_shape(), np.asarray(header.get_best_affine())
+  """Raises an InputError for a header of other dimensions, with too many voxels or with others than real numbers."""
+  shape = header.get_data_shape()
   if len(shape) != dimensions and not (len(shape) == dimensions + 1 and shape[dimensions] == 1):
     way_out = "Stack the slices first." if len(shape) < dimensions else "Split the series first."
     kind = "volume" if dimensions == 3 else "slice"
@@ -358,10 +325,6 @@ def check_header(path: str | os.PathLike, header: nib.Nifti1Header, dimensions: 
   if header.get_data_dtype().kind not in "iuf":
     kind = header.get_value_label("datatype")
     raise InputError(f"{path}: {kind} voxels; expected real numbers. Export it as a grey-scale image.")
-  with np.errstate(all="ignore"):
-    volume = abs(np.linalg.det(affine[:3, :3] / voxel_sizes(affine)))  # of the unit directions
-  if not np.isfinite(affine).all() or not volume > 1e-3:
-    raise InputError(f"{path}: affine is singular or not finite. Repair the header's sform or qform.")
 
 
 def check_finite(path: Files, voxels: np.ndarray) -> np.ndarray:

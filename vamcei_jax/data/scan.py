@@ -8,10 +8,15 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, ornt_transform
 
-from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, orient, orientation_of, save_image
+from vamcei_jax.data.geometry import check_voxels, orient, orientation_of, read_geometry
+from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, save_image
 from vamcei_jax.errors import InputError
 
 _CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
+# The eight ways in which the rows and columns of slices can lie, as orientations of nibabel; the first changes nothing.
+TURNS = [
+  np.array([[0, 1], [rows, down], [3 - rows, right]]) for rows in (1, 2) for down in (1, -1) for right in (1, -1)
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Scan:
     orientation: (3, 2) canonical axis and direction of each of the scan's axes, as in nibabel.orientations.
     image: with the header and the affine of the scan.
     path: of the file, or None.
+    lost: whether the directions of the axes within the slices are unknown, see `Geometry`.
+    notes: what was assumed about the geometry, one sentence each.
   """
 
   name: str
@@ -31,6 +38,16 @@ class Scan:
   orientation: np.ndarray
   image: nib.Nifti1Image
   path: Path | None = None
+  lost: bool = False
+  notes: tuple[str, ...] = ()
+
+  def turned(self, turn: np.ndarray) -> "Scan":
+    """The scan with another canonical orientation: its slices turned as one of TURNS says."""
+    axes, directions = self.orientation.T
+    composed = np.column_stack([turn[axes, 0], directions * turn[axes, 1]])
+    voxels, affine = orient(self.volume.voxels, self.volume.affine, turn)
+    volume = dataclasses.replace(self.volume, voxels=np.ascontiguousarray(voxels), affine=affine)
+    return dataclasses.replace(self, volume=volume, orientation=composed)
 
   def restore_axes(self, maps: np.ndarray) -> np.ndarray:
     """Maps (D, H, W) or (D, H, W, K) in the canonical orientation with the scan's own axes."""
@@ -52,32 +69,33 @@ class Scan:
     save_image(path, type(self.image)(maps, self.image.affine, header))
 
 
-def read_scan(path: Path, plane: str) -> Scan:
+def read_scan(path: Path, plane: str, spacing: Sequence[float] | None = None) -> Scan:
   """The scan in a NIfTI file.
 
+  Args:
+    path: of the file.
+    plane: a key of PLANES.
+    spacing: mm along the file's axes, in place of the header's.
+
   Raises:
-    InputError: the file cannot be read, or holds no 3-D image of real numbers.
+    InputError: the file cannot be read, holds no 3-D image of real numbers, or has an implausible voxel size.
   """
   image, voxels = load_image(path)
-  return _make(str(path), image, voxels, plane, path)
+  return _make(str(path), image, voxels, plane, path, spacing)
 
 
-def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str) -> Scan:
-  """The scan of a nibabel image.
-
-  Raises:
-    InputError: it is no 3-D image of real numbers.
-  """
+def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str, spacing: Sequence[float] | None = None) -> Scan:
+  """The scan of a nibabel image; see read_scan."""
   path = image.get_filename()
   name = path or "the image"
   image = nib.Nifti1Image.from_image(image)
   check_header(name, image.header, 3)
   voxels = np.asanyarray(image.dataobj).reshape(image.shape[:3])
-  return _make(name, image, voxels, plane, Path(path) if path else None)
+  return _make(name, image, voxels, plane, Path(path) if path else None, spacing)
 
 
 def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> Scan:
-  """The scan of an array (D, H, W) in the canonical orientation.
+  """The scan of an array (D, H, W), slices first, whose rows and columns have unknown directions.
 
   Args:
     voxels: any real type.
@@ -89,15 +107,30 @@ def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> S
   """
   if voxels.ndim != 3 or not voxels.size or voxels.dtype.kind not in "iufb":
     raise InputError(f"array of shape {voxels.shape} and type {voxels.dtype}: expected real numbers (D, H, W)")
+  affine = np.diag([*_checked(spacing), 1.0])
+  volume = image_volume("the array", voxels, affine, plane)
+  check_voxels("the array", volume.spacing)
+  image = nib.Nifti1Image(np.zeros(voxels.shape, np.uint8), affine)
+  return Scan("the array", volume, _CANONICAL, image, lost=plane == "short_axis")
+
+
+def _make(
+  name: str,
+  image: nib.Nifti1Image,
+  voxels: np.ndarray,
+  plane: str,
+  path: Path | None,
+  spacing: Sequence[float] | None,
+) -> Scan:
+  geometry = read_geometry(name, image.header, None if spacing is None else _checked(spacing))
+  orientation = orientation_of(name, geometry.affine, voxels.shape, plane)
+  volume = image_volume(name, *orient(voxels, geometry.affine, orientation), plane)
+  check_voxels(name, volume.spacing)
+  return Scan(name, volume, orientation, image, path, geometry.lost and plane == "short_axis", geometry.notes)
+
+
+def _checked(spacing: Sequence[float]) -> list[float]:
   mm = np.asarray(spacing)
   if mm.shape != (3,) or mm.dtype.kind not in "iuf" or not (np.isfinite(mm) & (mm > 0)).all():
-    raise InputError(f"spacing={spacing}: must be three positive numbers, mm along D, H and W")
-  affine = np.diag([*mm.tolist(), 1.0])
-  volume = image_volume("the array", voxels, affine, plane)
-  return Scan("the array", volume, _CANONICAL, nib.Nifti1Image(np.zeros(voxels.shape, np.uint8), affine))
-
-
-def _make(name: str, image: nib.Nifti1Image, voxels: np.ndarray, plane: str, path: Path | None) -> Scan:
-  orientation = orientation_of(np.asarray(image.affine), plane)
-  volume = image_volume(name, *orient(voxels, np.asarray(image.affine), orientation), plane)
-  return Scan(name, volume, orientation, image, path)
+    raise InputError(f"spacing={spacing}: must be three positive numbers, in mm")
+  return [float(value) for value in mm]

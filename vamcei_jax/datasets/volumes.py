@@ -19,7 +19,7 @@ class VolumesConfig(tfds.core.BuilderConfig):
 
   role: "source", whose masks are used for training, or "target", whose masks are used for evaluation alone.
   label_values: of each class, in its mask files.
-  plane: of the slices, see vamcei_jax/data/nifti.py.
+  plane: of the slices, see vamcei_jax/data/geometry.py.
   centres: of the network's field: "image"; "mask", the foreground of each patient's mask; or patient -> pixel
     (row, column) of the canonical original grid.
   left_out: files that cannot be used, and why.

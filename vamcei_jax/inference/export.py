@@ -2,13 +2,14 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from vamcei_jax.config.files import CONFIG_FILE, read_stage_config
 from vamcei_jax.config.schema import DataConfig, InferenceConfig
-from vamcei_jax.data.loader import load_spacings, naming_damage
+from vamcei_jax.data.loader import load_grids, naming_damage
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import last_stage, restore_final, transforms_of
 from vamcei_jax.inference.weights import WEIGHTS_FILE, check_inference, write_weights
@@ -41,25 +42,30 @@ def export_weights(run: str | Path, output: str | Path, **options) -> None:
     transforms_of(config, folder)
   if (networks := restore_final(folder, config)) is None:
     raise InputError(f"{folder}: no intact checkpoint of its last step; give the run's command again first")
-  inference = dataclasses.replace(inference, pixel_mm=trained_pixels(config.data))
+  pixels, extents = trained_grid(config.data)
+  inference = dataclasses.replace(inference, pixel_mm=pixels, extent_mm=extents)
   # Paths of the machine that trained the network are of no use elsewhere.
   data = dataclasses.replace(config.data, root=None, prepared_dir=DataConfig().prepared_dir)
   write_weights(output, dataclasses.replace(config, data=data), inference, networks)
 
 
-def trained_pixels(data: DataConfig) -> tuple[float, float] | None:
-  """The smallest and the largest pixel, in mm, of the target volumes of a training.
+def trained_grid(data: DataConfig) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+  """The pixel_mm and extent_mm of InferenceConfig: of the target volumes of a training.
 
-  None if the training resampled pixels by the headers, or if its prepared data were removed.
+  No pixel_mm if the training resampled pixels by the headers; neither if its prepared data were removed.
   """
-  if data.spacing is not None:
-    return None
   folder = Path(data.prepared_dir).expanduser() / (data.datasets or ("", ""))[1]
   if not (folder / "dataset_info.json").exists():
-    way_out = "make it again with python -m vamcei_jax.prepare, or predict will use all pixels as they are"
+    way_out = "make it again with python -m vamcei_jax.prepare, or predict will take pixels and images as they are"
     print(f"{folder}: prepared data not found; {way_out}", file=sys.stderr)
-    return None
+    return None, None
   with naming_damage(folder):
     target = tfds.builder_from_directory(folder)
-  pixels = [mm for spacing in load_spacings(target, "train") for mm in spacing[1:]]
-  return float(f"{min(pixels):.4g}"), float(f"{max(pixels):.4g}")
+  grids = load_grids(target, "train")
+  pixels = [mm for _, spacing in grids for mm in spacing[1:]]
+  extents = [n * mm for shape, spacing in grids for n, mm in zip(shape[1:], spacing[1:], strict=True)]
+  return (_limits(pixels) if data.spacing is None else None), _limits(extents)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+  return float(f"{min(values):.4g}"), float(f"{max(values):.4g}")

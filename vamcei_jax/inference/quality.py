@@ -1,6 +1,7 @@
 """The quality of a prediction: what may be wrong with it, and a score."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,27 +32,25 @@ class Quality:
   score: float
 
 
-def assess(probs: np.ndarray, classes: np.ndarray, *, uniform: bool, cut: bool, note: str) -> Quality:
+def assess(probs: np.ndarray, classes: np.ndarray, *, uniform: bool, cut: bool, assumed: Sequence[Finding]) -> Quality:
   """The quality of a prediction.
 
   Args:
     probs: (D, H, W, K) class probabilities on the volume's grid.
     classes: (D, H, W) class indices of the mask.
-    uniform: whether all voxels of the volume have one intensity.
+    uniform: whether all slices of the volume are blank.
     cut: whether a structure touches the border of the network's field.
-    note: how pixels were resampled, or empty.
+    assumed: findings about what was assumed of the volume.
   """
+  if uniform:
+    return Quality((Finding("uniform image", "all voxels of each slice have one intensity"), *assumed), 0.0)
   findings = []
   for index, name in enumerate(STRUCTURES, start=1):
     if not (classes == index).any():
       findings.append(Finding("structure missing", f"no voxel of the {name}"))
   if cut or touches_border(classes):
     findings.append(Finding("heart cut", "a structure touches the border of the image or of the network's field"))
-  if uniform:
-    findings.append(Finding("uniform image", "all voxels have one intensity"))
-  if note:
-    findings.append(Finding("pixels resampled", note))
-  return Quality(tuple(findings), float(np.mean(expected_dice(probs, classes))))
+  return Quality((*findings, *assumed), float(np.mean(expected_dice(probs, classes))))
 
 
 def expected_dice(probs: np.ndarray, classes: np.ndarray) -> list[float]:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
-from vamcei_jax.data.labels import STRUCTURES, folded_values
+from vamcei_jax.data.labels import CLASSES, STRUCTURES, folded_values
 from vamcei_jax.data.nifti import Volume, compact
 from vamcei_jax.data.preprocess import (
   Centre,
@@ -21,13 +22,15 @@ from vamcei_jax.data.preprocess import (
   preprocess_settings,
   restore_probabilities,
 )
-from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_image
+from vamcei_jax.data.scan import TURNS, Scan, read_scan, scan_of_array, scan_of_image
 from vamcei_jax.errors import InputError
+from vamcei_jax.inference.field import Region, crop, find_field, middle_region
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
-from vamcei_jax.inference.quality import assess, touches_border
+from vamcei_jax.inference.quality import Finding, assess, touches_border
 from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
+_LOST = "the header does not say how the slices lie; of the eight ways, the one with the lowest entropy was taken"
 VolumeLike = str | os.PathLike | nib.spatialimages.SpatialImage | np.ndarray | Array
 
 
@@ -52,61 +55,90 @@ class Segmenter:
 
     Args:
       volume: NIfTI file, nibabel image, or array (D, H, W) with the slices first.
-      spacing: mm along D, H and W, of an array.
+      spacing: mm along D, H and W of an array, or along the axes of a file or an image, in place of its header's.
 
     Returns:
       The prediction, on the grid and axes of the volume.
 
     Raises:
-      InputError: the volume cannot be read, its voxel size is implausible, or a file or an image comes with `spacing`.
+      InputError: the volume cannot be read, or its voxel size is implausible.
 
     Example:
       >>> prediction = segmenter("patient1.nii.gz")
       >>> prediction.volumes_ml["LV"]
     """
     scan = _read(volume, spacing, self.config.data.plane)
-    settings, note = self._settings(scan)
-    centre = self.locate(scan.volume)
-    image = preprocess_image(scan.volume.voxels, scan.volume.spacing, settings, centre)
-    probs, draws, cut = self._probabilities(image, scan.volume, settings, centre)
-    classes = postprocess(probs) if self.inference.postprocess else probs.argmax(-1).astype(np.uint8)
-    entropies = entropy(probs) if draws else None
-    uncertainty = {}
-    if entropies is not None:
-      uncertainty = structure_uncertainty(classes, draws, entropies, scan.volume.spacing)
+    seen = scan.volume.voxels.max((1, 2)) > scan.volume.voxels.min((1, 2))  # a blank slice is background
+    scan, region, findings = self._find(scan, seen)
+    part = crop(_stack(scan.volume, seen), region)
+    probs, draws, cut = self._probabilities(scan.name, part) if seen.any() else (_background(part), [], False)
+    classes = postprocess(probs) if self.inference.postprocess and seen.any() else probs.argmax(-1).astype(np.uint8)
+    entropies, uncertainty = None, {}
+    if draws:
+      entropies = entropy(probs)
+      uncertainty = structure_uncertainty(classes, draws, entropies, part.spacing)
+    paste = partial(_paste, seen=seen, region=region)
+    mask, maps = paste(classes, np.zeros_like(scan.volume.voxels, np.uint8)), paste(probs, _background(scan.volume))
     values = np.array([value[0] for value in folded_values(self.config.data.label_values)])
     return Prediction(
-      mask=scan.restore_axes(compact(values)[classes]),
-      probabilities=scan.restore_axes(probs),
-      volumes_ml=_volumes(classes, scan.volume.spacing),
-      quality=assess(probs, classes, uniform=image.min() == image.max(), cut=cut, note=note),
+      mask=scan.restore_axes(compact(values)[mask]),
+      probabilities=scan.restore_axes(maps),
+      volumes_ml=_volumes(mask, scan.volume.spacing),
+      quality=assess(maps, mask, uniform=not seen.any(), cut=cut, assumed=findings),
       uncertainty=uncertainty,
-      entropy=None if entropies is None else scan.restore_axes(entropies),
+      entropy=None if entropies is None else scan.restore_axes(paste(entropies, np.zeros(mask.shape, np.float32))),
       scan=scan,
     )
 
-  def _settings(self, scan: Scan) -> tuple[Preprocess, str]:
-    """The grid of the network for a scan, and a note if its pixels are resampled."""
+  def _find(self, scan: Scan, seen: np.ndarray) -> tuple[Scan, Region, list[Finding]]:
+    """The scan in the orientation that is assumed, the region of its slices that has the heart, and what was assumed.
+
+    Args:
+      scan: as it was read.
+      seen: (D,) whether a slice is not blank.
+    """
+    findings = [Finding("voxel size assumed", note) for note in scan.notes]
+    if note := self._settings(scan.name, scan.volume)[1]:
+      findings.append(Finding("pixels resampled", note))
+    if not seen.any():
+      return scan, middle_region(scan.volume, None), findings
+    look = lambda volume: self._probabilities(scan.name, volume)[0]
+    scans = [scan.turned(turn) for turn in TURNS] if scan.lost else [scan]
+    number, region = find_field(look, [_stack(each.volume, seen) for each in scans], self.inference.extent_mm)
+    if scan.lost:
+      findings.append(Finding("orientation assumed", _LOST))
+    scan = scans[number]
+    stack = _stack(scan.volume, seen)
+    if region != middle_region(stack, None):
+      size = "×".join(f"{n * mm:.0f}" for n, mm in zip(stack.voxels.shape[1:], stack.spacing[1:], strict=True))
+      findings.append(Finding("heart looked for", f"slices of {size} mm are larger than those of the training"))
+    return scan, region, findings
+
+  def _settings(self, name: str, volume: Volume) -> tuple[Preprocess, str]:
+    """The grid of the network for a volume, and a note if its pixels are resampled."""
     settings = preprocess_settings(self.config.data)
     if not self.inference.resample:
       return settings, ""
     try:
-      matched = match_pixels(settings, scan.volume.spacing, self.inference.pixel_mm)
+      matched = match_pixels(settings, volume.spacing, self.inference.pixel_mm)
     except InputError as error:
-      raise InputError(f"{scan.name}: {error}") from None
+      raise InputError(f"{name}: {error}") from None
     if matched == settings or matched.spacing is None:
       return settings, ""
-    pixels = "×".join(f"{mm:.3g}" for mm in scan.volume.spacing[1:])
+    pixels = "×".join(f"{mm:.3g}" for mm in volume.spacing[1:])
     return matched, f"pixels of {pixels} mm, resampled to the {matched.spacing * settings.zoom:.3g} mm of the training"
 
-  def _probabilities(
-    self, image: np.ndarray, volume: Volume, settings: Preprocess, centre: Centre
-  ) -> tuple[np.ndarray, list[np.ndarray], bool]:
+  def _probabilities(self, name: str, volume: Volume) -> tuple[np.ndarray, list[np.ndarray], bool]:
     """Class probabilities (D, H, W, K) on the volume's grid, the classes of each latent sample, and whether the
     border of the network's field cuts a structure."""
+    settings, _ = self._settings(name, volume)
+    centre = self.locate(volume)
+    image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
+    # At most over one slice: headers with too small a distance would mix the whole stack.
+    distance = max(volume.spacing[0], self.inference.smooth)
 
     def restore(probs: np.ndarray) -> np.ndarray:
-      smoothed = smooth_slices(probs, volume.spacing[0], self.inference.smooth)
+      smoothed = smooth_slices(probs, distance, self.inference.smooth)
       return restore_probabilities(smoothed, volume.voxels.shape, volume.spacing, settings, centre)
 
     # Every volume gets the same noise, so its prediction does not depend on the other volumes.
@@ -119,17 +151,33 @@ class Segmenter:
 
 
 def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Scan:
-  if spacing is not None and isinstance(volume, str | os.PathLike | nib.spatialimages.SpatialImage):
-    raise InputError("spacing: for arrays only; that of a file or an image is in its header")
   if isinstance(volume, str | os.PathLike):
-    return read_scan(Path(volume).expanduser(), plane)
+    return read_scan(Path(volume).expanduser(), plane, spacing)
   if isinstance(volume, nib.spatialimages.SpatialImage):
-    return scan_of_image(volume, plane)
+    return scan_of_image(volume, plane, spacing)
   if not isinstance(volume, np.ndarray | Array):
     raise InputError(f"{type(volume).__name__}: expected a NIfTI file, a nibabel image or an array (D, H, W)")
   if spacing is None:
     raise InputError("spacing: not given; an array needs spacing=(mm, mm, mm) along its slices, rows and columns")
   return scan_of_array(np.asarray(volume), spacing, plane)
+
+
+def _stack(volume: Volume, seen: np.ndarray) -> Volume:
+  """The slices of a volume that are not blank."""
+  return dataclasses.replace(volume, voxels=volume.voxels[seen])
+
+
+def _background(volume: Volume) -> np.ndarray:
+  """Class probabilities (D, H, W, K) of background alone."""
+  probs = np.zeros((*volume.voxels.shape, len(CLASSES)), np.float32)
+  probs[..., 0] = 1.0
+  return probs
+
+
+def _paste(part: np.ndarray, whole: np.ndarray, seen: np.ndarray, region: Region) -> np.ndarray:
+  """The maps of the whole volume with those of a region of the slices that were looked at."""
+  whole[seen, region[0], region[1]] = part
+  return whole
 
 
 def _volumes(classes: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from vamcei_jax.data.geometry import SHORT_AXIS
 from vamcei_jax.data.labels import CLASSES, LABEL_VALUES
-from vamcei_jax.data.nifti import SHORT_AXIS, write_volume
+from vamcei_jax.data.nifti import write_volume
 from vamcei_jax.files import write_text
 from vamcei_jax.phantom.anatomy import GRID, Anatomy, Grid, draw_anatomy
 from vamcei_jax.phantom.signal import BLOOD, scan_bssfp, scan_lge

@@ -1,0 +1,134 @@
+"""Where the network looks: the part of a large image that has the heart, and how its slices lie."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vamcei_jax.data.nifti import Volume
+from vamcei_jax.inference.heart import find_heart
+from vamcei_jax.inference.quality import expected_dice
+from vamcei_jax.inference.uncertainty import entropy
+
+Region = tuple[slice, slice]  # rows and columns of a canonical volume
+Look = Callable[[Volume], np.ndarray]  # volume -> class probabilities (D, H, W, K) on its grid
+
+_MARGIN = 1.2  # an image this much larger than those of the training still is as they were
+_LOOKS = 3  # times at most that the region is centred again on the heart that it shows
+_SURE = 0.5  # sureness below which the heart is looked for elsewhere
+_NEAR_MM = 5.0  # a region this near to its heart stays
+
+
+def crop(volume: Volume, region: Region) -> Volume:
+  """A part of the slices of a volume."""
+  rows, columns = region
+  affine = volume.affine.copy()
+  affine[:3, 3] += affine[:3, 1] * rows.start + affine[:3, 2] * columns.start
+  return Volume(volume.voxels[:, rows, columns], affine, volume.plane)
+
+
+def middle_region(volume: Volume, extent: Sequence[float] | None) -> Region:
+  """The region in the middle of the slices, blank borders left out, as large as the images of the training.
+
+  Args:
+    volume: with slices that are not blank.
+    extent: smallest and largest side, in mm, of the images that the network was trained on; None if unknown.
+
+  Returns:
+    The whole slices if `extent` is unknown, or along an axis on which they are not much larger.
+  """
+  height, width = volume.voxels.shape[1:]
+  sizes = _window_size(volume, extent)
+  regions = []
+  for axis, (pixels, size) in enumerate(zip((height, width), sizes, strict=True), start=1):
+    first, last = (0, pixels) if size == pixels else _content(volume.voxels, axis)
+    start = min(max(round((first + last - size) / 2), 0), pixels - size)
+    regions.append(slice(start, start + size))
+  return regions[0], regions[1]
+
+
+def find_field(look: Look, volumes: Sequence[Volume], extent: Sequence[float] | None) -> tuple[int, Region]:
+  """The orientation and the region of a volume in which the network sees the heart.
+
+  In each orientation, the region begins in the middle and follows the heart that it shows. The orientation whose class
+  probabilities have the lowest entropy is taken. Where no heart is surely seen there, overlapping windows of the
+  region's size are looked at, and the one with the surest segmentation is taken.
+
+  Args:
+    look: volume -> class probabilities.
+    volumes: the volume in one orientation or several, with slices that are not blank.
+    extent: see middle_region.
+
+  Returns:
+    The number of the orientation, and the region.
+  """
+  starts = [middle_region(volume, extent) for volume in volumes]
+  if len(volumes) == 1 and starts[0] == middle_region(volumes[0], None):
+    return 0, starts[0]  # nothing to find
+  followed = [_follow(look, volume, start) for volume, start in zip(volumes, starts, strict=True)]
+  number = min(range(len(volumes)), key=lambda number: entropy(followed[number][1]).mean())
+  volume, (region, probs) = volumes[number], followed[number]
+  rows, columns = (_windows(pixels, part) for pixels, part in zip(volume.voxels.shape[1:], region, strict=True))
+  if sureness(probs) >= _SURE or len(rows) * len(columns) == 1:
+    return number, region
+  windows = [(row, column) for row in rows for column in columns]
+  best = max(windows, key=lambda window: sureness(look(crop(volume, window))))
+  return number, _follow(look, volume, best)[0]
+
+
+def sureness(probs: np.ndarray) -> float:
+  """The Dice that class probabilities (D, h, w, K) predict of their own segmentation, mean over structures."""
+  return float(np.mean(expected_dice(probs, probs.argmax(-1))))
+
+
+def _window_size(volume: Volume, extent: Sequence[float] | None) -> tuple[int, int]:
+  """Rows and columns of the windows; all of them along an axis on which the image is not much larger."""
+  height, width = volume.voxels.shape[1:]
+  if extent is None:
+    return height, width
+  low, high = extent
+  side = math.sqrt(low * high)
+  rows, columns = (
+    pixels if pixels * mm <= _MARGIN * high else max(1, round(side / mm))
+    for pixels, mm in zip((height, width), volume.spacing[1:], strict=True)
+  )
+  return rows, columns
+
+
+def _content(voxels: np.ndarray, axis: int) -> tuple[int, int]:
+  """The first pixel along an axis of the slices whose line is not blank, and the one after the last."""
+  others = tuple(other for other in range(3) if other != axis)
+  varied = np.flatnonzero(voxels.max(others) > voxels.min(others))
+  return (int(varied[0]), int(varied[-1]) + 1) if varied.size else (0, voxels.shape[axis])
+
+
+def _follow(look: Look, volume: Volume, region: Region) -> tuple[Region, np.ndarray]:
+  """The region, moved onto the heart that it shows, and the class probabilities in it."""
+  probs = look(crop(volume, region))
+  if region == middle_region(volume, None):
+    return region, probs
+  for _ in range(_LOOKS):
+    heart = find_heart(probs)
+    moved = region if heart is None else _centred(region, heart, volume.voxels.shape[1:])
+    steps = [(new.start - old.start) * mm for new, old, mm in zip(moved, region, volume.spacing[1:], strict=True)]
+    if math.hypot(*steps) <= _NEAR_MM:
+      break
+    region, probs = moved, look(crop(volume, moved))
+  return region, probs
+
+
+def _windows(pixels: int, part: slice) -> list[slice]:
+  """Windows as large as a part of an axis that cover it, each half over the next."""
+  size = part.stop - part.start
+  count = 1 + math.ceil(2 * (pixels - size) / size)
+  return [slice(round(start), round(start) + size) for start in np.linspace(0, pixels - size, count)]
+
+
+def _centred(region: Region, heart: Sequence[float], shape: Sequence[int]) -> Region:
+  """A region around the pixel `heart` of another region, inside of the slices."""
+  parts = []
+  for old, at, pixels in zip(region, heart, shape, strict=True):
+    size = old.stop - old.start
+    start = min(max(round(old.start + at - (size - 1) / 2), 0), pixels - size)
+    parts.append(slice(start, start + size))
+  return parts[0], parts[1]
