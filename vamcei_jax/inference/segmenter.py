@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import nibabel as nib
@@ -22,7 +21,9 @@ from vamcei_jax.data.preprocess import (
   restore_probabilities,
 )
 from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_image
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import assess, touches_border
@@ -47,6 +48,7 @@ class Segmenter:
   segment: Callable[..., np.ndarray] = dataclasses.field(repr=False)
   locate: Callable[[Volume], Centre] = dataclasses.field(repr=False)
 
+  @jax_settings()
   def __call__(self, volume: VolumeLike, spacing: Sequence[float] | None = None) -> Prediction:
     """Segments a short-axis volume.
 
@@ -122,7 +124,7 @@ def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Sc
   if spacing is not None and isinstance(volume, str | os.PathLike | nib.spatialimages.SpatialImage):
     raise InputError("spacing: for arrays only; that of a file or an image is in its header")
   if isinstance(volume, str | os.PathLike):
-    return read_scan(Path(volume).expanduser(), plane)
+    return read_scan(expanded(os.fspath(volume)), plane)
   if isinstance(volume, nib.spatialimages.SpatialImage):
     return scan_of_image(volume, plane)
   if not isinstance(volume, np.ndarray | Array):
