@@ -10,6 +10,11 @@ from pathlib import Path
 from vamcei_jax.errors import InputError
 
 
+def as_text(name: str) -> str:
+  """The name of a file as text that can be drawn: bytes that are not UTF-8 are replaced."""
+  return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def expanded(path: str | Path, way_out: str = "name it without ~") -> Path:
   """A path with the home folder in place of a leading ~.
 
