@@ -22,6 +22,7 @@ from vamcei_jax.config.files import CONFIG_FILE, changed_field, read_config, sta
 from vamcei_jax.config.schema import GridConfig, StageConfig
 from vamcei_jax.data.loader import Patient, draw_batch
 from vamcei_jax.data.preprocess import preprocess_settings
+from vamcei_jax.datasets import earlier_names
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.figures import save_bars
 from vamcei_jax.evaluation.statistics import format_mean, sample_std, summarise
@@ -114,7 +115,7 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
   _, patients = scored_patients(datasets["target"])
   if patients[0].truth is None:
     raise InputError(f"{config.data.name}/{config.data.target}: no mask to score the rows by")
-  refuse_changes(stage_config, resolved.content["grid"], workdir)
+  refuse_changes(stage_config, resolved.content["grid"], workdir, earlier_names(datasets.values()))
 
   with locked(workdir):
     earlier = read_record(workdir)
@@ -127,20 +128,21 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
   return scores
 
 
-def refuse_changes(config: StageConfig, grid: Mapping[str, Any], workdir: Path) -> None:
+def refuse_changes(config: StageConfig, grid: Mapping[str, Any], workdir: Path, earlier: Mapping[str, str]) -> None:
   """Raises an InputError if the workdir has a grid of another configuration.
 
   Args:
     config: of the stage, with the names of its datasets.
     grid: the section `grid` as config.json holds it.
     workdir: of the grid.
+    earlier: names of the datasets, see changed_field.
   """
   if not (workdir / CONFIG_FILE).exists():
     return
-  earlier = read_config(workdir).get("grid", {})
-  changed = [name for name in grid if earlier.get(name) != grid[name]]
-  changes = [f"grid.{name} was {earlier.get(name)}, is {grid[name]}" for name in changed]
-  if field := changed_field(workdir / part_name(0), config) or next(iter(changes), None):
+  before = read_config(workdir).get("grid", {})
+  changed = [name for name in grid if before.get(name) != grid[name]]
+  changes = [f"grid.{name} was {before.get(name)}, is {grid[name]}" for name in changed]
+  if field := changed_field(workdir / part_name(0), config, earlier) or next(iter(changes), None):
     raise InputError(f"{workdir}: made with another configuration: {field}; use another --workdir")
 
 

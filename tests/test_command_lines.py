@@ -14,9 +14,12 @@ from ml_collections import ConfigDict
 
 from tests.commands import ROOT, error_of
 from vamcei_jax import cli
+from vamcei_jax.datasets import earlier_names
 from vamcei_jax.errors import InputError
 from vamcei_jax.phantom.scanner import write_nifti
 from vamcei_jax.pipeline import run as runs
+from vamcei_jax.pipeline.domains import prepare_datasets
+from vamcei_jax.pipeline.resolve import resolve
 
 TINY = "--config=tests/configs/tiny.py"
 
@@ -112,6 +115,67 @@ def test_a_stage_is_not_resumed_with_other_volumes(damaged, tiny_config, tmp_pat
   rewrite(damaged / "LGE" / "patient1_LGE.nii.gz", lambda voxels: voxels[::-1])
   with pytest.raises(InputError, match="another configuration: data.datasets was .*--stages=no_adaptation"):
     runs.run(tiny_config, tmp_path / "run")
+
+
+def test_a_stage_is_resumed_with_the_same_volumes_elsewhere(damaged, tiny_config, tmp_path, monkeypatch):
+  """Also one whose datasets are named by paths and times, if the files are where they were."""
+  tiny_config.data.update(name="mscmrseg", root=str(damaged), prepared_dir=str(tmp_path / "prepared"))
+  tiny_config.data.options = ConfigDict()
+  monkeypatch.setattr(runs, "train", Mock(side_effect=KeyboardInterrupt))
+  file = tmp_path / "run" / "no_adaptation" / "config.json"
+
+  def run():
+    with pytest.raises(KeyboardInterrupt):
+      runs.run(tiny_config, tmp_path / "run")
+    return json.loads(file.read_text())
+
+  content = run()
+  names = content["data"]["datasets"]
+  builders = prepare_datasets(resolve(tiny_config).stages["no_adaptation"].data, tmp_path / "run")
+  earlier = {name: before for before, name in earlier_names(builders.values()).items()}
+  content["data"]["datasets"] = [earlier[name] for name in names]
+  assert not set(content["data"]["datasets"]) & set(names)
+  file.write_text(json.dumps(content))
+  assert run()["data"]["datasets"] == names
+  tiny_config.data.root = str(damaged.rename(tmp_path / "moved"))
+  assert run()["data"]["datasets"] == names
+  file.write_text(json.dumps(content))
+  with pytest.raises(InputError, match="another configuration: data.datasets was .*--stages=no_adaptation"):
+    runs.run(tiny_config, tmp_path / "run")
+
+
+WITH_SPACING = {"folder": 1.5, "mmwhs": 2.0, "myops": 1.5, "mscmrseg": None, "mscmrseg_best": None, "uda": None}
+
+
+@pytest.mark.parametrize("name", WITH_SPACING)
+def test_a_number_is_replaced_by_none_and_none_by_a_number(run_command, name):
+  command = ["vamcei_jax.main", f"--config=configs/{name}.py", "--print_config"]
+  printed = lambda *flags: run_command(*command, *flags).stdout.splitlines()
+  found = lambda *flags: {line.strip() for line in printed(*flags) if line.strip().startswith("spacing:")}
+  spacing = lambda *flags: found(*flags) - {"spacing: 4.0"}  # of the stage locate
+  default = WITH_SPACING[name]
+  assert spacing() == {f"spacing: {'null' if default is None else default}"}
+  assert spacing("--config.data.spacing=None") == {"spacing: null"}
+  assert spacing("--config.data.spacing=2") == {"spacing: 2.0"}
+  assert "root: /data/a" in {line.strip() for line in printed("--config.data.root", "/data/a")}
+  assert spacing("--config.data.spacing=2", "--config.data.spacing=None") == {"spacing: null"}
+  assert error_of(run_command(*command, "--config.data.spacing=wide")).endswith("or None")
+  assert "unknown config field" in error_of(run_command(*command, "--config.stage.nosuch.data.spacing=None"))
+
+
+def test_a_field_that_a_config_file_sets_to_a_plain_none_can_be_set(run_command, tmp_path):
+  file = tmp_path / "plain.py"
+  lines = ["from configs import uda", "from ml_collections import ConfigDict", "def get_config():"]
+  lines += [
+    "  config = uda.get_config().to_dict()",
+    "  config['data']['spacing'] = None",
+    "  return ConfigDict(config)",
+  ]
+  file.write_text("\n".join(lines))
+  flags = [f"--config={file}", "--print_config", "--config.data.spacing=1.5", "--config.data.root=1.5"]
+  printed = run_command("vamcei_jax.main", *flags).stdout
+  assert "spacing: 1.5" in printed
+  assert "root: '1.5'" in printed
 
 
 def test_the_workdir_of_another_config_is_refused(run_command, tiny_run, prepared):

@@ -124,8 +124,12 @@ def test_the_summary_of_prepare_agrees_with_the_files(run_command, root, prepare
   low, high = min(v.voxels.min() for v in volumes), max(v.voxels.max() for v in volumes)
   shares = np.bincount(np.concatenate([mask.ravel() for mask in masks])) / sum(mask.size for mask in masks)
   slices = sum(len(mask) for mask in masks)
+  pixel = 4.5 * 4.5
+  millilitres = np.median([(mask == 2).sum() * pixel * 8 / 1000 for mask in masks])
+  areas = [((mask == 1) | (mask == 2)).sum((1, 2)).max() * pixel for mask in masks]
+  hearts = [f"{millilitres:.0f}", f"{2 * np.sqrt(np.median(areas) / np.pi):.0f}"]
   expected = ["train", "3", "3", str(slices), "4.5", "8", f"{low:.4g}–{high:.4g}", *(f"{x:.1%}" for x in shares)]
-  assert source == expected
+  assert source == [*expected, *hearts]
 
 
 def test_a_class_that_no_mask_has_is_named(run_command, root, prepared, tmp_path):

@@ -66,9 +66,10 @@ def train(config: "ConfigDict", workdir: str | Path, retrain: Collection[str] = 
     >>> results = vamcei_jax.train(uda.get_config(), "runs/uda")
     >>> results["methods"]["vamcei"]["summary"]["LV"]["dice"]["mean"]
   """
+  from vamcei_jax.files import expanded
   from vamcei_jax.pipeline.run import run
 
-  return run(config, Path(workdir).expanduser(), retrain)
+  return run(config, expanded(workdir), retrain)
 
 
 def evaluate(

@@ -1,24 +1,33 @@
 """What the command lines share: flags, one-line errors with exit code 2, and the folder of compiled programs."""
 
+import ast
+import codecs
+import contextlib
 import errno
+import functools
 import hashlib
+import io
 import os
 import platform
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from vamcei_jax.config.schema import InferenceConfig, records
+from vamcei_jax.config.schema import InferenceConfig, find_record, records
+from vamcei_jax.environment import set_variables
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded, writable
 from vamcei_jax.training.shutdown import end_on_signals
 
 flags.disclaim_key_flags()  # a flag belongs to the command line that defines it
 
+_PLAIN = {"±": "+-", "–": "-", "−": "-", "×": "x"}  # in terminals without these characters
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -30,6 +39,8 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], usage: str |
     main: the command; its InputErrors are printed in one line.
     usage: text of --help, the docstring of the command's file.
   """
+  set_variables()
+  make_printable()
   flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder of compiled programs.")
   define_flags()
   # --help lists the flags of the main module, which of an installed script is not the one that defines them.
@@ -84,16 +95,36 @@ def inference_options(*names: str) -> dict[str, Any]:
 def set_compilation_cache(folder: Path) -> None:
   """Keeps compiled programs in a folder, unless JAX_COMPILATION_CACHE_DIR names another one.
 
-  To be called before JAX is imported. CPU programs use the instructions of the processor, and JAX does not check that
-  before it runs a cached one, so each kind of processor has its own subfolder.
+  To be called before JAX is imported. A folder that cannot be written is named, and programs are then compiled each
+  time. CPU programs use the instructions of the processor, and JAX does not check that before it runs a cached one, so
+  each kind of processor has its own subfolder.
   """
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
   try:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     processor = sorted({line for line in lines if line.startswith(("flags", "Features"))})
   except OSError:  # not Linux
     processor = [platform.machine(), platform.processor()]
   kind = hashlib.sha256("\n".join(processor).encode()).hexdigest()[:12]
-  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder.expanduser() / kind))
+  way_out = "name another folder: --compiled=DIR"
+  try:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(writable(expanded(folder, way_out) / kind, way_out))
+  except InputError as error:
+    print(f"compiled programs are not kept: {error}", file=sys.stderr)
+
+
+def make_printable() -> None:
+  """Lets the output print all characters: those that its encoding lacks are replaced."""
+  codecs.register_error("replace_unprintable", _replace_unprintable)
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="replace_unprintable")
+
+
+def _replace_unprintable(error: UnicodeError) -> tuple[str, int]:
+  assert isinstance(error, UnicodeEncodeError)
+  return _PLAIN.get(error.object[error.start], "?"), error.start + 1
 
 
 def hint_huge_pages() -> None:
@@ -142,8 +173,11 @@ def config_path() -> Path:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses flags and configuration overrides; an error is printed in one line."""
+  sys.argv, optional = split_optional(argv)  # config_flags reads sys.argv
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS(sys.argv)
+    for name, value in optional.items():
+      set_field(flags.FLAGS.config, name, value)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
     # An unknown field is an AttributeError that wraps a KeyError, whose str() is the repr of its message.
     cause: BaseException = error
@@ -153,6 +187,43 @@ def parse(argv: list[str]) -> list[str]:
   if rest[1:]:
     fail(f"unexpected argument {rest[1]}; flags are written --name=value")
   return rest
+
+
+def split_optional(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+  """The overrides of fields that may be None are split off: config_flags keeps the type of the config's value.
+
+  Returns:
+    The other arguments, and name of a field -> value.
+  """
+  rest, optional = [], {}
+  with_config = any(argument.startswith("--config=") for argument in argv)
+  for argument in argv:
+    name, equals, text = argument.removeprefix("--config.").partition("=")
+    record = find_record(re.sub(r"^stage\.\w+\.", "", name)) if argument.startswith("--config.") and equals else None
+    if with_config and record is not None and record.rule.accepts(None):
+      readings = [*_readings(text), text]
+      optional[name] = next(filter(record.rule.accepts, readings), readings[0])
+    else:
+      rest.append(argument)
+  return rest, optional
+
+
+def _readings(text: str) -> Iterator[Any]:
+  """What an override may mean, the first choice first."""
+  if text == "None":
+    yield None
+  with contextlib.suppress(ValueError):
+    yield float(text)
+  with contextlib.suppress(MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+    yield ast.literal_eval(text)
+
+
+def set_field(config: ConfigDict, name: str, value: Any) -> None:
+  """Sets a field of a config by its dotted name. Raises an AttributeError or KeyError if there is no such field."""
+  *sections, field = name.split(".")
+  section = functools.reduce(getattr, sections, config)
+  with section.ignore_type():
+    section[field] = value
 
 
 def fail(message: str) -> NoReturn:

@@ -30,6 +30,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from vamcei_jax.environment import require_device
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Metrics, State, skip_nonfinite
 
@@ -48,7 +49,7 @@ def join_hosts(coordinator: str | None, hosts: int | None, host: int | None) -> 
       cluster that JAX knows (TPU pods, SLURM, Open MPI, GKE).
 
   Raises:
-    InputError: the cluster is not known to JAX, or other hosts did not join.
+    InputError: the cluster is not known to JAX, other hosts did not join, or this one has no device.
   """
   jax.config.update("jax_enable_preemption_service", False)  # training/shutdown.py handles SIGTERM
   try:
@@ -56,6 +57,7 @@ def join_hosts(coordinator: str | None, hosts: int | None, host: int | None) -> 
   except (RuntimeError, TypeError, ValueError) as error:
     way_out = "on a cluster that JAX does not know, give --coordinator=HOST:PORT --hosts=N --host=I on each host"
     raise InputError(f"no hosts to join ({error}); {way_out}") from None
+  require_device()
 
 
 def is_first_host() -> bool:
@@ -66,6 +68,12 @@ def is_first_host() -> bool:
 def on_many_hosts() -> bool:
   """Whether there are other hosts."""
   return jax.process_count() > 1
+
+
+def describe_devices() -> str:
+  """Number and kind of the devices of all hosts: `2 x NVIDIA H200 (gpu)`."""
+  kind, platform = jax.devices()[0].device_kind, jax.devices()[0].platform
+  return f"{jax.device_count()} x {kind}" + ("" if kind == platform else f" ({platform})")
 
 
 def wait_for_hosts(name: str) -> None:

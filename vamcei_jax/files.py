@@ -1,5 +1,6 @@
-"""Atomic writes, and a lock on a folder."""
+"""Folders of users, atomic writes, and a lock on a folder."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -7,6 +8,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vamcei_jax.errors import InputError
+
+
+def as_text(name: str) -> str:
+  """The name of a file as text that can be drawn: bytes that are not UTF-8 are replaced."""
+  return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def expanded(path: str | Path, way_out: str = "name it without ~") -> Path:
+  """A path with the home folder in place of a leading ~.
+
+  Raises:
+    InputError: there is no home folder; the error ends with `way_out`.
+  """
+  try:
+    return Path(path).expanduser()
+  except RuntimeError:
+    raise InputError(f"{path}: there is no home folder; set HOME, or {way_out}") from None
+
+
+def writable(folder: Path, way_out: str) -> Path:
+  """A folder, which is made if it does not exist.
+
+  Raises:
+    InputError: it cannot be made or written; the error ends with `way_out`.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    reason = "" if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+  except OSError as error:
+    reason = str(error.strerror)
+  if reason:
+    raise InputError(f"{folder}: cannot be written ({reason}); {way_out}")
+  return folder
 
 
 @contextmanager
@@ -22,9 +56,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a text file atomically."""
+  """Writes a text file atomically. Bytes of file names that are no text are written as they are."""
   with replacing(path) as temporary:
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 @contextmanager

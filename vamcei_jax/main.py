@@ -52,13 +52,17 @@ def main() -> None:
     return
   if FLAGS.multihost or FLAGS.coordinator:
     _join_hosts()
-  cli.hint_huge_pages()
   if name:
-    run(FLAGS.config, Path(FLAGS.workdir or Path("runs") / name), FLAGS.stages)
+    run(FLAGS.config, Path(FLAGS.workdir or Path("runs") / name), FLAGS.stages, on_start=_hint_huge_pages)
   else:
     workdir = FLAGS.workdir or f"{os.path.abspath(FLAGS.reproduce)}-again"
     if not reproduce(Path(FLAGS.reproduce), Path(workdir), FLAGS.stages):
       sys.exit(1)
+
+
+def _hint_huge_pages(record: dict) -> None:
+  if record["sessions"][-1]["devices"]["platform"] == "cpu":
+    cli.hint_huge_pages()
 
 
 def _join_hosts() -> None:

@@ -1,5 +1,6 @@
 """Files that cannot be used: which are found, and which are left out."""
 
+import os
 import shutil
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import pytest
 
 from tests.datasets.trees import VALUES, build, patients, write
 from vamcei_jax.data.nifti import write_volume
-from vamcei_jax.datasets import left_out, refuse_shared
+from vamcei_jax.datasets import digests, left_out, refuse_shared
 from vamcei_jax.datasets.cases import Case, CasesConfig, examine, split_by_role
 from vamcei_jax.errors import InputError
 
@@ -148,3 +149,88 @@ def test_held_out_patients_are_in_no_training(role, tmp_path):
   names = {split: [case.name for case in found] for split, found in splits.items()}
   expected = {"train": ["a"]} if role == "source" else {"train": ["a", "b"], "validation": ["a"], "test": ["c"]}
   assert names == expected
+
+
+# Data are told apart by their content.
+
+
+def name_of(root, data_dir, domain="bssfp", role="source", **options):
+  return build("folder", root, domain, role, data_dir, **options).info.full_name
+
+
+def test_moved_copied_and_touched_data_are_the_same(root, tmp_path):
+  before = name_of(root, tmp_path / "data")
+  os.utime(image_of(root, 1))
+  assert name_of(root, tmp_path / "data") == before
+  moved = root.rename(tmp_path / "moved")
+  assert name_of(moved, tmp_path / "data") == before
+  assert name_of(moved, tmp_path / "other") == before
+  link = tmp_path / "link"
+  link.symlink_to(moved)
+  assert name_of(link, tmp_path / "data") == before
+  copy = shutil.copytree(moved, tmp_path / "copy", copy_function=shutil.copyfile)
+  assert name_of(copy, tmp_path / "data") == before
+
+
+@pytest.mark.parametrize("change", ["content", "name", "mask", "removed"])
+def test_changed_data_are_others_even_with_the_size_and_time_restored(root, tmp_path, change):
+  before = name_of(root, tmp_path / "data")
+  file = mask_of(root, 2) if change == "mask" else image_of(root, 2)
+  stat, content = file.stat(), bytearray(file.read_bytes())
+  if change == "name":
+    for each in (file, mask_of(root, 2)):
+      each.rename(each.with_name("q2.nii.gz"))
+  elif change == "removed":
+    file.unlink()
+  else:
+    content[4] ^= 1  # a time in the header of gzip
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file.stat().st_size == stat.st_size
+  assert name_of(root, tmp_path / "data") != before
+
+
+def test_an_unchanged_file_is_read_once(root, tmp_path, monkeypatch):
+  before, read = name_of(root, tmp_path / "data"), []
+  monkeypatch.setattr(digests, "_digest", lambda file: read.append(file.name) or "another")
+  assert name_of(root, tmp_path / "data") == before
+  assert read == []
+  os.utime(image_of(root, 1))
+  digests.file_digests([image_of(root, 1), mask_of(root, 1)], tmp_path / "data")
+  assert read == ["p1.nii.gz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff"])
+def test_damaged_remembered_digests_are_made_again(root, tmp_path, content):
+  before = name_of(root, tmp_path / "data")
+  file = tmp_path / "data" / digests.DIGESTS_FILE
+  file.write_bytes(content)
+  assert name_of(root, tmp_path / "data") == before
+  assert len(file.read_text().splitlines()) > 14  # 7 images, 7 masks
+
+
+def test_digests_are_remembered_where_that_is_possible(root, tmp_path):
+  (tmp_path / "file").touch()
+  files = [image_of(root, 1), root / "missing.nii.gz", root]
+  found = digests.file_digests(files, tmp_path / "file")
+  assert len(found[files[0]]) == 64
+  assert [found[file] for file in files[1:]] == [None, None]
+
+
+def test_files_that_are_left_out_or_shared_are_named_where_they_are_now(root, tmp_path):
+  damage(root)
+  names = [name.replace(str(root), str(tmp_path / "moved")) for name in damage_names(root)]
+  build("folder", root, "bssfp", "source", tmp_path / "data", leave_out=True)
+  moved = root.rename(tmp_path / "moved")
+  source = build("folder", moved, "bssfp", "source", tmp_path / "data")
+  assert list(left_out(source)) == names
+  (moved / "lge" / "images").mkdir(parents=True)
+  shutil.copy(image_of(moved, 5), moved / "lge" / "images" / "y.nii.gz")
+  target = build("folder", moved, "lge", "target", tmp_path / "data")
+  with pytest.raises(InputError, match=f"{image_of(moved, 5)}: the same image as {moved}/lge/images/y.nii.gz"):
+    refuse_shared(source, target)
+  refuse_shared(source, build("folder", moved, "bssfp", "target", tmp_path / "data", leave_out=True))
+
+
+def damage_names(root):
+  return [str(file) for file in (image_of(root, 1), image_of(root, 2), mask_of(root, 3), image_of(root, 4))]

@@ -4,7 +4,7 @@ import pytest
 
 from vamcei_jax.data.labels import are_label_values
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.pairing import list_files, list_labels, match, pair_files
+from vamcei_jax.evaluation.pairing import list_files, list_labels, match, name_methods, pair_files
 
 
 def touch(folder, *names):
@@ -100,3 +100,12 @@ def test_label_values_are_whole_numbers_one_or_some_a_class():
   bad += [(0, 1, 2), (0, 1, 1, 2), (0, 1, 2, float("inf")), (0, 1, 2, None), (False, 1, 2, 3)]
   bad += [(0, 200, 500, (600, (7,))), (0, 1, 2, ()), (0, (1, 2), 2, 3)]
   assert not any(map(are_label_values, bad))
+
+
+def test_a_method_has_a_name_that_can_be_drawn(tmp_path):
+  """Also where Python reads the name of the folder as bytes."""
+  names = {
+    place: list(name_methods({"predictions": str(tmp_path / place)}, {"predictions": "--predictions"}))
+    for place in ("a", "mä", "m\udcc3\udca4", "m\udce4")
+  }
+  assert names == {"a": ["a"], "mä": ["mä"], "m\udcc3\udca4": ["mä"], "m\udce4": ["m\ufffd"]}

@@ -1,6 +1,17 @@
-"""The table of prepared data."""
+"""The table of prepared data, and the sizes of hearts."""
 
-from vamcei_jax.pipeline.preparation import prepare_run
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from configs import mscmrseg
+from tests.configs import tiny_folder
+from vamcei_jax.data.nifti import list_volumes
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import write_nnunet
+from vamcei_jax.pipeline.preparation import prepare_run, size_warnings
 
 
 def test_the_table_names_the_grid_the_patients_and_their_masks(tiny_config, capsys):
@@ -14,3 +25,82 @@ def test_the_table_names_the_grid_the_patients_and_their_masks(tiny_config, caps
   rows = [line.split()[:3] for line in lines if line.startswith("  ")]
   expected = [["split", "volumes", "masks"], ["train", "2", "2"], ["validation", "1", "1"], ["test", "2", "2"]]
   assert [row for row in rows if row != expected[0]] == expected[1:] * 2
+  assert not any("warning" in line or "no mask" in line for line in lines)
+
+
+@pytest.fixture
+def folder_config(tmp_path):
+  write_nnunet(tmp_path / "raw", sources=2, targets=3, masks=2, grid=Grid(48, 4.5, oversampling=1, sub_slices=1))
+  config = tiny_folder.get_config()
+  config.data.update(root=str(tmp_path / "raw"), prepared_dir=str(tmp_path / "data"))
+  return config
+
+
+def test_the_sizes_of_a_disc_are_those_of_geometry(folder_config, tmp_path, capsys):
+  """An LV of radius 20 mm in a wall of 10 mm, in three slices of 8 mm, is 30 ml, and the heart is 60 mm wide."""
+  row, column = (np.indices((48, 48)) - 23.5) * 4.5
+  for file in list_volumes(tmp_path / "raw" / "bssfp" / "labelsTr"):
+    image = nib.load(file)
+    classes = np.zeros(image.shape, np.int16)
+    for radius, value in ((30, 1), (20, 2)):
+      classes[np.hypot(row, column) <= radius, 2:5] = value
+    nib.Nifti1Image(classes, image.affine).to_filename(file)
+  prepare_run(folder_config)
+  millilitres, width = next(line.split()[-2:] for line in capsys.readouterr().out.splitlines() if " train " in line)
+  assert int(millilitres) == pytest.approx(np.pi * 20**2 * 24 / 1000, rel=0.1)  # pixels of 4.5 mm
+  assert int(width) == pytest.approx(60, rel=0.05)
+
+
+def test_a_wrong_spacing_in_the_headers_of_a_domain_is_warned_of(folder_config, tmp_path, capsys):
+  for kind in ("imagesTr", "labelsTr"):
+    for file in (tmp_path / "raw" / "bssfp" / kind).iterdir():
+      image = nib.load(file)
+      affine = image.affine @ np.diag([1.4, 1.4, 1, 1])
+      nib.Nifti1Image(np.asarray(image.dataobj), affine).to_filename(file)
+  assert prepare_run(folder_config)  # the files can be used
+  warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+  assert [line.split(":")[1] for line in warnings] == [" LV, ml", " heart, mm"]
+  assert all("check the spacing in the headers" in line for line in warnings)
+
+
+def test_a_target_without_masks_is_compared_by_its_images(folder_config, tmp_path, capsys):
+  for file in (tmp_path / "raw" / "lge" / "labelsTr").iterdir():
+    file.unlink()
+  prepare_run(folder_config)
+  (line,) = (line for line in capsys.readouterr().out.splitlines() if "its hearts cannot be measured" in line)
+  assert "no mask in the target" in line
+  assert "216 mm in the source, 216 mm in the target" in line  # 48 pixels of 4.5 mm
+
+
+def sizes(millilitres, diameter):
+  return np.array([(millilitres, diameter, 300.0)] * 3)
+
+
+@pytest.mark.parametrize(
+  ("source", "target", "named"),
+  [
+    ((100, 70), (125, 75), []),
+    ((100, 70), (135, 75), ["LV, ml"]),
+    ((135, 75), (100, 70), ["LV, ml"]),
+    ((100, 60), (110, 80), ["heart, mm"]),
+    ((0.1, 7), (0.1, 7), ["LV, ml", "heart, mm"]),  # both in centimetres
+    ((np.nan, np.nan), (100, 70), ["no mask in the source"]),
+    ((np.nan, np.nan), (np.nan, np.nan), ["no mask in the source", "no mask in the target"]),
+  ],
+)
+def test_sizes_that_differ_or_are_no_heart_s_are_named(source, target, named):
+  for resampled in (False, True):
+    warnings = size_warnings(sizes(*source), sizes(*target), resampled=resampled)
+    assert [warning.partition(":")[0] for warning in warnings] == named
+
+
+@pytest.mark.skipif("MSCMRSEG_DIR" not in os.environ, reason="MSCMRSEG_DIR names no MS-CMRSeg folder")
+def test_the_wrong_headers_of_mscmrseg_are_warned_of(tmp_path, capsys):
+  config = mscmrseg.get_config()
+  config.data.update(root=os.environ["MSCMRSEG_DIR"], prepared_dir=str(tmp_path))
+  assert prepare_run(config)
+  warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+  assert [line.partition(" (medians)")[0] for line in warnings] == [
+    "warning: LV, ml: 416 in the source and 112 in the target",
+    "warning: heart, mm: 125 in the source and 69 in the target",
+  ]

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.data.loader import naming_damage
 from vamcei_jax.data.preprocess import Preprocess
-from vamcei_jax.datasets.cases import Cases, CasesConfig, Splits, examine, fingerprint, usable
+from vamcei_jax.datasets.cases import Cases, CasesConfig, Splits, earlier_fingerprint, examine, fingerprint, usable
+from vamcei_jax.datasets.digests import file_digests
 from vamcei_jax.datasets.folder import Folder
 from vamcei_jax.datasets.mmwhs import Mmwhs
 from vamcei_jax.datasets.mscmrseg import Mscmrseg
@@ -22,7 +23,9 @@ from vamcei_jax.datasets.myops import Myops
 from vamcei_jax.datasets.phantom import Phantom
 from vamcei_jax.datasets.volumes import VolumesConfig
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded, writable
 
+PREPARED_ELSEWHERE = "name another folder: --config.data.prepared_dir=DIR"
 Builder = type[Cases] | type[Phantom]
 BUILDERS: dict[str, Builder] = {
   "phantom": Phantom,
@@ -49,8 +52,8 @@ def prepare(
 ) -> tfds.core.DatasetBuilder:
   """The prepared dataset of one domain. It is built under `data_dir` if it does not exist yet.
 
-  The name of its configuration contains a digest of the preprocessing, the options, and the (name, size, modification
-  time) of all files. So data is prepared again if files or settings change.
+  The name of its configuration contains a digest of the preprocessing, the options, and the names (below the root) and
+  contents of all files. So data is prepared again if files or settings change, and not if the folder is moved.
 
   Args:
     name: of the dataset, a key of BUILDERS.
@@ -66,7 +69,8 @@ def prepare(
     **options: further fields of the dataset's configuration, such as the seed of the phantom.
 
   Raises:
-    InputError: unknown dataset, domain or option; a folder without the dataset; a file that cannot be used.
+    InputError: unknown dataset, domain or option; a folder without the dataset; a file that cannot be used;
+      `data_dir` cannot be written.
   """
   builder_class = _builder_class(name, domain, root, options)
   settings: dict[str, Any] = {
@@ -77,16 +81,20 @@ def prepare(
     "plane": plane,
     "centres": centres,
   }
-  folder = Path(root or "").expanduser()
-  config: Any = builder_class.CONFIG(name=domain, **settings, **options)
+  folder = expanded(root or "")
+  config: Any = builder_class.CONFIG(name=domain, root=str(folder), **settings, **options)
   splits = builder_class.splits(folder, config)
-  config.name = _config_name(settings | options, splits)
+  files = [file for cases in splits.values() for case in cases for file in case.files]
+  identity = fingerprint(splits, folder, file_digests(files, Path(data_dir)))
+  config.name = _config_name(settings | options, identity)
+  config.earlier_name = _config_name(settings | options, earlier_fingerprint(splits))
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
   prepared = Path(data_dir, name, config.name)
   with naming_damage(prepared) if prepared.exists() else contextlib.nullcontext():
     builder = make_builder()
   if builder.is_prepared():
     return builder
+  writable(Path(data_dir), PREPARED_ELSEWHERE)
   print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
   if issubclass(builder_class, Cases):
     config.left_out, config.digests = examine(splits, config)
@@ -131,9 +139,9 @@ def _check_options(name: str, builder_class: Builder, options: Mapping[str, obje
       raise InputError(f"config.data.options.{field}={value}: must be a text")
 
 
-def _config_name(settings: Mapping[str, Any], splits: Splits) -> str:
+def _config_name(settings: Mapping[str, Any], files: Sequence[tuple]) -> str:
   """The name of a builder's configuration: the domain, and a digest of settings and files."""
-  identity = {**settings, "preprocess": dataclasses.asdict(settings["preprocess"]), "files": fingerprint(splits)}
+  identity = {**settings, "preprocess": dataclasses.asdict(settings["preprocess"]), "files": files}
   identity["view"] = identity.pop("plane")  # its name in version 0.1, whose prepared data are found by the digest
   digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
   return f"{re.sub(r'[^A-Za-z0-9]+', '_', settings['domain']).strip('_')}-{digest}"
@@ -152,7 +160,16 @@ def _check_usable(config: CasesConfig, splits: Splits, root: Path, *, leave_out:
 
 def left_out(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
   """The files that were left out when a dataset was prepared: file -> reason."""
-  return dict((builder.info.metadata or {}).get("left_out", {}))
+  files = (builder.info.metadata or {}).get("left_out", {})
+  return {str(Path(builder.builder_config.root, file)): reason for file, reason in files.items()}
+
+
+def earlier_names(builders: Iterable[tfds.core.DatasetBuilder]) -> dict[str, str]:
+  """Full name of a dataset by paths and times, as before 0.2.0 -> its full name."""
+  earlier = lambda builder: builder.info.full_name.replace(
+    builder.builder_config.name, builder.builder_config.earlier_name
+  )
+  return {earlier(builder): builder.info.full_name for builder in builders}
 
 
 def refuse_shared(source: tfds.core.DatasetBuilder, target: tfds.core.DatasetBuilder) -> None:
@@ -163,5 +180,6 @@ def refuse_shared(source: tfds.core.DatasetBuilder, target: tfds.core.DatasetBui
   """
   first, second = ((builder.info.metadata or {}).get("digests", {}) for builder in (source, target))
   if shared := [digest for digest in first if digest in second and first[digest] != second[digest]]:
-    one, other = first[shared[0]], second[shared[0]]
+    one = Path(source.builder_config.root, first[shared[0]])
+    other = Path(target.builder_config.root, second[shared[0]])
     raise InputError(f"{one}: the same image as {other}, in source and target. Remove one of them.")

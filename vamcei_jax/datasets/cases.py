@@ -72,7 +72,10 @@ class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: i
     return cast(CasesConfig, self.builder_config)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    metadata = tfds.core.MetadataDict(left_out=dict(self.config.left_out), digests=dict(self.config.digests))
+    below = lambda file: relative(file, self.config.root)  # the data may be moved
+    left_out = {below(file): reason for file, reason in self.config.left_out.items()}
+    digests = {digest: below(file) for digest, file in self.config.digests.items()}
+    metadata = tfds.core.MetadataDict(left_out=left_out, digests=digests)
     return dataset_info(self, description=self.__doc__, metadata=metadata)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
@@ -158,8 +161,15 @@ def listed(files: Files) -> list[Path]:
   return [Path(files)] if isinstance(files, str | os.PathLike) else [Path(file) for file in files]
 
 
-def fingerprint(splits: Splits) -> list[tuple]:
-  """(split, patient, file, size, modification time) of every file: the identity of the data."""
+def fingerprint(splits: Splits, root: Path, digests: Mapping[Path, str | None]) -> list[tuple]:
+  """(split, patient, file below the root, digest) of every file: the identity of the data."""
+  below = lambda file: Path(relative(file, root)).as_posix()
+  listing = [(split, case.name, file) for split, cases in splits.items() for case in cases for file in case.files]
+  return [(split, name, below(file), digests[file]) for split, name, file in listing]
+
+
+def earlier_fingerprint(splits: Splits) -> list[tuple]:
+  """The identity by paths and times, before 0.2.0: (split, patient, file, size, modification time) of every file."""
   stats = []
   for split, cases in splits.items():
     for case in cases:
@@ -167,6 +177,11 @@ def fingerprint(splits: Splits) -> list[tuple]:
         stat = file.stat() if file.exists() else None
         stats.append((split, case.name, str(file.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns))
   return stats
+
+
+def relative(file: str | Path, root: str | Path) -> str:
+  """The path of a file as seen from the root."""
+  return os.path.relpath(os.path.abspath(file), os.path.abspath(root))
 
 
 def _without_missing_mask(case: Case) -> Case:

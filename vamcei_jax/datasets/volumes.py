@@ -22,6 +22,8 @@ class VolumesConfig(tfds.core.BuilderConfig):
   plane: of the slices, see vamcei_jax/data/geometry.py.
   centres: of the network's field: "image"; "mask", the foreground of each patient's mask; or patient -> pixel
     (row, column) of the canonical original grid.
+  root: folder of the files.
+  earlier_name: name of the same data by the paths and times of the files, before 0.2.0.
   left_out: files that cannot be used, and why.
   digests: digest of an image -> its file, of the images that can be used.
   """
@@ -32,6 +34,8 @@ class VolumesConfig(tfds.core.BuilderConfig):
   label_values: LabelValues = LABEL_VALUES
   plane: str = "short_axis"
   centres: str | Mapping[str, tuple[float, float]] = "image"
+  root: str = ""
+  earlier_name: str = ""
   left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
   digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

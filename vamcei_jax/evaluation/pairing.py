@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vamcei_jax.data.nifti import MANUAL, MAP_ENDINGS, list_volumes, name_volumes
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import as_text
 
 # A folder, a single file, or name -> file.
 Source = str | os.PathLike | Mapping[str, str | os.PathLike]
@@ -90,7 +91,7 @@ def name_methods(given: Mapping[str, Source], origins: Mapping[str, str]) -> dic
   last_parts = [place.name if isinstance(place, Path) else role for role, place in zip(roles, places, strict=True)]
   choices = (last_parts, [origins[role] for role in roles], roles)
   names = next(names for names in choices if len(set(names)) == len(roles))
-  return dict(zip(names, roles, strict=True))
+  return dict(zip(map(as_text, names), roles, strict=True))
 
 
 def list_labels(source: Source) -> dict[str, Path]:

@@ -10,13 +10,16 @@ import tensorflow_datasets as tfds
 from vamcei_jax.config.files import CONFIG_FILE, read_stage_config
 from vamcei_jax.config.schema import DataConfig, InferenceConfig
 from vamcei_jax.data.loader import load_grids, naming_damage
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded
 from vamcei_jax.inference.load import last_stage, restore_final, transforms_of
 from vamcei_jax.inference.weights import WEIGHTS_FILE, check_inference, write_weights
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.pipeline.stages import STAGES
 
 
+@jax_settings()
 def export_weights(run: str | Path, output: str | Path, **options) -> None:
   """Writes the network of a finished stage, in half precision, with its configuration.
 
@@ -54,7 +57,7 @@ def trained_grid(data: DataConfig) -> tuple[tuple[float, float] | None, tuple[fl
 
   No pixel_mm if the training resampled pixels by the headers; neither if its prepared data were removed.
   """
-  folder = Path(data.prepared_dir).expanduser() / (data.datasets or ("", ""))[1]
+  folder = expanded(data.prepared_dir) / (data.datasets or ("", ""))[1]
   if not (folder / "dataset_info.json").exists():
     way_out = "make it again with python -m vamcei_jax.prepare, or predict will take pixels and images as they are"
     print(f"{folder}: prepared data not found; {way_out}", file=sys.stderr)

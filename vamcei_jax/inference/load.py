@@ -15,7 +15,9 @@ from vamcei_jax.config.files import read_config, read_stage_config
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
 from vamcei_jax.data.nifti import Volume
 from vamcei_jax.data.preprocess import Centre, preprocess_image, preprocess_settings
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded
 from vamcei_jax.inference.heart import find_centre
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import average_transforms, tta_transforms
@@ -29,6 +31,7 @@ from vamcei_jax.training.checkpoints import is_finished, restore_last, restore_n
 Networks = dict[str, Params]
 
 
+@jax_settings()
 def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
   """Loads a trained network for prediction.
 
@@ -46,7 +49,7 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
     >>> segmenter = vamcei_jax.load_segmenter("weights/mscmrseg_student")
     >>> segmenter("patient1.nii.gz").save("mask.nii.gz")
   """
-  folder = Path(path).expanduser()
+  folder = expanded(path)
   check_inference(options)
   if "inference" in read_config(folder):
     stage, (config, inference, networks) = folder, read_weights(folder)

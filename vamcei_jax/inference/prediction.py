@@ -10,6 +10,7 @@ import numpy as np
 from vamcei_jax.data.scan import Scan
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import DENSITY
+from vamcei_jax.files import expanded
 from vamcei_jax.inference.quality import Quality
 
 SAVABLE = ("mask", "probabilities", "entropy")
@@ -59,7 +60,7 @@ class Prediction:
       raise InputError("entropy: computed with samples=N in load_segmenter only")
     if what not in SAVABLE:
       raise InputError(f"{what}: not a map of a prediction; choose from {', '.join(SAVABLE)}")
-    path = Path(path).expanduser()
+    path = expanded(path)
     volume = self.scan.path
     if volume is not None and volume.exists() and path.exists() and os.path.samefile(path, volume):
       raise InputError(f"{path}: the volume itself; choose another file for the {what}")

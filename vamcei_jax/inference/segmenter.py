@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import nibabel as nib
@@ -23,7 +22,9 @@ from vamcei_jax.data.preprocess import (
   restore_probabilities,
 )
 from vamcei_jax.data.scan import TURNS, Scan, read_scan, scan_of_array, scan_of_image
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded
 from vamcei_jax.inference.field import Region, crop, find_field, middle_region
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
@@ -50,6 +51,7 @@ class Segmenter:
   segment: Callable[..., np.ndarray] = dataclasses.field(repr=False)
   locate: Callable[[Volume], Centre] = dataclasses.field(repr=False)
 
+  @jax_settings()
   def __call__(self, volume: VolumeLike, spacing: Sequence[float] | None = None) -> Prediction:
     """Segments a short-axis volume.
 
@@ -152,7 +154,7 @@ class Segmenter:
 
 def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Scan:
   if isinstance(volume, str | os.PathLike):
-    return read_scan(Path(volume).expanduser(), plane, spacing)
+    return read_scan(expanded(os.fspath(volume)), plane, spacing)
   if isinstance(volume, nib.spatialimages.SpatialImage):
     return scan_of_image(volume, plane, spacing)
   if not isinstance(volume, np.ndarray | Array):

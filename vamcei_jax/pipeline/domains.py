@@ -12,10 +12,10 @@ import tensorflow_datasets as tfds
 from vamcei_jax.config.schema import DataConfig, StageConfig
 from vamcei_jax.data.loader import Patient, load_patients
 from vamcei_jax.data.preprocess import covers, preprocess_settings
-from vamcei_jax.datasets import left_out, prepare, refuse_shared
+from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
-from vamcei_jax.files import write_text
+from vamcei_jax.files import expanded, write_text
 from vamcei_jax.inference.heart import find_centre
 from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.stages import LOCATOR, TRANSLATED
@@ -50,7 +50,7 @@ def prepare_domain(data: DataConfig, role: str, **arguments) -> tfds.core.Datase
     data.name,
     data.source if role == "source" else data.target,
     role,
-    data_dir=str(Path(data.prepared_dir).expanduser()),
+    data_dir=str(expanded(data.prepared_dir, PREPARED_ELSEWHERE)),
     root=data.root,
     preprocess=preprocess_settings(data),
     label_values=data.label_values,

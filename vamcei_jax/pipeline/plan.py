@@ -51,13 +51,15 @@ class Plan:
     return set(self.actions) <= self.discard
 
 
-def inspect_folders(configs: Mapping[str, StageConfig], workdir: Path) -> dict[str, Folder]:
-  """What lies in the folder of each stage of a run."""
+def inspect_folders(
+  configs: Mapping[str, StageConfig], workdir: Path, earlier_names: Mapping[str, str]
+) -> dict[str, Folder]:
+  """What lies in the folder of each stage of a run; `earlier_names` as of changed_field."""
   return {
     stage: Folder(
       exists=(workdir / stage).exists(),
       finished=is_finished(workdir / stage / "checkpoints", config.train.steps),
-      changed=changed_field(workdir / stage, config),
+      changed=changed_field(workdir / stage, config, earlier_names),
     )
     for stage, config in configs.items()
   }

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from vamcei_jax import distributed
 from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import restore_final
 from vamcei_jax.methods.state import Params
@@ -19,6 +20,7 @@ from vamcei_jax.pipeline.run import run
 from vamcei_jax.training.checkpoints import digest
 
 
+@jax_settings()
 def reproduce(origin: Path, workdir: Path, retrain: Collection[str] = ()) -> bool:
   """Trains a run again; prints what differs between the two, first in their circumstances, then in their parameters.
 

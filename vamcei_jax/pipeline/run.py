@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from vamcei_jax import distributed
 from vamcei_jax.config.files import stage_content, write_config
-from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.config.schema import DataConfig, StageConfig
 from vamcei_jax.data.preprocess import preprocess_settings
+from vamcei_jax.datasets import earlier_names
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.files import locked
 from vamcei_jax.inference.volumes import predict_volume, translate_volume
 from vamcei_jax.methods import cyclegan, distillation
@@ -35,6 +37,7 @@ from vamcei_jax.pipeline.validation import segmentation_evaluator, translation_e
 from vamcei_jax.training.loop import train
 
 
+@jax_settings()
 def run(
   config: ConfigDict,
   workdir: Path,
@@ -65,11 +68,14 @@ def run(
   first = next(iter(resolved.stages.values()))
   for stage in resolved.stages.values():  # raises an error if the hosts cannot share a batch
     distributed.devices_for(stage.train.batch_size)
+  if distributed.is_first_host():
+    print(describe_run(first.data, workdir), flush=True)
   datasets = distributed.first_host_first(lambda: prepare_datasets(first.data, workdir))
   configs = name_datasets(resolved.stages, datasets, after_locator=False)
   with contextlib.ExitStack() as stack:
     distributed.first_host_first(lambda: distributed.is_first_host() and stack.enter_context(locked(workdir)))
-    plan = make_plan(configs, inspect_folders(configs, workdir), retrain, workdir)
+    folders = inspect_folders(configs, workdir, earlier_names(datasets.values()))
+    plan = make_plan(configs, folders, retrain, workdir)
     earlier = read_record(workdir)
     distributed.wait_for_hosts("checked")
     if distributed.is_first_host():
@@ -78,6 +84,13 @@ def run(
     results = run_stages(resolved, configs, datasets, workdir)
     distributed.wait_for_hosts("finished")
     return results
+
+
+def describe_run(data: DataConfig, workdir: Path) -> str:
+  """The first line of a run: its devices, data and workdir."""
+  origin = f" in {data.root}" if data.root else ""
+  domains = f"{data.name}, {data.source} to {data.target}{origin}"
+  return f"device: {distributed.describe_devices()}; data: {domains}; workdir: {workdir}"
 
 
 def prepare_workdir(config: RunConfig, plan: Plan, datasets: Datasets, earlier: dict | None, workdir: Path) -> dict:
