@@ -1,5 +1,6 @@
 """What the command lines share: flags, one-line errors with exit code 2, and the folder of compiled programs."""
 
+import ast
 import errno
 import hashlib
 import os
@@ -79,6 +80,14 @@ def define_inference_flags(*names: str) -> None:
 def inference_options(*names: str) -> dict[str, Any]:
   """The fields of InferenceConfig that flags of define_inference_flags set."""
   return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value is not None}
+
+
+def parse_values(text: str) -> Any:
+  """The Python values in the text of a flag; the text itself if it holds none."""
+  try:
+    return ast.literal_eval(text)
+  except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+    return text
 
 
 def set_compilation_cache(folder: Path) -> None:

@@ -4,10 +4,12 @@ python -m vamcei_jax.evaluate --predictions=masks --labels=DIR/LGE --images=DIR/
 
 The label of a prediction NAME is NAME_manual if --labels has such files (its other files are images then), else NAME.
 nnU-Net's channel (_0000) in names of predictions and images is ignored. Predictions without a label are not scored.
+Folders are searched with the folders in them, so that sub-01/lge.nii.gz belongs to sub-01/lge.nii.gz. All of them may
+be single files; a single label belongs to a single prediction of any name. If predictions and labels have other values,
+give all of each class: --label_values="0,(1,200),(2,500),(3,600)".
 Labels without a prediction and files that cannot be used are named at the end, and the exit code is 1.
 """
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("predictions", None, "Folder of predicted masks, or a single one.")
-  flags.DEFINE_string("labels", None, "Folder of true masks, or of images with NAME_manual beside them.")
+  flags.DEFINE_string("predictions", None, "Folder of predicted masks, or a single file.")
+  flags.DEFINE_string("labels", None, "Folder of true masks, or of images and NAME_manual; or a single file.")
   flags.DEFINE_string("output", None, "Folder for metrics.csv, metrics.json and report.html.")
-  flags.DEFINE_string("against", None, "Folder of other predicted masks to compare with.")
-  flags.DEFINE_string("images", None, "Folder of the images, with the names of the predictions, for the report.")
+  flags.DEFINE_string("against", None, "Folder of other predicted masks to compare with, or a single file.")
+  flags.DEFINE_string(
+    "images", None, "Folder of the images, named as the predictions, for the report; or a single file."
+  )
   flags.DEFINE_string("workdir", None, "Folder of a run: its label values, curves and configuration.")
   flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV; default: of the run, or 0,200,500,600.")
   flags.mark_flags_as_required(["predictions", "labels", "output"])
@@ -68,7 +72,7 @@ def path_of(flag: str) -> Path | None:
   """
   value = FLAGS[flag].value
   if value == "":
-    raise InputError(f"--{flag}=: empty; name a folder")
+    raise InputError(f"--{flag}=: empty; name a folder or a file")
   return None if value is None else Path(value)
 
 
@@ -95,10 +99,7 @@ def choose_label_values(given: str | None, workdir: Path | None) -> LabelValues:
   values: Any = LABEL_VALUES
   origin = "--label_values"
   if given is not None:
-    try:
-      values = ast.literal_eval(given)
-    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-      values = given
+    values = cli.parse_values(given)
   elif config is not None:
     values, origin = config["data"].get("label_values", LABEL_VALUES), f"{workdir}: data.label_values"
   check_label_values(values, origin)

@@ -80,7 +80,8 @@ def prepare(
   folder = Path(root or "").expanduser()
   config: Any = builder_class.CONFIG(name=domain, **settings, **options)
   splits = builder_class.splits(folder, config)
-  config.name = _config_name(settings | options, splits)
+  unread = builder_class.unread(folder, config) if issubclass(builder_class, Cases) else {}
+  config.name = _config_name(settings | options, splits, unread)
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
   prepared = Path(data_dir, name, config.name)
   with naming_damage(prepared) if prepared.exists() else contextlib.nullcontext():
@@ -89,7 +90,8 @@ def prepare(
     return builder
   print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
   if issubclass(builder_class, Cases):
-    config.left_out, config.digests = examine(splits, config)
+    problems, config.digests = examine(splits, config)
+    config.left_out = unread | problems
     _check_usable(config, splits, folder, leave_out=leave_out)
   _build(make_builder(), folder if root else None)  # the new builder's description contains the files that are left out
   return make_builder()
@@ -131,10 +133,12 @@ def _check_options(name: str, builder_class: Builder, options: Mapping[str, obje
       raise InputError(f"config.data.options.{field}={value}: must be a text")
 
 
-def _config_name(settings: Mapping[str, Any], splits: Splits) -> str:
+def _config_name(settings: Mapping[str, Any], splits: Splits, unread: Mapping[str, str]) -> str:
   """The name of a builder's configuration: the domain, and a digest of settings and files."""
   identity = {**settings, "preprocess": dataclasses.asdict(settings["preprocess"]), "files": fingerprint(splits)}
   identity["view"] = identity.pop("plane")  # its name in version 0.1, whose prepared data are found by the digest
+  if unread:
+    identity["unread"] = dict(unread)
   digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
   return f"{re.sub(r'[^A-Za-z0-9]+', '_', settings['domain']).strip('_')}-{digest}"
 
