@@ -19,7 +19,7 @@ from vamcei_jax.inference.load import load_segmenter
 from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import draw_patient
-from vamcei_jax.predict import write_prediction
+from vamcei_jax.predict import plan_tasks, write_prediction
 
 VALUES = (0, 200, 500, 600)
 # Three sizes and spacings; the depths differ from patient to patient.
@@ -49,7 +49,8 @@ def predictor(segmenter):
   def write(path, output, *, probabilities=False, **options):
     inference = dataclasses.replace(segmenter.inference, **options)
     prediction = dataclasses.replace(segmenter, inference=inference)(path)
-    write_prediction(prediction, path, output, probabilities=probabilities)
+    (task,) = plan_tasks(path, output)
+    write_prediction(prediction, task, probabilities=probabilities)
     return prediction
 
   return write
@@ -162,7 +163,7 @@ def test_a_new_prediction_removes_the_maps_of_an_earlier_one(predictor, volumes,
   with (tmp_path / "uncertainty.csv").open() as table:
     assert [row["volume"] for row in csv.DictReader(table)] == [second] * 3
   names = {path.name for path in tmp_path.iterdir()}
-  assert names == {"uncertainty.csv", first, second, "volume1_entropy.nii.gz"}
+  assert names == {"uncertainty.csv", "volumes.csv", first, second, "volume1_entropy.nii.gz"}
   # Maps in a folder are not taken for volumes.
   assert [path.name for path in list_volumes(tmp_path)] == [first, second]
 
@@ -201,7 +202,7 @@ def test_a_bad_file_does_not_stop_the_others(run_command, tiny_run, volumes, tmp
   assert "2 of 3 volumes segmented" in finished.stdout
   written = sorted(file.name for file in (tmp_path / "o").iterdir())
   maps = [f"volume{n}{kind}.nii.gz" for n in (0, 2) for kind in ("", "_entropy")]
-  assert written == ["uncertainty.csv", *sorted(maps)]
+  assert written == ["report.html", "uncertainty.csv", *sorted(maps), "volumes.csv"]
   with (tmp_path / "o" / "uncertainty.csv").open() as table:
     rows = list(csv.DictReader(table))
   assert [(row["volume"], row["structure"]) for row in rows] == [
