@@ -83,7 +83,8 @@ def main() -> None:
   segmenter = load_segmenter(FLAGS.weights or FLAGS.workdir, **cli.inference_options(*OPTIONS))
   if values is not None:
     segmenter = with_label_values(segmenter, values)
-  failures = segment(segmenter, tasks, probabilities=FLAGS.probabilities)
+  about = {"Network": FLAGS.weights or FLAGS.workdir, "Volumes": FLAGS.input}
+  failures = segment(segmenter, tasks, about, probabilities=FLAGS.probabilities)
   print(f"{len(tasks) - len(failures)} of {len(tasks)} volumes segmented: {output}")
   cli.end([*failures, *list_unread(source, leave_out=output)])
 
@@ -165,8 +166,16 @@ def with_label_values(segmenter: "Segmenter", values: Sequence[int]) -> "Segment
   return dataclasses.replace(segmenter, config=dataclasses.replace(segmenter.config, data=data))
 
 
-def segment(segmenter: "Segmenter", tasks: Sequence[Task], *, probabilities: bool = False) -> list[str]:
+def segment(
+  segmenter: "Segmenter", tasks: Sequence[Task], about: Mapping[str, str], *, probabilities: bool = False
+) -> list[str]:
   """Segments volumes, and writes masks, maps, tables and report.
+
+  Args:
+    segmenter: the network.
+    tasks: of one folder.
+    about: lines below the heading of the report: name -> value.
+    probabilities: whether class probabilities are written.
 
   Returns:
     A line for each volume that cannot be segmented.
@@ -176,6 +185,7 @@ def segment(segmenter: "Segmenter", tasks: Sequence[Task], *, probabilities: boo
   """
   from tqdm import tqdm
 
+  from vamcei_jax.evaluation.report import write_report
   from vamcei_jax.inference.summary import describe
 
   failures: list[str] = []
@@ -197,7 +207,8 @@ def segment(segmenter: "Segmenter", tasks: Sequence[Task], *, probabilities: boo
   if not entries:
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
-  write_summary(tasks[0].folder, entries, failures)
+  about = {**about, "Not segmented": "; ".join(failures)} if failures else about
+  write_report(tasks[0].folder / REPORT_FILE, "Predictions", about, predicted=entries)
   return failures
 
 
@@ -278,16 +289,6 @@ def update_rows(path: Path, columns: Sequence[str], volume: str, rows: Sequence[
   writer.writeheader()
   writer.writerows(sorted(table, key=lambda row: row["volume"]))
   write_text(path, text.getvalue())
-
-
-def write_summary(folder: Path, entries: Sequence["Predicted"], failures: Sequence[str]) -> None:
-  """Writes the report on the predictions of this command."""
-  from vamcei_jax.evaluation.report import write_report
-
-  about = {"Network": str(FLAGS.weights or FLAGS.workdir), "Volumes": str(FLAGS.input)}
-  if failures:
-    about["Not segmented"] = "; ".join(failures)
-  write_report(folder / REPORT_FILE, "Predictions", about, predicted=entries)
 
 
 def command() -> None:
