@@ -182,6 +182,17 @@ def test_bytes_after_the_gzip_data_are_ignored_if_its_checksum_is_right(tmp_path
     read_volume(path)
 
 
+def test_a_bomb_after_few_voxels_is_not_read(tmp_path):
+  """The header of the other NIfTI version, whose size is read first, is longer than this file."""
+  path = save(tmp_path / "stack.nii", np.ones((2, 2, 2), np.uint8))
+  content = path.read_bytes()
+  path.write_bytes(content + b"garbage")
+  assert read_volume(path).voxels.shape == (2, 2, 2)
+  (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(content) + gzip.compress(b"\0" * 2**26, 9) * 60)
+  with pytest.raises(InputError, match="longer than the 360 bytes by its header"):
+    read_volume(tmp_path / "bomb.nii.gz")
+
+
 @pytest.mark.parametrize(("size", "fits"), [(2**22, True), (2**26, False)])
 def test_header_extensions_of_some_megabytes_are_read(tmp_path, stored, size, fits):
   image = nib.Nifti1Image(stored, make_affine(STACKS["LSP"]))

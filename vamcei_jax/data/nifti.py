@@ -389,7 +389,7 @@ def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensi
   if not 0 <= header.get_data_offset() <= HEADER:
     raise ValueError(f"voxels from byte {header.get_data_offset()} on, beyond {HEADER >> 20} MiB of header extensions")
   needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-  content = start + file.read(needed - len(start))
+  content = start + file.read(max(0, needed - len(start)))
   if needed > len(content):
     raise EOFError(f"{len(content)} of {needed} bytes")
   if len(_read_rest(file)) > TRAILER:

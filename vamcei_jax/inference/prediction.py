@@ -70,9 +70,11 @@ class Prediction:
     Raises:
       InputError: see `save`.
     """
-    paths = {what: Path(path).expanduser() for what, path in files.items()}
+    paths, remove = {what: Path(path).expanduser() for what, path in files.items()}, list(remove)
     for what, path in paths.items():
       self._check(what, path)
+    for path in remove:
+      self._refuse_volume(path, "map")
     path = temporary = Path()
     try:
       with ExitStack() as finished:
@@ -94,6 +96,10 @@ class Prediction:
     if what not in SAVABLE:
       raise InputError(f"{what}: not a map of a prediction; choose from {', '.join(SAVABLE)}")
     check_name(path)
+    self._refuse_volume(path, what)
+
+  def _refuse_volume(self, path: Path, what: str) -> None:
+    """Raises an InputError if a file that is written or removed is that of the volume."""
     volume = self.scan.path
     if volume is not None and volume.exists() and path.exists() and os.path.samefile(path, volume):
       raise InputError(f"{path}: the volume itself; choose another file for the {what}")
