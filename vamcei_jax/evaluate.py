@@ -17,7 +17,6 @@ from absl import flags
 
 from vamcei_jax import cli
 from vamcei_jax.data.labels import LABEL_VALUES, LabelValues
-from vamcei_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 
@@ -40,40 +39,17 @@ def main() -> None:
   """Runs the command."""
   from vamcei_jax.evaluation.scoring import check_output, evaluate
 
-  output, workdir = required_path("output"), path_of("workdir")
+  output, workdir = cli.required_path("output"), cli.path_of("workdir")
   check_output(output)
   label_values = choose_label_values(FLAGS.label_values, workdir)
   run = read_run(workdir) if workdir else {}
-  predictions, labels = required_path("predictions"), required_path("labels")
-  against, images = path_of("against"), path_of("images")
+  predictions, labels = cli.required_path("predictions"), cli.required_path("labels")
+  against, images = cli.path_of("against"), cli.path_of("images")
   table = evaluate(predictions, labels, label_values=label_values, against=against, images=images)
   without_image = table.save(output, **run)
   patients = len(table.scores)
   print(f"{table}\n\nReport and numbers of {patients} patient{'s' if patients > 1 else ''}: {output}")
   cli.end([*table.failures, *without_image])
-
-
-def required_path(flag: str) -> Path:
-  """The path in a required flag.
-
-  Raises:
-    InputError: the flag is empty.
-  """
-  path = path_of(flag)
-  assert path is not None, flag  # absl requires the flag
-  return path
-
-
-def path_of(flag: str) -> Path | None:
-  """The path in a flag; None if the flag is not given.
-
-  Raises:
-    InputError: the flag is given and empty.
-  """
-  value = FLAGS[flag].value
-  if value == "":
-    raise InputError(f"--{flag}=: empty; name a folder or a file")
-  return None if value is None else Path(value)
 
 
 def read_run(workdir: Path) -> dict:

@@ -76,7 +76,7 @@ def main() -> None:
   from vamcei_jax.data.nifti import list_unread
   from vamcei_jax.inference.load import load_segmenter
 
-  source, output = Path(FLAGS.input), Path(FLAGS.output)
+  source, output = cli.required_path("input"), cli.required_path("output")
   tasks = plan_tasks(source, output)
   check_outputs(tasks)
   values = None if FLAGS.label_values is None else parse_mask_values(FLAGS.label_values)

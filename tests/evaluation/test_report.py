@@ -142,9 +142,11 @@ def test_nothing_is_fetched_and_names_are_text(page):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_is_no_wider_than_the_screen(page, width):
+def test_the_page_is_no_wider_than_the_screen(page, predictions, width):
   metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
   page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+  assert page.execute_script("return document.documentElement.scrollWidth") <= width
+  page.get(predictions.as_uri())
   assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
