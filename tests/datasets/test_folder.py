@@ -130,7 +130,7 @@ def test_folders_without_volumes_are_refused_with_the_tree(tmp_path):
 def test_files_that_belong_to_no_patient_are_named(root, tmp_path, capsys):
   place = root / "bssfp"
   files = {
-    "imagesTr/bssfp_004.nii.gz": "its name ends in no channel. Rename it to bssfp_004_0000.",
+    "imagesTr/bssfp_004.nii.gz": "its name ends in no channel. Rename it to bssfp_004_0000.nii.gz.",
     "imagesTr/bssfp_005_0000.NII.GZ": "its suffix is .NII.GZ. Rename it to bssfp_005_0000.nii.gz.",
     "imagesTr/bssfp_006_0000.hdr": "not a .nii or .nii.gz file; convert it first",
     "labelsTr/bssfp_007.nii.gz": f"no image bssfp_007_0000 in {place / 'imagesTr'}. Add it, or remove the mask.",

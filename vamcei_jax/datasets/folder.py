@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from vamcei_jax.data.labels import folded_values
-from vamcei_jax.data.nifti import unread_reason, volume_name
+from vamcei_jax.data.nifti import split_name, unread_reason, volume_name
 from vamcei_jax.datasets.cases import Case, Cases, CasesConfig, Splits, split_by_role
 from vamcei_jax.errors import InputError
 
@@ -98,7 +98,7 @@ def _unread_images(images: Path, ending: str) -> dict[str, str]:
     if reason := unread_reason(file):
       unread[str(file)] = reason
     elif name is not None and ending and not re.search(r"_\d{4}$", name):
-      unread[str(file)] = f"its name ends in no channel. Rename it to {name}{ending}."
+      unread[str(file)] = f"its name ends in no channel. Rename it to {name}{ending}{split_name(file)[1]}."
   return unread
 
 
