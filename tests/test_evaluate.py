@@ -1,12 +1,14 @@
 """The command line `evaluate`: its numbers are those of the masks, and it names the files that it cannot use."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
 
 from tests.commands import error_of
-from tests.evaluation.masks import assert_close, scores_of, write_folders
+from tests.evaluation.masks import assert_close, scores_of, write_folders, write_predictions
 from vamcei_jax.evaluation.statistics import compare
 from vamcei_jax.phantom.scanner import draw_patient, write_patient
 
@@ -63,6 +65,25 @@ def test_an_unreadable_image_is_named_and_its_prediction_is_scored(root, evaluat
   assert finished.stderr.count("error: ") == 1
   assert "labels/patient1_LGE.nii.gz: not a readable NIfTI file" in finished.stderr
   assert len(metrics_of(root)["methods"]["near"]["patients"]) == 2
+
+
+def test_single_files_are_scored_whatever_their_names_are(root, evaluate):
+  label, image = (root / "labels" / f"patient1_LGE{ending}.nii.gz" for ending in ("_manual", ""))
+  (root / "mask.nii.gz").write_bytes((root / "near" / "patient1_LGE.nii.gz").read_bytes())
+  finished = evaluate("mask.nii.gz", label.relative_to(root), f"--images={image}", f"--against={label}")
+  assert finished.returncode == 0, finished.stderr
+  patients = metrics_of(root)["methods"]["mask.nii.gz"]["patients"]
+  assert_close(patients, {"patient1_LGE": scores_of(1)["patient1_LGE"]})
+
+
+def test_masks_of_two_label_conventions_are_scored_as_the_error_says(root, evaluate):
+  write_predictions(root / "others", 1, (0, 1, 2, 3))
+  error = error_of(evaluate("others"))
+  assert "others/patient1_LGE.nii.gz: unknown label values 1, 2, 3; expected only 0, 200, 500, 600. " in error
+  way_out = re.search(r"give all values of each class, as in (--label_values=\S+)\.$", error)[1]
+  finished = evaluate("others", "labels", *shlex.split(way_out))
+  assert finished.returncode == 0, finished.stderr
+  assert_close(metrics_of(root)["methods"]["others"]["patients"], scores_of(1))
 
 
 def test_wrong_input_is_named_in_one_line(root, evaluate):

@@ -92,6 +92,37 @@ def inference_options(*names: str) -> dict[str, Any]:
   return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value is not None}
 
 
+def required_path(flag: str) -> Path:
+  """The path in a required flag.
+
+  Raises:
+    InputError: the flag is empty.
+  """
+  path = path_of(flag)
+  assert path is not None, flag  # absl requires the flag
+  return path
+
+
+def path_of(flag: str) -> Path | None:
+  """The path in a flag; None if the flag is not given.
+
+  Raises:
+    InputError: the flag is given and empty.
+  """
+  value = flags.FLAGS[flag].value
+  if value == "":
+    raise InputError(f"--{flag}=: empty; name a folder or a file")
+  return None if value is None else Path(value)
+
+
+def parse_values(text: str) -> Any:
+  """The Python values in the text of a flag; the text itself if it holds none."""
+  try:
+    return ast.literal_eval(text)
+  except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+    return text
+
+
 def set_compilation_cache(folder: Path) -> None:
   """Keeps compiled programs in a folder, unless JAX_COMPILATION_CACHE_DIR names another one.
 

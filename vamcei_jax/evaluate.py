@@ -4,10 +4,12 @@ python -m vamcei_jax.evaluate --predictions=masks --labels=DIR/LGE --images=DIR/
 
 The label of a prediction NAME is NAME_manual if --labels has such files (its other files are images then), else NAME.
 nnU-Net's channel (_0000) in names of predictions and images is ignored. Predictions without a label are not scored.
+Folders are searched with the folders in them, so that sub-01/lge.nii.gz belongs to sub-01/lge.nii.gz. All of them may
+be single files; a single label belongs to a single prediction of any name. If predictions and labels have other values,
+give all of each class: --label_values="0,(1,200),(2,500),(3,600)".
 Labels without a prediction and files that cannot be used are named at the end, and the exit code is 1.
 """
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,19 @@ from absl import flags
 
 from vamcei_jax import cli
 from vamcei_jax.data.labels import LABEL_VALUES, LabelValues
-from vamcei_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("predictions", None, "Folder of predicted masks, or a single one.")
-  flags.DEFINE_string("labels", None, "Folder of true masks, or of images with NAME_manual beside them.")
+  flags.DEFINE_string("predictions", None, "Folder of predicted masks, or a single file.")
+  flags.DEFINE_string("labels", None, "Folder of true masks, or of images and NAME_manual; or a single file.")
   flags.DEFINE_string("output", None, "Folder for metrics.csv, metrics.json and report.html.")
-  flags.DEFINE_string("against", None, "Folder of other predicted masks to compare with.")
-  flags.DEFINE_string("images", None, "Folder of the images, with the names of the predictions, for the report.")
+  flags.DEFINE_string("against", None, "Folder of other predicted masks to compare with, or a single file.")
+  flags.DEFINE_string(
+    "images", None, "Folder of the images, named as the predictions, for the report; or a single file."
+  )
   flags.DEFINE_string("workdir", None, "Folder of a run: its label values, curves and configuration.")
   flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV; default: of the run, or 0,200,500,600.")
   flags.mark_flags_as_required(["predictions", "labels", "output"])
@@ -36,40 +39,17 @@ def main() -> None:
   """Runs the command."""
   from vamcei_jax.evaluation.scoring import check_output, evaluate
 
-  output, workdir = required_path("output"), path_of("workdir")
+  output, workdir = cli.required_path("output"), cli.path_of("workdir")
   check_output(output)
   label_values = choose_label_values(FLAGS.label_values, workdir)
   run = read_run(workdir) if workdir else {}
-  predictions, labels = required_path("predictions"), required_path("labels")
-  against, images = path_of("against"), path_of("images")
+  predictions, labels = cli.required_path("predictions"), cli.required_path("labels")
+  against, images = cli.path_of("against"), cli.path_of("images")
   table = evaluate(predictions, labels, label_values=label_values, against=against, images=images)
   without_image = table.save(output, **run)
   patients = len(table.scores)
   print(f"{table}\n\nReport and numbers of {patients} patient{'s' if patients > 1 else ''}: {output}")
   cli.end([*table.failures, *without_image])
-
-
-def required_path(flag: str) -> Path:
-  """The path in a required flag.
-
-  Raises:
-    InputError: the flag is empty.
-  """
-  path = path_of(flag)
-  assert path is not None, flag  # absl requires the flag
-  return path
-
-
-def path_of(flag: str) -> Path | None:
-  """The path in a flag; None if the flag is not given.
-
-  Raises:
-    InputError: the flag is given and empty.
-  """
-  value = FLAGS[flag].value
-  if value == "":
-    raise InputError(f"--{flag}=: empty; name a folder")
-  return None if value is None else Path(value)
 
 
 def read_run(workdir: Path) -> dict:
@@ -95,10 +75,7 @@ def choose_label_values(given: str | None, workdir: Path | None) -> LabelValues:
   values: Any = LABEL_VALUES
   origin = "--label_values"
   if given is not None:
-    try:
-      values = ast.literal_eval(given)
-    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-      values = given
+    values = cli.parse_values(given)
   elif config is not None:
     values, origin = config["data"].get("label_values", LABEL_VALUES), f"{workdir}: data.label_values"
   check_label_values(values, origin)

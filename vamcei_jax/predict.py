@@ -1,15 +1,18 @@
 """Segments NIfTI volumes with exported weights, or with a stage of a run.
 
 python -m vamcei_jax.predict --weights=weights/mscmrseg_student --input=volumes --output=masks
-python -m vamcei_jax.predict --workdir=runs/uda --input=volumes --output=masks
+python -m vamcei_jax.predict --workdir=runs/uda --input=volumes/patient1.nii.gz --output=mask.nii.gz
 
-Each mask has the name, grid and header of its volume. --samples=N adds an entropy map in nats (NAME_entropy.nii.gz) and
-uncertainty.csv; --probabilities adds the class probabilities (NAME_probabilities.nii.gz, classes as the fourth axis).
+Folders are searched with the folders in them, and --output gets the same tree. Each mask has the name, grid and header
+of its volume. volumes.csv has a row for each volume, and report.html shows all masks of the command. --samples=N adds
+an entropy map in nats (NAME_entropy.nii.gz) and uncertainty.csv; --probabilities adds the class probabilities
+(NAME_probabilities.nii.gz, classes as the fourth axis).
 """
 
 import csv
+import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +22,50 @@ from vamcei_jax import cli
 from vamcei_jax.errors import InputError
 
 if TYPE_CHECKING:
+  from vamcei_jax.evaluation.report import Predicted
   from vamcei_jax.inference.prediction import Prediction
+  from vamcei_jax.inference.segmenter import Segmenter
 
 FLAGS = flags.FLAGS
 OPTIONS = ("tta", "postprocess", "smooth", "samples", "resample")
+REPORT_FILE = "report.html"
+VOLUMES_FILE = "volumes.csv"
+VOLUMES_COLUMNS = ("volume", "LV_ml", "RV_ml", "myocardium_g", "score", "findings")
 UNCERTAINTY_FILE = "uncertainty.csv"
+UNCERTAINTY_COLUMNS = ("volume", "structure", "volume_ml", "volume_std_ml", "entropy", "agreement")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A volume to segment, and the place of its prediction.
+
+  path: of the volume.
+  name: of the volume in tables and in the report: its path from the input folder.
+  mask: file of the mask; its maps lie beside it.
+  folder: of the tables and of the report.
+  """
+
+  path: Path
+  name: str
+  mask: Path
+  folder: Path
+
+  def file(self, kind: str) -> Path:
+    """The file of the mask or of a map."""
+    from vamcei_jax.data.nifti import split_name
+
+    stem, suffix = split_name(self.mask)
+    return self.mask if kind == "mask" else self.mask.with_name(f"{stem}_{kind}{suffix}")
 
 
 def define_flags() -> None:
   """Defines the flags."""
   flags.DEFINE_string("weights", None, "Folder of exported weights.")
   flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts) or of one of its stages.")
-  flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them.")
-  flags.DEFINE_string("output", None, "Folder for the masks.")
+  flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them, which is searched with the folders in it.")
+  flags.DEFINE_string("output", None, "Folder for the masks or, for one volume, the file of its mask.")
   flags.DEFINE_bool("probabilities", False, "Write the class probabilities as well.")
+  flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV in the masks; default: of the training.")
   cli.define_inference_flags(*OPTIONS)
   flags.mark_flags_as_required(["input", "output"])
   flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
@@ -40,84 +73,221 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  from tqdm import tqdm
-
-  from vamcei_jax.data.nifti import list_volumes
+  from vamcei_jax.data.nifti import list_unread
   from vamcei_jax.inference.load import load_segmenter
 
-  paths, output = list_volumes(Path(FLAGS.input)), Path(FLAGS.output)
-  refuse_inputs(paths, output)
+  source, output = cli.required_path("input"), cli.required_path("output")
+  tasks = plan_tasks(source, output)
+  check_outputs(tasks)
+  values = None if FLAGS.label_values is None else parse_mask_values(FLAGS.label_values)
   segmenter = load_segmenter(FLAGS.weights or FLAGS.workdir, **cli.inference_options(*OPTIONS))
-  failures = []
-  for path in tqdm(paths, "volumes", unit="volume", disable=None):
+  if values is not None:
+    segmenter = with_label_values(segmenter, values)
+  about = {"Network": FLAGS.weights or FLAGS.workdir, "Volumes": FLAGS.input}
+  failures = segment(segmenter, tasks, about, probabilities=FLAGS.probabilities)
+  print(f"{len(tasks) - len(failures)} of {len(tasks)} volumes segmented: {output}")
+  cli.end([*failures, *list_unread(source, leave_out=output)])
+
+
+def plan_tasks(source: Path, output: Path) -> list[Task]:
+  """The volumes of a file or a folder, and the places of their predictions.
+
+  Args:
+    source: a NIfTI file, or a folder, which is searched with the folders in it.
+    output: a folder, which is not searched, or the NIfTI file of the mask of one volume.
+
+  Raises:
+    InputError: no volume, or an output that cannot be one.
+  """
+  from vamcei_jax.data.nifti import SUFFIXES, list_volumes
+
+  if output.name.lower().endswith(SUFFIXES) and not output.is_dir():
+    paths = list_volumes(source)
+    if len(paths) > 1:
+      raise InputError(f"{output}: one file for the masks of {len(paths)} volumes; name a folder")
+    return [Task(paths[0], paths[0].name, output, output.parent)]
+  folder = source if source.is_dir() else source.parent
+  names = {path: path.relative_to(folder) for path in list_volumes(source, leave_out=output)}
+  return [Task(path, name.as_posix(), output / name, output) for path, name in names.items()]
+
+
+def check_outputs(tasks: Sequence[Task]) -> None:
+  """Checks, before anything is written, that the files of all predictions can be written.
+
+  Raises:
+    InputError: a file would replace an input, through whatever link or spelling; the name of a mask is not that of a
+      NIfTI file; a folder is that of a run; or a table is not one of predictions.
+  """
+  from vamcei_jax.data.nifti import check_name
+  from vamcei_jax.evaluation.scoring import check_output
+
+  inputs = {identity(task.path): task.path for task in tasks}
+  for task in tasks:
+    check_name(task.mask)
+    for file in output_files(task):
+      if (found := identity(file)) is not None and found in inputs:
+        raise InputError(f"{file}: an output that would replace the input {inputs[found]}; choose another --output")
+  folder = tasks[0].folder
+  check_output(folder)
+  for name, columns in ((VOLUMES_FILE, VOLUMES_COLUMNS), (UNCERTAINTY_FILE, UNCERTAINTY_COLUMNS)):
+    read_rows(folder / name, columns)
+
+
+def output_files(task: Task) -> Iterator[Path]:
+  """All files that the prediction of a volume may write or remove."""
+  from vamcei_jax.data.nifti import MAPS
+
+  yield from (task.file(kind) for kind in ("mask", *MAPS))
+  yield from (task.folder / name for name in (VOLUMES_FILE, UNCERTAINTY_FILE, REPORT_FILE))
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+  """What two paths of one file have in common, whatever their links, spellings and letters; None without a file."""
+  try:
+    stat = path.stat()
+  except OSError:
+    return None
+  return stat.st_dev, stat.st_ino
+
+
+def parse_mask_values(text: str) -> tuple[int, ...]:
+  """The label values in the text of a flag. Raises an InputError if these are not one whole number for each class."""
+  from vamcei_jax.data.labels import CLASSES, are_label_values
+
+  values = cli.parse_values(text)
+  if not are_label_values(values) or not all(isinstance(value, int) for value in values):
+    raise InputError(f"--label_values={text}: expected {len(CLASSES)} different whole numbers, such as 0,200,500,600")
+  return tuple(values)
+
+
+def with_label_values(segmenter: "Segmenter", values: Sequence[int]) -> "Segmenter":
+  """The segmenter, with these values in its masks."""
+  data = dataclasses.replace(segmenter.config.data, label_values=tuple(values))
+  return dataclasses.replace(segmenter, config=dataclasses.replace(segmenter.config, data=data))
+
+
+def segment(
+  segmenter: "Segmenter", tasks: Sequence[Task], about: Mapping[str, str], *, probabilities: bool = False
+) -> list[str]:
+  """Segments volumes, and writes masks, maps, tables and report.
+
+  Args:
+    segmenter: the network.
+    tasks: of one folder.
+    about: lines below the heading of the report: name -> value.
+    probabilities: whether class probabilities are written.
+
+  Returns:
+    A line for each volume that cannot be segmented.
+
+  Raises:
+    InputError: all volumes cannot be segmented.
+  """
+  from tqdm import tqdm
+
+  from vamcei_jax.evaluation.report import write_report
+  from vamcei_jax.inference.summary import describe
+
+  failures: list[str] = []
+  entries: list[Predicted] = []
+  written: dict[tuple[int, int] | None, str] = {}
+  for task in tqdm(tasks, "volumes", unit="volume", disable=None):
     try:
-      prediction = segmenter(path)
+      prediction = segmenter(task.path)
       for finding in prediction.quality.findings:
-        tqdm.write(f"{path}: {finding.text}")
-      write_prediction(prediction, path, output, probabilities=FLAGS.probabilities)
+        tqdm.write(f"{task.path}: {finding.text}")
+      refuse_second(task, written)
+      write_prediction(prediction, task, probabilities=probabilities)
+      written[identity(task.mask)] = task.name
+      entries.append(describe(prediction, task.name, segmenter.config.data.label_values))
     except InputError as error:
       failures.append(str(error))
     except MemoryError:
-      failures.append(f"{path}: too large for this machine's memory. Crop it.")
-  if len(failures) == len(paths):
+      failures.append(f"{task.path}: too large for this machine's memory. Crop it.")
+  if not entries:
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
-  print(f"{len(paths) - len(failures)} of {len(paths)} volumes segmented: {output}")
-  cli.end(failures)
+  about = {**about, "Not segmented": "; ".join(failures)} if failures else about
+  write_report(tasks[0].folder / REPORT_FILE, "Predictions", about, predicted=entries)
+  return failures
 
 
-def refuse_inputs(paths: Sequence[Path], output: Path) -> None:
-  """Raises an InputError if a mask would overwrite a volume: in the same folder, or through a link."""
-  identity = lambda path: (path.stat().st_dev, path.stat().st_ino)
-  inputs = {identity(path) for path in paths if path.exists()}
-  for path in paths:
-    mask = output / path.name
-    same = path.parent.resolve() == output.resolve()
-    if same or (mask.exists() and identity(mask) in inputs):
-      raise InputError(f"{output}: masks have the volumes' names and would replace them; choose another --output")
+def refuse_second(task: Task, written: Mapping[tuple[int, int] | None, str]) -> None:
+  """Raises an InputError if a mask would replace that of another volume, as names differ in letters or links only.
+
+  Args:
+    task: of the mask.
+    written: identity of each mask that was written -> name of its volume.
+  """
+  if (found := identity(task.mask)) is not None and found in written:
+    raise InputError(f"{task.path}: its mask would replace that of {written[found]}. Rename one of the volumes.")
 
 
-def write_prediction(prediction: "Prediction", path: Path, output: Path, *, probabilities: bool = False) -> None:
-  """Writes the mask of a volume, its maps, and its rows of uncertainty.csv.
+def write_prediction(prediction: "Prediction", task: Task, *, probabilities: bool = False) -> None:
+  """Writes the mask of a volume, its maps, and its rows of volumes.csv and uncertainty.csv.
+
+  Maps of an earlier prediction of the volume are replaced or removed.
 
   Args:
     prediction: of the volume.
-    path: of the volume.
-    output: folder.
+    task: the places of the files.
     probabilities: whether class probabilities are written.
   """
-  from vamcei_jax.data.nifti import MAPS, volume_name
+  from vamcei_jax.data.nifti import MAPS
 
-  name = volume_name(path) or path.name
-  map_path = lambda kind: output / f"{name}_{kind}{path.name.removeprefix(name)}"
-  for earlier in (output / path.name, *map(map_path, MAPS)):
-    earlier.unlink(missing_ok=True)
-  if probabilities:
-    prediction.save(map_path("probabilities"), "probabilities")
-  if prediction.entropy is not None:
-    prediction.save(map_path("entropy"), "entropy")
-  # Last, so that a volume with a mask has all its maps.
-  prediction.save(output / path.name)
-  rows = [{"volume": path.name, "structure": name, **values} for name, values in prediction.uncertainty.items()]
-  update_rows(output / UNCERTAINTY_FILE, path.name, rows)
+  exists = {"probabilities": probabilities, "entropy": prediction.entropy is not None}
+  kinds = ["mask", *(kind for kind in MAPS if exists[kind])]
+  earlier = [task.file(kind) for kind in MAPS if kind not in kinds]
+  prediction.save_maps({kind: task.file(kind) for kind in kinds}, remove=earlier)
+  uncertain = [{"volume": task.name, "structure": name, **row} for name, row in prediction.uncertainty.items()]
+  update_rows(task.folder / UNCERTAINTY_FILE, UNCERTAINTY_COLUMNS, task.name, uncertain)
+  update_rows(task.folder / VOLUMES_FILE, VOLUMES_COLUMNS, task.name, [volumes_row(prediction, task.name)])
 
 
-def update_rows(path: Path, volume: str, rows: Sequence[Mapping]) -> None:
-  """Replaces the rows of a volume in a csv file; numbers get six digits. A file without rows is removed."""
+def volumes_row(prediction: "Prediction", name: str) -> dict[str, str | float]:
+  """The row of a volume in volumes.csv."""
+  findings = "; ".join(finding.name for finding in prediction.quality.findings)
+  volumes, mass, score = prediction.volumes_ml, prediction.myocardial_mass_g, prediction.quality.score
+  values = (name, volumes["LV"], volumes["RV"], mass, score, findings)
+  return dict(zip(VOLUMES_COLUMNS, values, strict=True))
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+  """The rows of a csv file, or none if it does not exist.
+
+  Raises:
+    InputError: the file has other columns, or is no csv file.
+  """
+  if not path.exists():
+    return []
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as table:
+      header, *rows = list(csv.reader(table)) or [[]]
+  except (csv.Error, UnicodeDecodeError):
+    header, rows = [], []
+  if header != list(columns) or any(len(row) != len(columns) for row in rows):
+    raise InputError(f"{path}: not a table with the columns {','.join(columns)}. Move it away.")
+  return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def update_rows(path: Path, columns: Sequence[str], volume: str, rows: Sequence[Mapping]) -> None:
+  """Replaces the rows of a volume in a csv file; numbers get six digits. A file without rows is removed.
+
+  Raises:
+    InputError: see `read_rows`.
+  """
   from vamcei_jax.files import write_text
 
   rounded = lambda value: f"{value:.6g}" if isinstance(value, float) else value
-  rows = [{name: rounded(value) for name, value in row.items()} for row in rows]
-  if path.exists():
-    with path.open(newline="", encoding="utf-8") as table:
-      rows = [row for row in csv.DictReader(table) if row["volume"] != volume] + rows
-  if not rows:
+  kept = [row for row in read_rows(path, columns) if row["volume"] != volume]
+  table = [*kept, *({name: rounded(value) for name, value in row.items()} for row in rows)]
+  if not table:
     path.unlink(missing_ok=True)
     return
   text = io.StringIO()
-  writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+  writer = csv.DictWriter(text, columns, lineterminator="\n")
   writer.writeheader()
-  writer.writerows(sorted(rows, key=lambda row: row["volume"]))
+  writer.writerows(sorted(table, key=lambda row: row["volume"]))
   write_text(path, text.getvalue())
 
 

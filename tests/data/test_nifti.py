@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from vamcei_jax.data.labels import folded_values
-from vamcei_jax.data.nifti import compact, read_classes, read_volume, write_volume
+from vamcei_jax.data.nifti import compact, list_unread, list_volumes, read_classes, read_volume, write_volume
 from vamcei_jax.data.scan import read_scan
 from vamcei_jax.errors import InputError
 
@@ -155,11 +155,45 @@ def test_both_nifti_versions_are_read_and_kept(tmp_path, stored, kind):
   assert type(nib.load(tmp_path / "mask.nii.gz")) is kind
 
 
-def test_a_fourth_axis_of_one_is_dropped(tmp_path, stored):
-  path = save(tmp_path / "stack.nii.gz", stored[..., None])
+@pytest.mark.parametrize("further", [1, 2, 4])
+def test_further_axes_of_one_are_dropped(tmp_path, stored, further):
+  path = save(tmp_path / "stack.nii.gz", stored.reshape(*SHAPE, *[1] * further))
   np.testing.assert_array_equal(read_volume(path).voxels, stored.transpose(2, 1, 0))
   write_classes(tmp_path / "mask.nii.gz", np.zeros(SHAPE[::-1], np.uint8), LABELS, like=path)
   assert nib.load(tmp_path / "mask.nii.gz").shape == SHAPE
+
+
+def test_bytes_after_the_gzip_data_are_ignored_if_its_checksum_is_right(tmp_path, stored):
+  path = save(tmp_path / "stack.nii.gz", stored)
+  content = path.read_bytes()
+  path.write_bytes(content + b"garbage" * 2**18)
+  np.testing.assert_array_equal(read_volume(path).voxels, stored.transpose(2, 1, 0))
+  path.write_bytes(content[:-8] + b"\0\0\0\0" + content[-4:] + b"garbage")
+  with pytest.raises(InputError, match="not a readable NIfTI file .CRC check failed"):
+    read_volume(path)
+
+
+def test_a_bomb_after_few_voxels_is_not_read(tmp_path):
+  """The header of the other NIfTI version, whose size is read first, is longer than this file."""
+  path = save(tmp_path / "stack.nii", np.ones((2, 2, 2), np.uint8))
+  content = path.read_bytes()
+  path.write_bytes(content + b"garbage")
+  assert read_volume(path).voxels.shape == (2, 2, 2)
+  (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(content) + gzip.compress(b"\0" * 2**26, 9) * 60)
+  with pytest.raises(InputError, match="longer than the 360 bytes by its header"):
+    read_volume(tmp_path / "bomb.nii.gz")
+
+
+@pytest.mark.parametrize(("size", "fits"), [(2**22, True), (2**26, False)])
+def test_header_extensions_of_some_megabytes_are_read(tmp_path, stored, size, fits):
+  image = nib.Nifti1Image(stored, make_affine(STACKS["LSP"]))
+  image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * (size - 8)))
+  image.to_filename(tmp_path / "stack.nii")
+  if fits:
+    np.testing.assert_array_equal(read_volume(tmp_path / "stack.nii").voxels, stored.transpose(2, 1, 0))
+    return
+  with pytest.raises(InputError, match="beyond 64 MiB of header extensions"):
+    read_volume(tmp_path / "stack.nii")
 
 
 # Labels
@@ -228,10 +262,19 @@ def test_several_values_are_folded_into_a_class_and_written_as_the_first(tmp_pat
 def test_a_mask_that_lies_elsewhere_is_refused(tmp_path, image, classes):
   affine = make_affine(STACKS["LSP"])
   mask = np.take(LABELS, classes).astype(np.int16)
-  moved = affine.copy()
-  moved[:3, 3] += 0.2 * image.spacing[0]
-  near = save(tmp_path / "near.nii", mask, moved)
-  np.testing.assert_array_equal(read_classes(near, image, LABELS), canonical(classes))
+  # Slices of 8 mm, where 2 mm are less than half a slice, and of 3 mm.
+  for thickness, limit in ((8.0, 2.0), (3.0, 1.5)):
+    place = make_affine(STACKS["LSP"], (1.2, 1.3, thickness))
+    like = read_volume(save(tmp_path / "like.nii", np.ones(SHAPE, np.float32), place))
+    for name, shift in (("near", 0.9 * limit), ("beside", 1.2 * limit)):
+      moved = place.copy()
+      moved[0, 3] += shift
+      path = save(tmp_path / f"{name}.nii", mask, moved)
+      if name == "near":
+        np.testing.assert_array_equal(read_classes(path, like, LABELS), canonical(classes))
+        continue
+      with pytest.raises(InputError, match=f"beside.nii: lies {shift:.2g} mm from its place by its affine"):
+        read_classes(path, like, LABELS)
   mirrored = affine @ np.diag([1.0, 1.0, -1.0, 1.0])
   with pytest.raises(InputError, match="far.nii: lies .* mm from its place by its affine"):
     read_classes(save(tmp_path / "far.nii", mask, mirrored), image, LABELS)
@@ -323,7 +366,11 @@ UNFIT = {
     lambda path, stored: save(path, np.stack([stored, stored], axis=-1)),
     "4-D image (7, 6, 4, 2); expected one 3-D volume. Split the series first.",
   ),
-  "5-D": ("a.nii", lambda path, stored: save(path, stored[..., None, None]), "5-D image (7, 6, 4, 1, 1); expected one"),
+  "5-D": (
+    "a.nii",
+    lambda path, stored: save(path, np.stack([stored[..., None]] * 2, axis=-1)),
+    "5-D image (7, 6, 4, 1, 2); expected one",
+  ),
   "no voxels": ("a.nii", lambda path, stored: patched(save(path, stored), 42, b"\0\0"), "empty image (0, 6, 4)"),
   "colour": (
     "a.nii",
@@ -473,3 +520,46 @@ def test_ms_cmrseg_is_turned_as_it_is_stored():
     if mask in files:
       classes = read_classes(mask, volume, LABELS)
       np.testing.assert_array_equal(np.take(LABELS, classes), np.asarray(nib.load(mask).dataobj).transpose(2, 1, 0))
+
+
+# Folders
+
+
+def touch(folder, *names):
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+
+
+def test_volumes_are_found_in_folders_in_a_folder_and_images_of_other_formats_are_named(tmp_path):
+  source = tmp_path / "source"
+  touch(source, "b.nii", "sub-01/lge.nii.gz", "sub-01/lge_manual.nii.gz", "sub-01/deep/lge.nii", "masks/b.nii")
+  touch(source, "lge_manual.nii", ".hidden/c.nii", "notes.txt", "sub-01/lge.json")
+  unread = {
+    "sub-01/D.NII.GZ": "its suffix is .NII.GZ. Rename it to D.nii.gz.",
+    "pair.hdr": "not a .nii or .nii.gz file; convert it first",
+    "pair.img": "not a .nii or .nii.gz file; convert it first",
+    "e.nii.bz2": "not a .nii or .nii.gz file; convert it first",
+    "f.MHA": "not a .nii or .nii.gz file; convert it first",
+  }
+  touch(source, *unread)
+  (tmp_path / "elsewhere").mkdir()
+  touch(tmp_path / "elsewhere", "g.nii")
+  (source / "linked").symlink_to(tmp_path / "elsewhere")
+  (source / "sub-01" / "loop").symlink_to(source)
+  (source / "empty.nii").mkdir()  # is listed as a file that cannot be read
+  (tmp_path / "result").symlink_to(source / "masks")
+  found = [str(path.relative_to(source)) for path in list_volumes(source, leave_out=tmp_path / "result")]
+  expected = ["b.nii", "empty.nii", "lge_manual.nii", "linked/g.nii", "sub-01/deep/lge.nii", "sub-01/lge.nii.gz"]
+  assert found == expected
+  assert sorted(list_unread(source)) == sorted(f"{source / name}: {reason}" for name, reason in unread.items())
+
+
+def test_a_folder_of_unread_images_alone_says_what_to_do(tmp_path):
+  touch(tmp_path / "source", "a.NII")
+  with pytest.raises(
+    InputError, match=r"no .nii or .nii.gz file in it. .*a.NII: its suffix is .NII. Rename it to a.nii"
+  ):
+    list_volumes(tmp_path / "source")
+  with pytest.raises(InputError, match=r"^.*a.NII: its suffix is .NII. Rename it to a.nii.$"):
+    list_volumes(tmp_path / "source" / "a.NII")

@@ -1,11 +1,14 @@
+import gzip
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
 
 from tests.datasets.trees import GRID, build, draw, labelled, patients, write
 from vamcei_jax.data.nifti import write_volume
+from vamcei_jax.datasets import left_out
 from vamcei_jax.errors import InputError
 from vamcei_jax.phantom.scanner import write_nnunet
 
@@ -93,6 +96,8 @@ DESCRIPTIONS = {
   "v2": ({}, None),
   "regions": ({"labels": {"background": 0, "heart": [1, 2, 3], "LV": 2}}, None),
   "v1": ({"labels": {"0": "background", "1": "Myo", "2": "LV", "3": "RV"}, "modality": {"0": "MR"}}, None),
+  "lists": ({"labels": ["background", "Myo", "LV", "RV"], "channel_names": ["MR"]}, None),
+  "too short a list": ({"labels": ["background", "Myo", "LV"]}, "without 3. Correct config.data.label_values"),
   "values": ({"labels": {"background": 0, "Myo": 1, "LV": 2}}, "without 3. Correct config.data.label_values"),
   "channel": ({"channel_names": {"1": "T2"}}, "no channel 0, but {'1': 'T2'}"),
   "nonsense": ({"labels": {"1": "Myo", "x": "LV"}}, "not nnU-Net's dataset.json"),
@@ -120,3 +125,46 @@ def test_folders_without_volumes_are_refused_with_the_tree(tmp_path):
       build_folder(tmp_path, domain, "target", tmp_path)
   with pytest.raises(InputError, match="config.data.options.masks: folder has no such option"):
     build_folder(tmp_path, "there", "target", tmp_path, masks="x")
+
+
+def test_files_that_belong_to_no_patient_are_named(root, tmp_path, capsys):
+  place = root / "bssfp"
+  files = {
+    "imagesTr/bssfp_004.nii.gz": "its name ends in no channel. Rename it to bssfp_004_0000.nii.gz.",
+    "imagesTr/bssfp_005_0000.NII.GZ": "its suffix is .NII.GZ. Rename it to bssfp_005_0000.nii.gz.",
+    "imagesTr/bssfp_006_0000.hdr": "not a .nii or .nii.gz file; convert it first",
+    "labelsTr/bssfp_007.nii.gz": f"no image bssfp_007_0000 in {place / 'imagesTr'}. Add it, or remove the mask.",
+    "labelsTr/bssfp_008.mha": "not a .nii or .nii.gz file; convert it first",
+    "labelsTr/bssfp_003.nii.gz": "a second mask of bssfp_003, beside bssfp_003.nii. Remove one of them.",
+  }
+  whole = (place / "labelsTr" / "bssfp_003.nii.gz").read_bytes()
+  (place / "labelsTr" / "bssfp_003.nii").write_bytes(gzip.decompress(whole))
+  for name in files:
+    (place / name).write_bytes(whole)
+  write_volume(place / "imagesTr" / "bssfp_001_0001.nii.gz", draw(9, "bssfp").voxels, draw(9).affine)  # a channel
+  (place / "imagesTr" / "notes.txt").touch()
+  with pytest.raises(InputError, match=r"bssfp_004.nii.gz: its name ends in no channel.* 5 more cannot be used"):
+    build_folder(root, "bssfp", "source", tmp_path)
+  builder = build_folder(root, "bssfp", "source", tmp_path, leave_out=True)
+  assert left_out(builder) == {str(place / name): reason for name, reason in files.items()}
+  assert patients(builder) == {"train": ["bssfp_001", "bssfp_002", "bssfp_003"]}
+  # A repaired name is another data set.
+  (place / "imagesTr" / "bssfp_006_0000.hdr").unlink()
+  again = build_folder(root, "bssfp", "source", tmp_path, leave_out=True)
+  assert len(left_out(again)) == len(files) - 1
+
+
+def test_names_with_accents_match_however_they_are_encoded(root, tmp_path):
+  name, place = "Jérôme", root / "bssfp"
+  image, mask = (unicodedata.normalize(form, name) for form in ("NFD", "NFC"))
+  assert image != mask
+  write(place / "imagesTr" / f"{image}_0000.nii.gz", place / "labelsTr" / f"{mask}.nii.gz", 9, "bssfp", LABELS)
+  builder = build_folder(root, "bssfp", "source", tmp_path)
+  assert patients(builder)["train"] == [mask, "bssfp_001", "bssfp_002", "bssfp_003"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_dataset_json_may_begin_with_a_byte_order_mark(root, tmp_path, encoding):
+  file = root / "bssfp" / "dataset.json"
+  file.write_text(file.read_text(), encoding=encoding)
+  assert len(patients(build_folder(root, "bssfp", "source", tmp_path))["train"]) == 3

@@ -1,5 +1,7 @@
 """Which files belong together."""
 
+import unicodedata
+
 import pytest
 
 from vamcei_jax.data.labels import are_label_values
@@ -72,6 +74,30 @@ def test_files_are_given_as_folders_single_files_or_mappings(tmp_path):
   assert pair_files(masks, labels / "a_manual.nii").predictions == {"masks": {"a": masks / "a.nii"}}
   with pytest.raises(InputError, match="b.nii: no prediction bears the name of a label in .*, as a; found b.nii"):
     pair_files(masks / "b.nii", labels)
+
+
+def test_folders_are_searched_and_a_name_begins_with_its_folder(tmp_path):
+  masks, labels = tmp_path / "masks", tmp_path / "labels"
+  for folder in (masks, labels):
+    folder.mkdir()
+    for patient in ("sub-01", "sub-02"):
+      touch(folder / patient, "lge.nii.gz")
+  touch(masks, "sub-01.HDR")
+  touch(labels / "sub-03", "lge.nii.gz")
+  pairs = pair_files(masks, labels)
+  assert list(pairs.labels) == ["sub-01/lge", "sub-02/lge", "sub-03/lge"]
+  assert pairs.predictions["masks"] == {name: masks / f"{name}.nii.gz" for name in ("sub-01/lge", "sub-02/lge")}
+  assert pairs.missing == (
+    f"{labels / 'sub-03/lge.nii.gz'}: no prediction of it in {masks}; predict it, or remove it",
+    f"{masks / 'sub-01.HDR'}: not a .nii or .nii.gz file; convert it first",
+  )
+
+
+def test_a_prediction_and_its_label_may_encode_accents_differently(tmp_path):
+  composed, decomposed = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+  masks, labels = touch(tmp_path / "masks", f"{decomposed}.nii"), touch(tmp_path / "labels", f"{composed}_manual.nii")
+  assert pair_files(masks, labels).predictions["masks"] == {composed: masks / f"{decomposed}.nii"}
+  assert list(pair_files(masks, {decomposed: labels}).labels) == [composed]
 
 
 def test_methods_have_different_names(tmp_path):

@@ -1,5 +1,7 @@
 """The report in a browser, opened from disk, at the width of a desktop and of a phone; and its figures."""
 
+import base64
+import dataclasses
 import html
 import io
 import shutil
@@ -15,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation.figures import box_plot, draw_agreement, draw_boxes, draw_curve, save_bars, slice_stack
 from vamcei_jax.evaluation.metrics import measure
-from vamcei_jax.evaluation.report import Case, list_empty_masks, pick_cases, write_report
+from vamcei_jax.evaluation.report import Case, Predicted, draw_montage, list_empty_masks, pick_cases, write_report
 from vamcei_jax.evaluation.statistics import agreement, compare, summarise
 
 PATIENTS = 8
@@ -140,9 +142,11 @@ def test_nothing_is_fetched_and_names_are_text(page):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_is_no_wider_than_the_screen(page, width):
+def test_the_page_is_no_wider_than_the_screen(page, predictions, width):
   metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
   page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+  assert page.execute_script("return document.documentElement.scrollWidth") <= width
+  page.get(predictions.as_uri())
   assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
@@ -246,6 +250,60 @@ def test_one_patient_has_no_standard_deviation_and_definitions_are_in_the_report
   text = html.unescape((tmp_path / "report.html").read_text())
   assert text.count(f"{scores['vamcei']['patient0']['LV']['dice']:.3f} ± –\n") == 1
   assert "the larger of two 95th percentiles" in text
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory):
+  """The report on two predictions without truth."""
+  path, volumes = tmp_path_factory.mktemp("predictions") / "report.html", {"LV": 101.25, "Myo": 90.0, "RV": 80.5}
+  case = dataclasses.replace(draw_case("a"), truth=None, pixel=(1.0, 2.0))
+  montage = draw_montage(case)
+  predicted = [
+    Predicted("sub-01/a.nii.gz", volumes, 94.5, 0.81, (), montage),
+    Predicted(HOSTILE, volumes, 94.5, 0.42, (("heart cut", "touches <the> border"), ("other", "b")), montage),
+  ]
+  write_report(path, "Predictions", {"Volumes": "in"}, predicted=predicted)
+  return path
+
+
+def test_predictions_have_a_row_and_a_montage_each_and_low_scores_are_marked(browser, predictions):
+  browser.get(predictions.as_uri())
+  assert cells(browser, "predictions") == [
+    ["sub-01/a.nii.gz", "", "101.2", "80.5", "94.5", "0.810"],
+    [HOSTILE, "heart cut; other", "101.2", "80.5", "94.5", "0.420"],
+  ]
+  assert [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#predictions-table .low")] == ["0.420"]
+  assert "with a score below 0.5: 1." in browser.find_element(By.TAG_NAME, "body").text
+  cases = browser.find_elements(By.CSS_SELECTOR, ".case")
+  assert [case.find_element(By.TAG_NAME, "h3").text for case in cases] == ["sub-01/a.nii.gz", HOSTILE]
+  assert "heart cut: touches <the> border" in cases[1].text
+  assert not browser.find_elements(By.CSS_SELECTOR, "#summary, #patients, input")
+  assert browser.get_log("browser") == []
+
+
+def test_each_tile_of_a_montage_is_a_whole_slice(browser, predictions):
+  browser.get(predictions.as_uri())
+  tiles = browser.find_elements(By.CSS_SELECTOR, "#case-1 .tile")
+  assert len(tiles) == SLICES
+  for number, tile in enumerate(tiles):
+    assert tile.get_attribute("title") == f"slice {number}"
+    assert tile.size["width"] / tile.size["height"] == pytest.approx(2.0, rel=0.03)  # pixels of 1 x 2
+    pixels = np.asarray(Image.open(io.BytesIO(tile.screenshot_as_png)).convert("L")) / 255
+    middle = pixels[3:-3, len(pixels[0]) // 4 : -len(pixels[0]) // 4]
+    np.testing.assert_allclose(middle, grey(number), atol=0.03)
+
+
+@pytest.mark.parametrize(("shape", "box"), [((3, 700, 900), None), ((60, 40, 40), (5, 9)), ((1, 8, 8), (0, 8))])
+def test_a_montage_is_small_and_shows_slices_without_a_mask(shape, box):
+  mask = np.zeros(shape, np.uint8)
+  if box:
+    mask[0, slice(*box), slice(*box)] = 1
+  montage = draw_montage(Case(None, None, {"a": mask}))
+  picture = Image.open(io.BytesIO(base64.b64decode(montage.source.partition(",")[2])))
+  assert montage.slices[0] == 0
+  assert montage.slices[-1] == shape[0] - 1
+  assert len(montage.slices) == min(shape[0], 40)
+  assert max(picture.width, picture.height / len(montage.slices)) <= 320
 
 
 def test_without_truth_there_are_pictures_and_curves_alone(tmp_path):

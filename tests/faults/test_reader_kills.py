@@ -103,7 +103,7 @@ def predict_command(tiny_run, volumes, output):
 def test_a_killed_prediction_leaves_intact_files_and_is_completed(tiny_run, volumes, tmp_path, tries):
   arguments = predict_command(tiny_run, volumes, tmp_path / "masks")
   finish(arguments)
-  assert len(read(tmp_path / "masks")) == 3 * VOLUMES + 1
+  assert len(read(tmp_path / "masks")) == 3 * VOLUMES + 3  # two tables and the report
   assert kill_and_finish(arguments, tmp_path / "masks", random.Random(0), tries, "[!.]*.nii.gz") > 0
 
 

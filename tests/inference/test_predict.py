@@ -19,7 +19,7 @@ from vamcei_jax.inference.load import load_segmenter
 from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import draw_patient
-from vamcei_jax.predict import write_prediction
+from vamcei_jax.predict import plan_tasks, write_prediction
 
 VALUES = (0, 200, 500, 600)
 # Three sizes and spacings; the depths differ from patient to patient.
@@ -49,7 +49,8 @@ def predictor(segmenter):
   def write(path, output, *, probabilities=False, **options):
     inference = dataclasses.replace(segmenter.inference, **options)
     prediction = dataclasses.replace(segmenter, inference=inference)(path)
-    write_prediction(prediction, path, output, probabilities=probabilities)
+    (task,) = plan_tasks(path, output)
+    write_prediction(prediction, task, probabilities=probabilities)
     return prediction
 
   return write
@@ -162,7 +163,7 @@ def test_a_new_prediction_removes_the_maps_of_an_earlier_one(predictor, volumes,
   with (tmp_path / "uncertainty.csv").open() as table:
     assert [row["volume"] for row in csv.DictReader(table)] == [second] * 3
   names = {path.name for path in tmp_path.iterdir()}
-  assert names == {"uncertainty.csv", first, second, "volume1_entropy.nii.gz"}
+  assert names == {"uncertainty.csv", "volumes.csv", first, second, "volume1_entropy.nii.gz"}
   # Maps in a folder are not taken for volumes.
   assert [path.name for path in list_volumes(tmp_path)] == [first, second]
 
@@ -201,7 +202,7 @@ def test_a_bad_file_does_not_stop_the_others(run_command, tiny_run, volumes, tmp
   assert "2 of 3 volumes segmented" in finished.stdout
   written = sorted(file.name for file in (tmp_path / "o").iterdir())
   maps = [f"volume{n}{kind}.nii.gz" for n in (0, 2) for kind in ("", "_entropy")]
-  assert written == ["uncertainty.csv", *sorted(maps)]
+  assert written == ["report.html", "uncertainty.csv", *sorted(maps), "volumes.csv"]
   with (tmp_path / "o" / "uncertainty.csv").open() as table:
     rows = list(csv.DictReader(table))
   assert [(row["volume"], row["structure"]) for row in rows] == [
@@ -234,3 +235,99 @@ def test_test_time_augmentation_changes_probabilities_a_little(tiny_run, volumes
   plain, averaged = (each(path).probabilities for each in (segmenter, load_segmenter(tiny_run, tta=True)))
   assert 0 < np.abs(plain - averaged).mean() < 0.05
   np.testing.assert_allclose(averaged.sum(-1), 1.0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tree(volumes, tmp_path_factory):
+  """A folder of folders with two volumes, and an image that is not read."""
+  root = tmp_path_factory.mktemp("tree")
+  for name, volume in {"sub-01/lge.nii.gz": "volume0.nii.gz", "sub-02/deep/lge.nii.gz": "volume1.nii.gz"}.items():
+    (root / name).parent.mkdir(parents=True)
+    shutil.copy(volumes / volume, root / name)
+  (root / "sub-02" / "LGE.NII").touch()
+  return root
+
+
+def rows_of(path):
+  with path.open(newline="") as table:
+    return {row["volume"]: row for row in csv.DictReader(table)}
+
+
+def test_folders_in_a_folder_keep_their_tree_with_a_table_and_a_report(run_command, tiny_run, segmenter, tree):
+  """The output may lie in the input: it is not searched."""
+  output = tree / "masks"
+  flags = [f"--workdir={tiny_run}", f"--input={tree}", f"--output={output}", "--label_values=0,3,2,1"]
+  for _ in range(2):
+    finished = run_command("vamcei_jax.predict", *flags)
+    assert finished.returncode == 1, finished.stderr
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [f"error: {tree / 'sub-02' / 'LGE.NII'}: its suffix is .NII. Rename it to LGE.nii."]
+    assert "2 of 2 volumes segmented" in finished.stdout
+  names = ["sub-01/lge.nii.gz", "sub-02/deep/lge.nii.gz"]
+  files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+  assert files == {*names, "volumes.csv", "report.html"}
+  rows, report = rows_of(output / "volumes.csv"), (output / "report.html").read_text()
+  assert list(rows) == names
+  assert report.count('class="case"') == 2
+  for name in names:
+    prediction = segmenter(tree / name)
+    mask = np.asarray(nib.load(output / name).dataobj)
+    np.testing.assert_array_equal(mask, np.take((0, 3, 2, 1), np.searchsorted(VALUES, prediction.mask)))
+    row, score = rows[name], prediction.quality.score
+    assert list(row) == ["volume", "LV_ml", "RV_ml", "myocardium_g", "score", "findings"]
+    assert row["findings"] == "; ".join(finding.name for finding in prediction.quality.findings)
+    measured = [*(prediction.volumes_ml[structure] for structure in ("LV", "RV")), prediction.myocardial_mass_g, score]
+    assert [float(row[column]) for column in list(row)[1:5]] == pytest.approx(measured, rel=1e-5)
+    assert f"<h3>{name}</h3>" in report
+    assert f"score {score:.3f}" in report
+
+
+def test_a_repeated_prediction_replaces_its_row_and_those_of_others_stay(predictor, volumes, tmp_path):
+  for number in (0, 1):
+    predictor(volumes / f"volume{number}.nii.gz", tmp_path)
+  first = rows_of(tmp_path / "volumes.csv")
+  predictor(volumes / "volume1.nii.gz", tmp_path, smooth=20.0)
+  second = rows_of(tmp_path / "volumes.csv")
+  assert list(second) == list(first) == ["volume0.nii.gz", "volume1.nii.gz"]
+  assert second["volume0.nii.gz"] == first["volume0.nii.gz"]
+  assert second["volume1.nii.gz"] != first["volume1.nii.gz"]
+
+
+def test_the_mask_of_one_volume_may_be_a_file(run_command, tiny_run, volumes, segmenter, tmp_path):
+  output, volume = tmp_path / "new" / "mask.nii", volumes / "volume0.nii.gz"
+  finished = run_command(
+    "vamcei_jax.predict", f"--workdir={tiny_run}", f"--input={volume}", f"--output={output}", "--probabilities"
+  )
+  assert finished.returncode == 0, finished.stderr
+  np.testing.assert_array_equal(np.asarray(nib.load(output).dataobj), segmenter(volume).mask)
+  files = {path.name for path in output.parent.iterdir()}
+  assert files == {"mask.nii", "mask_probabilities.nii", "volumes.csv", "report.html"}
+  assert list(rows_of(output.parent / "volumes.csv")) == ["volume0.nii.gz"]
+
+
+def test_an_output_that_cannot_be_one_is_refused_before_anything_is_computed(run_command, volumes, tmp_path):
+  def error(output, *more):
+    flags = [f"--workdir={tmp_path / 'nosuch'}", f"--input={volumes}", f"--output={tmp_path / output}", *more]
+    return error_of(run_command("vamcei_jax.predict", *flags))
+
+  assert "mask.nii.gz: one file for the masks of 3 volumes; name a folder" in error("mask.nii.gz")
+  assert "--label_values=0,1,2: expected 4 different whole numbers" in error("o", "--label_values=0,1,2")
+  assert "expected 4 different whole numbers" in error("o", "--label_values=0,(1,4),2,3")
+  assert "--input=: empty; name a folder or a file" in error("o", "--input=")
+  assert not list(tmp_path.iterdir())
+  (tmp_path / "file").touch()
+  assert "file: a file; choose another --output" in error("file")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "config.json").touch()
+  assert "run: a run, whose own report would be replaced" in error("run")
+  for name, text in {"volumes.csv": "volume;LV_ml\n", "uncertainty.csv": "\ufeffvolume,structure\n"}.items():
+    (tmp_path / name).write_text(text)
+    assert f"{name}: not a table with the columns volume," in error(".")
+    assert (tmp_path / name).read_text() == text
+    (tmp_path / name).unlink()
+
+
+def test_one_volume_s_file_needs_a_nifti_name(run_command, volumes, tmp_path):
+  flags = [f"--workdir={tmp_path / 'nosuch'}", f"--input={volumes / 'volume0.nii.gz'}"]
+  error = error_of(run_command("vamcei_jax.predict", *flags, f"--output={tmp_path / 'mask.NII.GZ'}"))
+  assert "mask.NII.GZ: not a NIfTI name; choose one that ends in .nii or .nii.gz." in error

@@ -197,8 +197,9 @@ def test_the_volume_itself_is_not_overwritten(segmenter, path, tmp_path):
   os.link(volume, tmp_path / "hard.nii.gz")
   for prediction in (segmenter(volume), segmenter(nib.load(volume))):
     for name in ("volume.nii.gz", "symbolic.nii.gz", "hard.nii.gz", "folder/volume.nii.gz"):
-      with pytest.raises(InputError, match=f"{name}: the volume itself; choose another file for the mask"):
-        prediction.save(tmp_path / name)
+      for what in ("mask", "probabilities"):
+        with pytest.raises(InputError, match=f"{name}: the volume itself; choose another file for the {what}"):
+          prediction.save(tmp_path / name, what)
   assert volume.read_bytes() == path.read_bytes()
 
 

@@ -5,8 +5,10 @@ import gzip
 import itertools
 import math
 import os
+import re
 import stat
 import sys
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,10 +31,15 @@ from vamcei_jax.files import replacing
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**27  # of a volume, 512 x 512 x 512; larger headers are refused before memory is allocated
-TRAILER = 2**20  # most bytes before the voxels, and most bytes after them
+# Names of images in formats that are not read, and of NIfTI files whose suffix is in other letters or compression.
+UNREAD = re.compile(r"\.(nii|hdr|img|mha|mhd|nrrd|nhdr|mgh|mgz|gipl)(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE)
+HEADER = 2**26  # most bytes before the voxels: the header and its extensions
+TRAILER = 2**20  # most bytes after the voxels
+SHIFT = 2.0  # mm by which a mask may lie beside its image at most; half a slice if that is less
 MANUAL = "_manual"  # ends the name of a mask that lies beside its image
 MAPS = ("entropy", "probabilities")  # maps that prediction writes beside a mask, as NAME_MAP
 MAP_ENDINGS = tuple(f"_{kind}" for kind in MAPS)
+_CONVERT = "not a .nii or .nii.gz file; convert it first"
 
 # What gzip, numpy and nibabel raise on damaged files.
 _DAMAGED = (
@@ -116,14 +123,14 @@ def check_grid(path: Files, volume: Volume, like: Volume) -> None:
   """Checks that the volume of the file `path` has the size and the position of the volume `like`.
 
   Raises:
-    InputError: it has not.
+    InputError: it has not; a position may differ by half a slice, and by SHIFT.
   """
   if volume.voxels.shape != like.voxels.shape:
     raise InputError(
       f"{_name(path)}: {_slices(volume.voxels)}, expected {_slices(like.voxels)}. Resample it to the image's grid."
     )
-  if (apart := _distance(volume.affine, like.affine, like.voxels.shape)) > max(like.spacing):
-    raise InputError(f"{_name(path)}: lies {apart:.0f} mm from its place by its affine. Repair its header.")
+  if (apart := _distance(volume.affine, like.affine, like.voxels.shape)) > min(SHIFT, like.spacing[0] / 2):
+    raise InputError(f"{_name(path)}: lies {apart:.2g} mm from its place by its affine. Repair its header.")
 
 
 def read_mask(path: str | os.PathLike, label_values: LabelValues) -> Volume:
@@ -150,19 +157,33 @@ def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray
   save_image(path, image)
 
 
-def volume_name(file: Path) -> str | None:
-  """The name of a NIfTI file without its suffix; None for hidden files and for those of other types."""
-  if not file.name.endswith(SUFFIXES) or file.name.startswith("."):
-    return None
-  return file.name.removesuffix(".gz").removesuffix(".nii")
+def split_name(file: Path) -> tuple[str, str]:
+  """The name of a NIfTI file without its suffix, and its suffix."""
+  stem = file.name.removesuffix(".gz").removesuffix(".nii")
+  return stem, file.name[len(stem) :]
 
 
-def list_volumes(source: Path) -> list[Path]:
-  """The volumes of a file or a folder, by name.
+def volume_name(file: Path, folder: Path | None = None) -> str | None:
+  """The name of a NIfTI file without its suffix; None for hidden files and for those of other types.
 
   Args:
-    source: a NIfTI file, or a folder of them. Of a folder, NAME_manual, NAME_entropy and NAME_probabilities beside NAME
-      are left out: they are masks and maps.
+    file: need not exist.
+    folder: above the file; its name then begins with the folders in between: "sub-01/lge".
+  """
+  if not file.name.endswith(SUFFIXES) or file.name.startswith("."):
+    return None
+  place = file.with_name(split_name(file)[0]).relative_to(folder or file.parent)
+  # Some systems decompose accented letters: two files of one name are then two strings.
+  return unicodedata.normalize("NFC", place.as_posix())
+
+
+def list_volumes(source: Path, leave_out: Path | None = None) -> list[Path]:
+  """The volumes of a file, or of a folder and the folders in it, by name.
+
+  Args:
+    source: a NIfTI file, or a folder. NAME_manual, NAME_entropy and NAME_probabilities beside NAME are left out: they
+      are masks and maps.
+    leave_out: a folder that is not searched.
 
   Raises:
     InputError: no NIfTI file.
@@ -170,40 +191,71 @@ def list_volumes(source: Path) -> list[Path]:
   if source.is_file() and source.name.endswith(SUFFIXES):
     return [source]
   if source.is_file():
-    raise InputError(f"{source}: not a {' or '.join(SUFFIXES)} file; convert it first")
-  paths = _list_files(source)
-  names = {volume_name(path) for path in paths}
+    raise InputError(f"{source}: {unread_reason(source) or _CONVERT}")
+  paths = _list_files(source, leave_out)
+  names = {volume_name(path, source) for path in paths}
   beside = {f"{name}{ending}" for name in names for ending in (MANUAL, *MAP_ENDINGS)}
-  return [path for path in paths if volume_name(path) not in beside]
+  return [path for path in paths if volume_name(path, source) not in beside]
+
+
+def list_unread(source: Path, leave_out: Path | None = None) -> list[str]:
+  """A line for each image in a folder, and in the folders in it, that is in a format that is not read."""
+  found = _walk(source, leave_out) if source.is_dir() else []
+  return [f"{path}: {reason}" for path in found if (reason := unread_reason(path))]
+
+
+def unread_reason(file: Path) -> str:
+  """Why an image is not read by its name, and the way out; empty for NIfTI files, and for files that are no images."""
+  suffix = UNREAD.search(file.name)
+  if not suffix or suffix.end() < len(file.name) or file.name.startswith(".") or file.name.endswith(SUFFIXES):
+    return ""
+  if suffix[0].lower() in SUFFIXES:
+    return f"its suffix is {suffix[0]}. Rename it to {file.name[: suffix.start()]}{suffix[0].lower()}."
+  return _CONVERT
 
 
 def name_volumes(folder: Path) -> dict[str, Path]:
-  """Name -> file of the NIfTI files in a folder, by name.
+  """Name -> file of the NIfTI files in a folder and in the folders in it, by name.
 
   Raises:
     InputError: no such folder, no NIfTI file in it, two files of one name, or a name that is not printable.
   """
   named: dict[str, Path] = {}
   for path in _list_files(folder):
-    if (name := volume_name(path) or "") in named:
+    if (name := volume_name(path, folder) or "") in named:
       raise InputError(f"{path}: a second file of this name, beside {named[name].name}; remove one of them")
     named[name] = path
   return named
 
 
-def _list_files(folder: Path) -> list[Path]:
-  """The NIfTI files in a folder, by name."""
+def _list_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
+  """The NIfTI files in a folder and in the folders in it, by name."""
   if folder.exists() and not folder.is_dir():
     raise InputError(f"{folder}: a file; name its folder")
   if not folder.is_dir():
     raise InputError(f"{folder}: no such file or folder; name a folder of NIfTI files")
-  paths = sorted(path for path in folder.iterdir() if volume_name(path))
+  paths = [path for path in _walk(folder, leave_out) if volume_name(path)]
   for path in paths:
-    if not path.name.isprintable():  # line breaks, and bytes that are not UTF-8
-      raise InputError(f"{folder}: a file is called {ascii(path.name)}; rename it")
+    if not str(path.relative_to(folder)).isprintable():  # line breaks, and bytes that are not UTF-8
+      raise InputError(f"{folder}: a file is called {ascii(str(path.relative_to(folder)))}; rename it")
   if not paths:
-    raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it")
+    unread = list_unread(folder, leave_out)
+    raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it" + (f". {unread[0]}" if unread else ""))
   return paths
+
+
+def _walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) -> list[Path]:
+  """The files in a folder and in the folders in it, by name, without hidden folders. Links are followed."""
+  found: list[Path] = []
+  for path in sorted(folder.iterdir()):
+    # An empty folder with the name of a volume is a damaged file to its user.
+    if path.is_dir() and (not volume_name(path) or any(path.iterdir())):
+      hidden, loop = path.name.startswith("."), path.resolve() in (*above, folder.resolve())
+      if not (hidden or loop or (leave_out is not None and leave_out.exists() and path.samefile(leave_out))):
+        found += _walk(path, leave_out, (*above, folder.resolve()))
+    else:
+      found.append(path)
+  return found
 
 
 def _read(path: Files, plane: str) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +284,8 @@ def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.n
     more += " (an image?)" if len(unknown) > 50 else ""
     raise InputError(
       f"{_name(path)}: unknown label values {found}{more}; expected only {allowed}. "
-      "Correct the mask or the label values (--config.data.label_values, --label_values)."
+      "Correct the mask or the label values (--config.data.label_values, --label_values). If some masks have other "
+      'values than others, give all values of each class, as in --label_values="0,(1,200),(2,500),(3,600)".'
     )
   return np.asarray(classes, np.uint8)[distance.argmin(axis=1)][inverse.reshape(voxels.shape)]
 
@@ -260,7 +313,7 @@ def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1
 
   Args:
     path: of the file.
-    dimensions: that it must have; a further axis of length 1 is dropped.
+    dimensions: that it must have; further axes of length 1 are dropped.
 
   Raises:
     InputError: a file that is missing, damaged, of other dimensions or not of real numbers.
@@ -300,21 +353,31 @@ def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensi
   kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(start) else nib.Nifti1Image
   header = kind.header_class(start[: kind.header_class.sizeof_hdr])
   check_header(path, header, dimensions)
-  if not 0 <= header.get_data_offset() <= TRAILER:
-    raise ValueError(f"voxels from byte {header.get_data_offset()} on")
+  if not 0 <= header.get_data_offset() <= HEADER:
+    raise ValueError(f"voxels from byte {header.get_data_offset()} on, beyond {HEADER >> 20} MiB of header extensions")
   needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-  content = start + file.read(needed + TRAILER - len(start))
+  content = start + file.read(max(0, needed - len(start)))
   if needed > len(content):
     raise EOFError(f"{len(content)} of {needed} bytes")
-  if file.read(1):  # which verifies the checksum at the end of a gzip file
+  if len(_read_rest(file)) > TRAILER:
     raise ValueError(f"longer than the {needed} bytes by its header")
   return kind.from_bytes(content)
+
+
+def _read_rest(file: BinaryIO | gzip.GzipFile) -> bytes:
+  """At most TRAILER + 1 of the bytes after the voxels. Reading to the end verifies the checksum of a gzip file."""
+  try:
+    return file.read(TRAILER + 1)
+  except gzip.BadGzipFile as error:
+    if "Not a gzipped file" not in str(error):
+      raise
+    return b""  # other bytes after the gzip data, whose checksum was right
 
 
 def check_header(path: str | os.PathLike, header: nib.Nifti1Header, dimensions: int) -> None:
   """Raises an InputError for a header of other dimensions, with too many voxels or with others than real numbers."""
   shape = header.get_data_shape()
-  if len(shape) != dimensions and not (len(shape) == dimensions + 1 and shape[dimensions] == 1):
+  if len(shape) < dimensions or set(shape[dimensions:]) - {1}:
     way_out = "Stack the slices first." if len(shape) < dimensions else "Split the series first."
     kind = "volume" if dimensions == 3 else "slice"
     raise InputError(f"{path}: {len(shape)}-D image {shape}; expected one {dimensions}-D {kind}. {way_out}")
@@ -358,10 +421,15 @@ def _slices(voxels: np.ndarray) -> str:
 def save_image(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
   """Writes a file atomically. Raises an InputError for a name of another type and a path that cannot be written."""
   path = Path(path)
-  if not path.name.endswith(SUFFIXES):
-    raise InputError(f"{path}: not a NIfTI name; choose one that ends in .nii or .nii.gz.")
+  check_name(path)
   try:
     with replacing(path) as temporary:
       image.to_filename(temporary)
   except OSError as error:
     raise InputError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
+
+
+def check_name(path: Path) -> None:
+  """Raises an InputError if a file of this name would be no NIfTI file."""
+  if not path.name.endswith(SUFFIXES):
+    raise InputError(f"{path}: not a NIfTI name; choose one that ends in .nii or .nii.gz.")

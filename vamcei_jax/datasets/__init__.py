@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def prepare(
     root: folder of the NIfTI volumes, for datasets that read some.
     preprocess: grid and intensities of the prepared images.
     label_values: values of masks, by class index.
-    plane: of the slices, see vamcei_jax/data/nifti.py.
+    plane: of the slices, see vamcei_jax/data/geometry.py.
     centres: of the network's field, see VolumesConfig.
     leave_out: whether patients with unusable files are left out; else they are an error.
     **options: further fields of the dataset's configuration, such as the seed of the phantom.
@@ -86,7 +87,8 @@ def prepare(
   splits = builder_class.splits(folder, config)
   files = [file for cases in splits.values() for case in cases for file in case.files]
   identity = fingerprint(splits, folder, file_digests(files, Path(data_dir)))
-  config.name = _config_name(settings | options, identity)
+  unread = builder_class.unread(folder, config) if issubclass(builder_class, Cases) else {}
+  config.name = _config_name(settings | options, identity, [os.path.relpath(file, folder) for file in unread])
   config.earlier_name = _config_name(settings | options, earlier_fingerprint(splits))
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
   prepared = Path(data_dir, name, config.name)
@@ -97,7 +99,8 @@ def prepare(
   writable(Path(data_dir), PREPARED_ELSEWHERE)
   print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
   if issubclass(builder_class, Cases):
-    config.left_out, config.digests = examine(splits, config)
+    problems, config.digests = examine(splits, config)
+    config.left_out = unread | problems
     _check_usable(config, splits, folder, leave_out=leave_out)
   _build(make_builder(), folder if root else None)  # the new builder's description contains the files that are left out
   return make_builder()
@@ -139,10 +142,12 @@ def _check_options(name: str, builder_class: Builder, options: Mapping[str, obje
       raise InputError(f"config.data.options.{field}={value}: must be a text")
 
 
-def _config_name(settings: Mapping[str, Any], files: Sequence[tuple]) -> str:
+def _config_name(settings: Mapping[str, Any], files: Sequence[tuple], unread: Sequence[str] = ()) -> str:
   """The name of a builder's configuration: the domain, and a digest of settings and files."""
   identity = {**settings, "preprocess": dataclasses.asdict(settings["preprocess"]), "files": files}
   identity["view"] = identity.pop("plane")  # its name in version 0.1, whose prepared data are found by the digest
+  if unread:
+    identity["unread"] = sorted(unread)
   digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
   return f"{re.sub(r'[^A-Za-z0-9]+', '_', settings['domain']).strip('_')}-{digest}"
 

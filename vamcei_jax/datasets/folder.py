@@ -4,11 +4,12 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from vamcei_jax.data.labels import folded_values
-from vamcei_jax.data.nifti import volume_name
+from vamcei_jax.data.nifti import split_name, unread_reason, volume_name
 from vamcei_jax.datasets.cases import Case, Cases, CasesConfig, Splits, split_by_role
 from vamcei_jax.errors import InputError
 
@@ -50,20 +51,31 @@ class Folder(Cases):
     folder = Path(root, config.domain)
     if (folder / "imagesTr").is_dir():
       _check_description(folder / "dataset.json", config)
-      ending = rf"_{config.channel:04d}"
-      cases = _cases(folder / "imagesTr", folder / "labelsTr", ending)
-      held_out = _cases(folder / "imagesTs", folder / "labelsTs", ending)
-    else:
-      cases, held_out = _cases(folder / config.images, folder / config.labels, ""), []
+    cases, held_out = [*(_cases(*place) for place in _places(folder, config)), []][:2]
     if not cases:
       problem = "no volumes in it" if folder.is_dir() else "no such folder"
       raise InputError(f"{folder}: {problem}; expected {_TREE}. Correct --config.data.root or the domain's name.")
     return split_by_role(cases, config, held_out)
 
+  @classmethod
+  def unread(cls, root: Path, config: FolderConfig) -> dict[str, str]:
+    unread: dict[str, str] = {}
+    for place in _places(Path(root, config.domain), config):
+      unread |= _unread_images(place[0], place[2]) | _unread_masks(*place)
+    return unread
+
+
+def _places(folder: Path, config: FolderConfig) -> tuple[tuple[Path, Path, str], ...]:
+  """(images, masks, ending of the images' names) of the patients of a domain, and of those that nnU-Net holds out."""
+  if not (folder / "imagesTr").is_dir():
+    return ((folder / config.images, folder / config.labels, ""),)
+  ending = f"_{config.channel:04d}"
+  return tuple((folder / f"images{part}", folder / f"labels{part}", ending) for part in ("Tr", "Ts"))
+
 
 def _cases(images: Path, masks: Path, ending: str) -> list[Case]:
   """The images whose names have the ending, each with the mask of the same name, ordered by name."""
-  masks_by_name = {name: file for file in masks.glob("*") if (name := volume_name(file))}
+  masks_by_name = {name: file for file in sorted(masks.glob("*"), reverse=True) if (name := volume_name(file))}
   cases = []
   for image in sorted(images.glob("*")):
     name = volume_name(image)
@@ -78,20 +90,57 @@ def _cases(images: Path, masks: Path, ending: str) -> list[Case]:
   return cases
 
 
+def _unread_images(images: Path, ending: str) -> dict[str, str]:
+  """File -> reason, of the images in a folder that are in no case whatever channel is chosen."""
+  unread = {}
+  for file in sorted(images.glob("*")):
+    name = volume_name(file)
+    if reason := unread_reason(file):
+      unread[str(file)] = reason
+    elif name is not None and ending and not re.search(r"_\d{4}$", name):
+      unread[str(file)] = f"its name ends in no channel. Rename it to {name}{ending}{split_name(file)[1]}."
+  return unread
+
+
+def _unread_masks(images: Path, masks: Path, ending: str) -> dict[str, str]:
+  """File -> reason, of the masks in a folder that belong to no image, or beside another one of their name."""
+  unread: dict[str, str] = {}
+  first: dict[str, Path] = {}
+  patients = {case.name for case in _cases(images, masks, ending)}
+  for file in sorted(masks.glob("*")):
+    name = volume_name(file)
+    if reason := unread_reason(file):
+      unread[str(file)] = reason
+    elif name is not None and name not in patients:
+      unread[str(file)] = f"no image {name}{ending} in {images}. Add it, or remove the mask."
+    elif name in first:
+      unread[str(file)] = f"a second mask of {name}, beside {first[name].name}. Remove one of them."
+    elif name is not None:
+      first[name] = file
+  return unread
+
+
 def _check_description(file: Path, config: FolderConfig) -> None:
   """Checks the configuration against nnU-Net's dataset.json, of version 1 or 2, if there is one."""
   if not file.exists():
     return
   try:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    channels = content.get("channel_names", content.get("modality", {}))
-    labels = content.get("labels", {})
+    content = json.loads(file.read_bytes())  # also with a byte order mark
+    if not isinstance(content, dict):
+      raise TypeError(f"a {type(content).__name__} in place of an object")
+    channels = _numbered(content.get("channel_names", content.get("modality", {})))
+    labels = _numbered(content.get("labels", {}))
     named = labels.items() if "background" in labels else [(name, int(value)) for value, name in labels.items()]
     known = {number for _, value in named for number in (value if isinstance(value, list) else [value])}
-  except (ValueError, AttributeError, TypeError) as error:
+  except (ValueError, AttributeError, TypeError, RecursionError) as error:
     raise InputError(f"{file}: not nnU-Net's dataset.json ({error}). Correct or remove it.") from error
   if channels and str(config.channel) not in channels:
     raise InputError(f"{file}: no channel {config.channel}, but {channels}. Correct config.data.options.channel.")
   unknown = [value for values in folded_values(config.label_values) for value in values if value not in known]
   if known and unknown:
     raise InputError(f"{file}: its labels are {labels}, without {unknown[0]}. Correct config.data.label_values.")
+
+
+def _numbered(names: Any) -> Any:
+  """Number as text -> name, of a list of names; a mapping as it is."""
+  return {str(number): name for number, name in enumerate(names)} if isinstance(names, list) else names

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from vamcei_jax.data.nifti import MANUAL, MAP_ENDINGS, list_volumes, name_volumes
+from vamcei_jax.data.nifti import MANUAL, MAP_ENDINGS, list_unread, list_volumes, name_volumes, volume_name
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import as_text
 
@@ -23,7 +24,7 @@ class Pairs:
   images: name -> image; None if no images are given.
   origins: "predictions", "labels", "against", "images" -> where these files come from, for those that are given.
   notes: a line for each method with predictions that have no label.
-  missing: a line for each label without a prediction.
+  missing: a line for each label without a prediction, and for each image that is in a format that is not read.
   """
 
   labels: Mapping[str, Path]
@@ -72,6 +73,8 @@ def pair_files(
       notes.append(f"{where}: {unlabelled} of {len(files)} predictions have no label and are not scored")
     unpredicted = [label for name, label in named.items() if name not in paired[method]]
     missing += [f"{label}: no prediction of it in {where}; predict it, or remove it" for label in unpredicted]
+  folders = [Path(source) for source in given.values() if not isinstance(source, Mapping)]
+  missing += [line for folder in dict.fromkeys(folders) for line in list_unread(folder)]
   return Pairs(named, paired, paired_images, origins, tuple(notes), tuple(missing))
 
 
@@ -112,14 +115,17 @@ def list_labels(source: Source) -> dict[str, Path]:
 def list_files(source: Source, role: str) -> list[tuple[str, Path]]:
   """(name, file) of a source; of a folder, in the order of names and without masks and maps beside their volumes.
 
+  Names in a folder begin with the folders in it: "sub-01/lge".
+
   Raises:
     InputError: no file in it; a mapping is called by its role.
   """
   if not isinstance(source, Mapping):
-    return [(path.name.removesuffix(".gz").removesuffix(".nii"), path) for path in list_volumes(Path(source))]
+    folder = None if _is_file(source) else Path(source)
+    return [(volume_name(path, folder) or path.name, path) for path in list_volumes(Path(source))]
   if not source:
     raise InputError(f"{role}: no file in it; map names of patients to files")
-  return [(name, Path(path)) for name, path in source.items()]
+  return [(unicodedata.normalize("NFC", name), Path(path)) for name, path in source.items()]
 
 
 def match(files: Iterable[tuple[str, Path]], names: Collection[str]) -> dict[str, Path]:

@@ -1,5 +1,7 @@
 """The report on predicted masks: one HTML file with sortable tables, plots, and the slices of the worst and best cases.
 
+Of predictions without true masks, it has a table, and a montage of the slices of each case.
+
 The file holds its images and its script, so it opens from disk and fetches nothing.
 """
 
@@ -23,6 +25,8 @@ WORST, BEST = 4, 2  # cases in the report
 SLICES = 40  # of a case, at most
 MARGIN = 10  # voxels around the heart
 PANEL = 240  # approximate width or height of a panel in screen pixels
+TILE = 160  # likewise, of a slice in a montage
+LOW_SCORE = 0.5  # a prediction with a lower score is marked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +45,50 @@ class Case:
   pixel: tuple[float, float] = (1.0, 1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Montage:
+  """The slices of a case with outlines.
+
+  source: URL of a WebP image with the slices one below the other.
+  slices: their numbers.
+  width, height: of a slice, in any unit.
+  """
+
+  source: str
+  slices: Sequence[int]
+  width: float
+  height: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+  """A prediction as the report shows it.
+
+  name: of the volume.
+  volumes_ml: structure -> volume of the mask in ml.
+  mass_g: mass of the myocardium in g.
+  score: of its quality, in [0, 1].
+  findings: (name, sentence) of what may be wrong.
+  montage: of its slices.
+  """
+
+  name: str
+  volumes_ml: Mapping[str, float]
+  mass_g: float
+  score: float
+  findings: Sequence[tuple[str, str]]
+  montage: Montage
+
+
 def write_report(
   path: Path,
   title: str,
   about: Mapping[str, str],
-  scores: Mapping[str, Scores],
-  load_case: Callable[[str], Case],
+  scores: Mapping[str, Scores] | None = None,
+  load_case: Callable[[str], Case] | None = None,
   *,
   names: Sequence[str] = (),
+  predicted: Sequence[Predicted] = (),
   log: Sequence[Mapping] = (),
   config: str = "",
 ) -> None:
@@ -59,16 +99,18 @@ def write_report(
     title: its heading.
     about: lines below the heading: name -> value.
     scores: method -> patient -> structure -> metric -> value, with the same patients for all methods. The report lists
-      the patients of the last method, shows its worst and best cases, and compares it with the first method. Empty if
-      no truth is known.
-    load_case: patient -> Case.
-    names: patients to show if `scores` is empty.
+      the patients of the last method, shows its worst and best cases, and compares it with the first method. Empty or
+      None if no truth is known.
+    load_case: patient -> Case; None if no patient is given.
+    names: patients to show if there are no scores.
+    predicted: predictions without truth.
     log: lines of metrics.jsonl, for the curves.
     config: configuration of the run, as text.
   """
   # Imported late: prediction needs no template.
   import jinja2
 
+  scores = scores or {}
   results = results_table(scores)
   last, patients = list(scores.items())[-1] if scores else ("", {})
   cases = pick_cases(patients) or list(names)[: WORST + BEST]
@@ -86,7 +128,10 @@ def write_report(
     comparison=results.get("comparison"),
     boxes=[(METRICS[metric].title, _svg_source(box_plot(scores, metric))) for metric in BOXED] if scores else [],
     limits=[(amount, _svg_source(svg)) for amount, svg in bland_altman(patients)] if scores else [],
-    cases=[_panels(name, load_case(name), patients.get(name)) for name in cases],
+    cases=[_panels(name, load_case(name), patients.get(name)) for name in cases] if load_case else [],
+    predicted=predicted,
+    low_score=LOW_SCORE,
+    low=sum(case.score < LOW_SCORE for case in predicted),
     worst=cases[:WORST] if len(patients) > WORST + BEST else [],
     curves=[(metric, _svg_source(svg)) for metric, svg in curves(log)],
     config=config,
@@ -116,6 +161,27 @@ def list_empty_masks(scores: Mapping[str, Scores]) -> list[tuple[str, str, str, 
   return found
 
 
+def draw_montage(case: Case) -> Montage:
+  """All slices of a case (at most SLICES, evenly spaced) around its first mask, with the outlines of the mask.
+
+  Rows and columns are thinned out if the part of a slice around the mask is larger than two tiles.
+  """
+  mask = next(iter(case.masks.values()))
+  window = _window(mask > 0)[1:]
+  depth, (height, width) = len(mask), mask[0][window].shape
+  step, zoom = max(1, max(height, width) // TILE), max(1, round(TILE / max(height, width)))
+  chosen = np.unique(np.linspace(0, depth - 1, min(depth, SLICES)).round().astype(int))
+  thin = lambda maps: maps[(slice(None), *window)][chosen, ::step, ::step]
+  picture = slice_stack(thin(_image_of(case, mask.shape)), thin(mask), zoom)
+  size = width * case.pixel[1], height * case.pixel[0]
+  return Montage(_source("image/webp", picture), chosen.tolist(), *size)
+
+
+def _image_of(case: Case, shape: tuple[int, ...]) -> np.ndarray:
+  """The image of a case, or grey if it is missing."""
+  return np.full(shape, 0.25) if case.image is None else case.image
+
+
 def _panels(name: str, case: Case, scores: Mapping | None) -> dict:
   """The template's entries for a case: panels as stacks of slices, the slices' numbers, and the size of a slice."""
   masks = [(method, mask) for method, mask in (("truth", case.truth), *case.masks.items()) if mask is not None]
@@ -125,7 +191,7 @@ def _panels(name: str, case: Case, scores: Mapping | None) -> dict:
   zoom = max(1, round(PANEL / max(height, width)))
   count = min(depth, SLICES, WEBP_PIXELS // (height * zoom))
   chosen = np.unique(np.linspace(0, depth - 1, count).round().astype(int))
-  image = np.full(foreground.shape, 0.25) if case.image is None else case.image
+  image = _image_of(case, foreground.shape)
   stack = lambda mask: slice_stack(image[window][chosen], mask, zoom)
   stacks = [] if case.image is None else [("image", stack(None))]
   stacks += [(title, stack(mask[window][chosen])) for title, mask in masks]

@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
+from vamcei_jax.data.nifti import check_name
 from vamcei_jax.data.scan import Scan
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import DENSITY
-from vamcei_jax.files import expanded
+from vamcei_jax.files import expanded, replacing
 from vamcei_jax.inference.quality import Quality
 
 SAVABLE = ("mask", "probabilities", "entropy")
@@ -56,12 +58,48 @@ class Prediction:
     Example:
       >>> prediction.save("mask.nii.gz")
     """
+    self.save_maps({what: path})
+
+  def save_maps(self, files: Mapping[str, str | Path], remove: Iterable[Path] = ()) -> None:
+    """Writes several maps, all of them or none. A link in the place of a file is replaced, its target is not.
+
+    Args:
+      files: map -> its file, see `save`. The file of the first map gets its name last.
+      remove: files that are removed before the new ones get their names.
+
+    Raises:
+      InputError: see `save`.
+    """
+    paths, remove = {what: expanded(path) for what, path in files.items()}, list(remove)
+    for what, path in paths.items():
+      self._check(what, path)
+    for path in remove:
+      self._refuse_volume(path, "map")
+    path = temporary = Path()
+    try:
+      with ExitStack() as finished:
+        for what, path in paths.items():
+          temporary = finished.enter_context(replacing(path))
+          self.scan.save(temporary, getattr(self, what))
+        for file in remove:
+          file.unlink(missing_ok=True)
+    except OSError as error:
+      where = error.filename2 or path
+      raise InputError(f"{where}: cannot be written ({error.strerror}). Choose another place.") from error
+    except InputError as error:
+      raise InputError(str(error).replace(str(temporary), str(path))) from error
+
+  def _check(self, what: str, path: Path) -> None:
+    """Raises an InputError if there is no such map, or if it cannot have this file."""
     if what == "entropy" and self.entropy is None:
       raise InputError("entropy: computed with samples=N in load_segmenter only")
     if what not in SAVABLE:
       raise InputError(f"{what}: not a map of a prediction; choose from {', '.join(SAVABLE)}")
-    path = expanded(path)
+    check_name(path)
+    self._refuse_volume(path, what)
+
+  def _refuse_volume(self, path: Path, what: str) -> None:
+    """Raises an InputError if a file that is written or removed is that of the volume."""
     volume = self.scan.path
     if volume is not None and volume.exists() and path.exists() and os.path.samefile(path, volume):
       raise InputError(f"{path}: the volume itself; choose another file for the {what}")
-    self.scan.save(path, getattr(self, what))
