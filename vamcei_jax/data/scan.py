@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, ornt_transform
 
+from vamcei_jax.data.dicom import DicomVolume, read_voxels
 from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, orient, orientation_of, save_image
 from vamcei_jax.errors import InputError
 
@@ -24,6 +25,7 @@ class Scan:
     orientation: (3, 2) canonical axis and direction of each of the scan's axes, as in nibabel.orientations.
     image: with the header and the affine of the scan.
     path: of the file, or None.
+    dicom: the slices of a DICOM volume, or None.
   """
 
   name: str
@@ -31,6 +33,7 @@ class Scan:
   orientation: np.ndarray
   image: nib.Nifti1Image
   path: Path | None = None
+  dicom: DicomVolume | None = None
 
   def restore_axes(self, maps: np.ndarray) -> np.ndarray:
     """Maps (D, H, W) or (D, H, W, K) in the canonical orientation with the scan's own axes."""
@@ -74,6 +77,18 @@ def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str) -> Scan:
   check_header(name, image.header, 3)
   voxels = np.asanyarray(image.dataobj).reshape(image.shape[:3])
   return _make(name, image, voxels, plane, Path(path) if path else None)
+
+
+def scan_of_dicom(volume: DicomVolume, plane: str) -> Scan:
+  """The scan of a DICOM volume.
+
+  Raises:
+    InputError: its pixels are damaged, or cannot be decoded here.
+  """
+  voxels = read_voxels(volume)
+  image = nib.Nifti1Image(voxels, volume.affine)
+  image.header.set_xyzt_units("mm")
+  return dataclasses.replace(_make(str(volume), image, voxels, plane, None), dicom=volume)
 
 
 def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> Scan:

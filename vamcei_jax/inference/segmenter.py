@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array
 
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
+from vamcei_jax.data.dicom import DicomVolume, is_dicom, read_dicom
 from vamcei_jax.data.labels import STRUCTURES, folded_values
-from vamcei_jax.data.nifti import Volume, compact
+from vamcei_jax.data.nifti import SUFFIXES, Volume, compact
 from vamcei_jax.data.preprocess import (
   Centre,
   Preprocess,
@@ -21,14 +22,14 @@ from vamcei_jax.data.preprocess import (
   preprocess_settings,
   restore_probabilities,
 )
-from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_image
+from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_dicom, scan_of_image
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import assess, touches_border
 from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
-VolumeLike = str | os.PathLike | nib.spatialimages.SpatialImage | np.ndarray | Array
+VolumeLike = str | os.PathLike | DicomVolume | nib.spatialimages.SpatialImage | np.ndarray | Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Segmenter:
     """Segments a short-axis volume.
 
     Args:
-      volume: NIfTI file, nibabel image, or array (D, H, W) with the slices first.
+      volume: NIfTI file, DICOM folder or file of one volume, DicomVolume, nibabel image, or array (D, H, W) with the
+        slices first.
       spacing: mm along D, H and W, of an array.
 
     Returns:
@@ -119,10 +121,12 @@ class Segmenter:
 
 
 def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Scan:
-  if spacing is not None and isinstance(volume, str | os.PathLike | nib.spatialimages.SpatialImage):
+  if spacing is not None and isinstance(volume, str | os.PathLike | DicomVolume | nib.spatialimages.SpatialImage):
     raise InputError("spacing: for arrays only; that of a file or an image is in its header")
   if isinstance(volume, str | os.PathLike):
-    return read_scan(Path(volume).expanduser(), plane)
+    return _read_path(Path(volume).expanduser(), plane)
+  if isinstance(volume, DicomVolume):
+    return scan_of_dicom(volume, plane)
   if isinstance(volume, nib.spatialimages.SpatialImage):
     return scan_of_image(volume, plane)
   if not isinstance(volume, np.ndarray | Array):
@@ -130,6 +134,12 @@ def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Sc
   if spacing is None:
     raise InputError("spacing: not given; an array needs spacing=(mm, mm, mm) along its slices, rows and columns")
   return scan_of_array(np.asarray(volume), spacing, plane)
+
+
+def _read_path(path: Path, plane: str) -> Scan:
+  if path.is_dir() or (path.is_file() and not path.name.endswith(SUFFIXES) and is_dicom(path)):
+    return scan_of_dicom(read_dicom(path), plane)
+  return read_scan(path, plane)
 
 
 def _volumes(classes: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
