@@ -1,6 +1,10 @@
 """DICOM files of small series, written for tests."""
 
+import io
+import struct
+
 import numpy as np
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -110,3 +114,29 @@ def voxels(slices=5, rows=20, columns=24, seed=0):
 def stack(stored, series="a", **elements):
   """The slices of a series."""
   return [make_slice(pixels, place, series, **elements) for place, pixels in enumerate(stored)]
+
+
+def content(dataset):
+  """The bytes of a dataset's file."""
+  file = io.BytesIO()
+  dataset.save_as(file, enforce_file_format=True)
+  return file.getvalue()
+
+
+def replace(stored, keyword, value):
+  """The bytes of a file in which an element has another value, which need not be valid, or is missing (`None`).
+
+  An element that the file lacks is added at the end of the header.
+  """
+  tag = tag_for_keyword(keyword)
+  head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + dictionary_VR(tag).encode()
+  start = stored.find(head)
+  end = start + 8 + struct.unpack_from("<H", stored, start + 6)[0] if start >= 0 else 0
+  if start < 0:
+    start = end = stored.rindex(b"\xe0\x7f\x10\x00")
+  new = b""
+  if value is not None:
+    packed = value.encode() if isinstance(value, str) else struct.pack("<H", value)
+    packed += b" " * (len(packed) % 2)
+    new = head + struct.pack("<H", len(packed)) + packed
+  return stored[:start] + new + stored[end:]

@@ -287,7 +287,7 @@ def test_without_the_libraries_the_line_says_how_to_install_them(monkeypatch):
 def test_segmentations_and_files_without_an_image_are_skipped(tmp_path):
   stored = dicoms.voxels(3)
   dicoms.write(tmp_path, dicoms.stack(stored))
-  report = dicoms.make_slice(stored[0], 9, "report")
+  report = dicoms.make_slice(stored[0], 9, "report", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
   for name in ("Rows", "PixelData"):
     delattr(report, name)
   segmentation = dicoms.make_slice(stored[0], 9, "seg", SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")

@@ -5,6 +5,7 @@ The headers are read first (`list_dicom`), the pixels of one volume at a time (`
 
 import dataclasses
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -29,6 +30,7 @@ FILE_SUFFIXES = (".dcm", ".dicom", ".ima")  # files that must be DICOM; files of
 COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}  # short values of ImageType
 GE_COMPONENTS = ("magnitude", "phase", "real", "imaginary")  # by the number in GE's private element
 TOLERANCE = 0.05  # of the distance between slices, and of the unit vectors
+FARTHEST = 1e5  # mm; positions and distances that are larger are refused
 SAME_PLACE = 0.1  # mm along the normal; slices that are closer lie at one position
 
 # What may tell apart the images of one position, and the functional group that has it in multi-frame files.
@@ -165,7 +167,8 @@ def read_voxels(volume: DicomVolume) -> np.ndarray:
       if pixels.shape != frame.size:
         raise InputError(f"{frame.file}: pixels of {pixels.shape}, {frame.size} by its header. Export it again.")
       slope, intercept = frame.scale
-      slices[frame.file, frame.index] = pixels.T * np.float32(slope) + np.float32(intercept)
+      with np.errstate(over="ignore", invalid="ignore"):
+        slices[frame.file, frame.index] = pixels.T * np.float32(slope) + np.float32(intercept)
   return np.stack([slices[frame.file, frame.index] for frame in volume.frames], axis=-1)
 
 
@@ -191,7 +194,7 @@ def read_dataset(path: Path, *, pixels: bool) -> "Dataset":
   from pydicom.filereader import read_file_meta_info
   from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-  with _damaged_if_any_error(path, "not a readable DICOM file. Export or copy it again."):
+  with input_error_if_any(path, "not a readable DICOM file. Export or copy it again."):
     with open(path, "rb") as file:
       preamble = _has_preamble(file.read(132))
     # A small file of this syntax can grow to fill the memory.
@@ -206,8 +209,8 @@ def read_dataset(path: Path, *, pixels: bool) -> "Dataset":
 
 def _candidates(source: Path) -> Iterator[Path]:
   """DICOM files, and files that are called so, by name."""
-  if source.is_file():
-    files = [] if source.name.endswith(SUFFIXES) else [source]
+  if not source.is_dir():
+    files = [source]
   else:
     files = sorted(Path(folder, name) for folder, _, names in os.walk(source) for name in names if name[0] != ".")
   for path in files:
@@ -220,13 +223,16 @@ def _has_preamble(head: bytes) -> bool:
 
 
 @contextmanager
-def _damaged_if_any_error(path: Path, problem: str) -> Iterator[None]:
+def input_error_if_any(name: object, problem: str) -> Iterator[None]:
   """Raises an InputError in place of other errors: a damaged file can raise many exception types.
 
-  Their texts are left out, as they may quote the patient's data. So are the warnings.
+  Their texts are left out, as they may quote the patient's data. So are warnings and log.
   """
   from pydicom.config import disable_value_validation
 
+  logger = logging.getLogger("pydicom")
+  before = logger.level
+  logger.setLevel(logging.CRITICAL + 1)
   try:
     with warnings.catch_warnings(), disable_value_validation():
       warnings.simplefilter("ignore")
@@ -234,18 +240,22 @@ def _damaged_if_any_error(path: Path, problem: str) -> Iterator[None]:
   except InputError:
     raise
   except Exception as error:
-    raise InputError(f"{path}: {problem}") from error
+    raise InputError(f"{name}: {problem}") from error
+  finally:
+    logger.setLevel(before)
 
 
 def _read_frames(path: Path) -> list[Frame]:
   """The slices of a file; none of a file without an image, and of a segmentation."""
   if not str(path).isprintable():  # line breaks, and bytes that are not UTF-8
     raise InputError(f"a DICOM file is called {ascii(str(path))}; rename it")
+  if not path.exists():
+    raise InputError(f"{path}: no such file. Check the path.")
   if not is_dicom(path):
     raise InputError(f"{path}: not a readable DICOM file. Export or copy it again.")
   dataset = read_dataset(path, pixels=False)
-  with _damaged_if_any_error(path, "an image without size, place or pixel spacing. Export the original images."):
-    if "Rows" not in dataset or dataset.get("SOPClassUID") in _SEGMENTATIONS:
+  with input_error_if_any(path, "an image without size, place or pixel spacing. Export the original images."):
+    if _has_no_image(dataset):
       return []
     if dataset.get("SamplesPerPixel", 1) != 1:
       raise InputError(f"{path}: a colour image. Export the original images.")
@@ -256,6 +266,14 @@ def _read_frames(path: Path) -> list[Frame]:
     return [
       _frame(path, index, [*([] if group is None else [group]), *shared, dataset]) for index, group in enumerate(groups)
     ]
+
+
+def _has_no_image(dataset: "Dataset") -> bool:
+  """Whether a file is a segmentation, or of a class without pixels: a report, a presentation state, a directory."""
+  from pydicom.uid import UID
+
+  kind = UID(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+  return kind in _SEGMENTATIONS or ("Rows" not in dataset and "Storage" in kind.name and "Image" not in kind.name)
 
 
 def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
@@ -284,10 +302,11 @@ def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
     times=(*(float("nan") if value is None else float(value) for value in times), index),
   )
   across = frame.orientation @ frame.orientation.T
-  numbers = [*frame.spacing, *frame.position, *across.flat, frame.thickness, *frame.scale]
-  square = np.abs(across - np.eye(2)).max() <= TOLERANCE
   shapes = frame.spacing.shape == (2,) and frame.position.shape == (3,) and min(frame.size) > 0
-  if not (shapes and square and np.isfinite(numbers).all() and frame.spacing.min() > 0 and frame.thickness >= 0):
+  square = np.abs(across - np.eye(2)).max() <= TOLERANCE
+  within = np.abs([*frame.spacing, *frame.position, frame.thickness]).max() < FARTHEST
+  positive = frame.spacing.min() > 0 and frame.thickness >= 0
+  if not (shapes and square and within and positive and np.isfinite(frame.scale).all()):
     raise ValueError("implausible geometry")
   return frame
 
@@ -471,13 +490,27 @@ def _decode(frames: Sequence[Frame]) -> list[np.ndarray]:
   path = frames[0].file
   dataset = read_dataset(path, pixels=True)
   syntax = dataset.file_meta.TransferSyntaxUID
-  name = "".join(letter for letter in syntax.name if letter.isprintable())
-  cannot = InputError(f"{path}: no decoder of {name}. Export it uncompressed, for example with gdcmconv --raw.")
+  name = "".join(letter for letter in getattr(syntax, "name", str(syntax)) if letter.isprintable())
+  with input_error_if_any(path, f"pixels that cannot be decoded ({name}). Export it again, uncompressed."):
+    try:
+      available = get_decoder(syntax).is_available
+    except NotImplementedError:
+      available = False
+    if not available:
+      raise InputError(f"{path}: no decoder of {name}. Export it uncompressed, for example with gdcmconv --raw.")
+    with _silent_codecs():
+      return list(iter_pixels(dataset, indices=[frame.index for frame in frames], raw=True))
+
+
+@contextmanager
+def _silent_codecs() -> Iterator[None]:
+  """Hides what libraries in C print on stderr about damaged pixels, beside the errors that they report."""
+  stderr = os.dup(2)
+  nowhere = os.open(os.devnull, os.O_WRONLY)
   try:
-    decoder = get_decoder(syntax)
-  except NotImplementedError:
-    raise cannot from None
-  if not decoder.is_available:
-    raise cannot
-  with _damaged_if_any_error(path, f"pixels that cannot be decoded ({name}). Export it again, uncompressed."):
-    return list(iter_pixels(dataset, indices=[frame.index for frame in frames], raw=True))
+    os.dup2(nowhere, 2)
+    yield
+  finally:
+    os.dup2(stderr, 2)
+    os.close(nowhere)
+    os.close(stderr)

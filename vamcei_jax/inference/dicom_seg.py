@@ -1,13 +1,13 @@
 """DICOM segmentations out: the mask of a DICOM volume, as viewers show it over the images. Needs the extra `dicom`."""
 
-import warnings
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import vamcei_jax
-from vamcei_jax.data.dicom import INSTALL, DicomVolume, read_dataset
+from vamcei_jax.data.dicom import INSTALL, DicomVolume, input_error_if_any, read_dataset
 from vamcei_jax.data.labels import STRUCTURES, LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
@@ -41,10 +41,17 @@ def save_dicom_seg(path: Path, prediction: Prediction, label_values: LabelValues
   volume = prediction.scan.dicom
   if volume is None:
     raise InputError(f"{prediction.scan.name}: no DICOM images, which a DICOM segmentation belongs to")
-  segmentation = _segmentation(volume, _segments(prediction.mask, label_values))
+  try:
+    import highdicom  # noqa: F401
+  except ImportError:
+    raise InputError(f"{volume}: no DICOM segmentation. {INSTALL}") from None
+  content = io.BytesIO()
+  cannot = "no DICOM segmentation of these images. Leave --dicom_seg out, or export the original images."
+  with input_error_if_any(volume, cannot):
+    _segmentation(volume, _segments(prediction.mask, label_values)).save_as(content)
   try:
     with replacing(path) as temporary:
-      segmentation.save_as(temporary)
+      temporary.write_bytes(content.getvalue())
   except OSError as error:
     raise InputError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
 
@@ -58,39 +65,28 @@ def _segments(mask: np.ndarray, label_values: LabelValues) -> np.ndarray:
 
 
 def _segmentation(volume: DicomVolume, segments: np.ndarray) -> "Segmentation":
-  try:
-    import highdicom
-  except ImportError:
-    raise InputError(f"{volume}: no DICOM segmentation. {INSTALL}") from None
+  import highdicom
   from highdicom.content import PlanePositionSequence
 
   sources = _sources(volume)
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # about values of the images that are not valid
-      return highdicom.seg.Segmentation(
-        source_images=sources,
-        pixel_array=segments,
-        plane_positions=[PlanePositionSequence("PATIENT", frame.position.tolist()) for frame in volume.frames],
-        segmentation_type="BINARY",
-        omit_empty_frames=bool(segments.any()),  # a file needs a frame
-        segment_descriptions=[_describe(number, name) for number, name in enumerate(STRUCTURES, start=1)],
-        series_instance_uid=highdicom.UID(),
-        series_number=1000 + int(sources[0].get("SeriesNumber") or 0),
-        series_description=f"{volume.name} vamcei_jax"[:64],
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="vamcei_jax",
-        manufacturer_model_name="vamcei_jax",
-        software_versions=vamcei_jax.__version__,
-        device_serial_number="0",
-        content_description="Myocardium, LV and RV",
-      )
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise InputError(
-      f"{volume}: no DICOM segmentation of these images ({type(error).__name__} of highdicom). "
-      "Leave --dicom_seg out, or export the original images."
-    ) from error
+  return highdicom.seg.Segmentation(
+    source_images=sources,
+    pixel_array=segments,
+    plane_positions=[PlanePositionSequence("PATIENT", frame.position.tolist()) for frame in volume.frames],
+    segmentation_type="BINARY",
+    omit_empty_frames=bool(segments.any()),  # a file needs a frame
+    segment_descriptions=[_describe(number, name) for number, name in enumerate(STRUCTURES, start=1)],
+    series_instance_uid=highdicom.UID(),
+    series_number=1000 + int(sources[0].get("SeriesNumber") or 0),
+    series_description=f"{volume.name} vamcei_jax"[:64],
+    sop_instance_uid=highdicom.UID(),
+    instance_number=1,
+    manufacturer="vamcei_jax",
+    manufacturer_model_name="vamcei_jax",
+    software_versions=vamcei_jax.__version__,
+    device_serial_number="0",
+    content_description="Myocardium, LV and RV",
+  )
 
 
 def _sources(volume: DicomVolume) -> "list[Dataset]":
