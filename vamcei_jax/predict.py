@@ -20,7 +20,7 @@ from vamcei_jax import cli
 from vamcei_jax.errors import InputError
 
 if TYPE_CHECKING:
-  from vamcei_jax.data.dicom import DicomVolume
+  from vamcei_jax.data.dicom_series import DicomVolume
   from vamcei_jax.data.labels import LabelValues
   from vamcei_jax.inference.prediction import Prediction
 

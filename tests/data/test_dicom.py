@@ -113,6 +113,23 @@ def test_magnitude_and_psir_of_one_series_are_two_volumes(tmp_path, types, names
     np.testing.assert_array_equal(found[name], values)
 
 
+def test_magnitude_and_real_images_of_ge_are_two_volumes(tmp_path):
+  stored = [dicoms.voxels(3, seed=kind) for kind in range(2)]
+  datasets = [dataset for kind in range(2) for dataset in dicoms.stack(stored[kind], AcquisitionNumber=kind)]
+  for number, dataset in enumerate(datasets):
+    dataset.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", 2 * (number // 3))
+  dicoms.write(tmp_path, datasets)
+  found = read_all(tmp_path)
+  assert [name[:-7] for name in found] == ["LGE-sax-8-mm_series7", "LGE-sax-8-mm_series7_real"]
+  np.testing.assert_array_equal(list(found.values()), stored)
+
+
+def test_slices_whose_uids_an_anonymiser_has_made_equal_are_all_read(tmp_path):
+  stored = dicoms.voxels(4)
+  dicoms.write(tmp_path, dicoms.stack(stored, SOPInstanceUID="1.2.3"))
+  np.testing.assert_array_equal(read_voxels(read_dicom(tmp_path)).transpose(2, 1, 0), stored)
+
+
 def test_an_enhanced_file_has_a_volume_for_each_phase_and_component(tmp_path):
   rng = np.random.default_rng(0)
   frames = [
@@ -170,8 +187,8 @@ def test_a_repeated_slice_is_named(tmp_path):
     ({"ImageOrientationPatient": [1.0, 0, 0, 0, 1, 0]}, "not the orientation"),
     ({"PixelSpacing": [1.5, 1.5]}, "not the pixel spacing"),
     ({"ImagePositionPatient": [*(dicoms.ORIGIN + 16 * dicoms.NORMAL + dicoms.ALONG_ROW)]}, "off the stack"),
-    ({"ImagePositionPatient": [0.0, float("nan"), 0.0]}, "without size, place"),
-    ({"PixelSpacing": None}, "without size, place"),
+    ({"ImagePositionPatient": [0.0, float("nan"), 0.0]}, "lacks its size, place"),
+    ({"PixelSpacing": None}, "lacks its size, place"),
     ({"SamplesPerPixel": 3}, "colour image"),
     ({"NumberOfFrames": 2}, "2 frames"),
   ],

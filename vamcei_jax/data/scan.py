@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, ornt_transform
 
-from vamcei_jax.data.dicom import DicomVolume, read_voxels
+from vamcei_jax.data.dicom import read_voxels
+from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, orient, orientation_of, save_image
 from vamcei_jax.errors import InputError
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import vamcei_jax
-from vamcei_jax.data.dicom import INSTALL, DicomVolume, input_error_if_any, read_dataset
+from vamcei_jax.data.dicom import INSTALL, input_error_if_any, read_dataset
+from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.labels import STRUCTURES, LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
@@ -69,7 +70,7 @@ def _segmentation(volume: DicomVolume, segments: np.ndarray) -> "Segmentation":
   from highdicom.content import PlanePositionSequence
 
   sources = _sources(volume)
-  return highdicom.seg.Segmentation(
+  segmentation = highdicom.seg.Segmentation(
     source_images=sources,
     pixel_array=segments,
     plane_positions=[PlanePositionSequence("PATIENT", frame.position.tolist()) for frame in volume.frames],
@@ -87,6 +88,8 @@ def _segmentation(volume: DicomVolume, segments: np.ndarray) -> "Segmentation":
     device_serial_number="0",
     content_description="Myocardium, LV and RV",
   )
+  segmentation.ContentCreatorName = ""  # must be there, and may be empty
+  return segmentation
 
 
 def _sources(volume: DicomVolume) -> "list[Dataset]":

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
-from vamcei_jax.data.dicom import DicomVolume, is_dicom, read_dicom
+from vamcei_jax.data.dicom import is_dicom, read_dicom
+from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.labels import STRUCTURES, folded_values
 from vamcei_jax.data.nifti import SUFFIXES, Volume, compact
 from vamcei_jax.data.preprocess import (
