@@ -30,6 +30,8 @@ GE_COMPONENTS = ("magnitude", "phase", "real", "imaginary")  # by the number in 
 TOLERANCE = 0.05  # of the unit vectors
 FARTHEST = 1e5  # mm; positions and distances that are larger are refused
 
+# Decoders of compressed pixels, the preferred ones first. GDCM is not among them: damaged pixels can crash it.
+DECODERS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -97,7 +99,7 @@ def read_voxels(volume: DicomVolume) -> np.ndarray:
         raise InputError(f"{frame.file}: pixels of {pixels.shape}, {frame.size} by its header. Export it again.")
       slope, intercept = frame.scale
       with np.errstate(over="ignore", invalid="ignore"):
-        slices[frame.file, frame.index] = pixels.T * np.float32(slope) + np.float32(intercept)
+        slices[frame.file, frame.index] = (pixels.T * slope + intercept).astype(np.float32)
   return np.stack([slices[frame.file, frame.index] for frame in volume.frames], axis=-1)
 
 
@@ -159,9 +161,8 @@ def input_error_if_any(name: object, problem: str) -> Iterator[None]:
   """
   from pydicom.config import disable_value_validation
 
-  logger = logging.getLogger("pydicom")
-  before = logger.level
-  logger.setLevel(logging.CRITICAL + 1)
+  before = logging.root.manager.disable
+  logging.disable(logging.CRITICAL)
   try:
     with warnings.catch_warnings(), disable_value_validation():
       warnings.simplefilter("ignore")
@@ -171,11 +172,13 @@ def input_error_if_any(name: object, problem: str) -> Iterator[None]:
   except Exception as error:
     raise InputError(f"{name}: {problem}") from error
   finally:
-    logger.setLevel(before)
+    logging.disable(before)
 
 
 def _read_frames(path: Path) -> list[Frame]:
   """The slices of a file; none of a file without an image, and of a segmentation."""
+  from pydicom import Dataset
+
   if not str(path).isprintable():  # line breaks, and bytes that are not UTF-8
     raise InputError(f"a DICOM file is called {ascii(str(path))}; rename it")
   if not path.exists():
@@ -190,13 +193,11 @@ def _read_frames(path: Path) -> list[Frame]:
       return []
     if dataset.get("SamplesPerPixel", 1) != 1:
       raise InputError(f"{path}: a colour image. Export the original images.")
-    groups = dataset.get("PerFrameFunctionalGroupsSequence") or [None]
+    groups = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     if int(dataset.get("NumberOfFrames") or 1) != len(groups):
       raise InputError(f"{path}: {dataset.NumberOfFrames} frames, {len(groups)} with a place. Export it again.")
-    return [
-      _frame(path, index, [*([] if group is None else [group]), *shared, dataset]) for index, group in enumerate(groups)
-    ]
+    return [_frame(path, index, [group, *shared, dataset]) for index, group in enumerate(groups)]
 
 
 def _has_no_image(dataset: "Dataset") -> bool:
@@ -281,13 +282,15 @@ def _decode(frames: Sequence[Frame]) -> list[np.ndarray]:
   name = "".join(letter for letter in getattr(syntax, "name", str(syntax)) if letter.isprintable())
   with input_error_if_any(path, f"pixels that cannot be decoded ({name}). Export it again, uncompressed."):
     try:
-      available = get_decoder(syntax).is_available
+      decoder = get_decoder(syntax)
+      available = [plugin for plugin in DECODERS if plugin in decoder.available_plugins]
     except NotImplementedError:
-      available = False
-    if not available:
+      decoder, available = None, []
+    if decoder is None or (decoder.is_encapsulated and not available):
       raise InputError(f"{path}: no decoder of {name}. Export it uncompressed, for example with gdcmconv --raw.")
+    plugin = available[0] if available else ""
     with _silent_codecs():
-      return list(iter_pixels(dataset, indices=[frame.index for frame in frames], raw=True))
+      return list(iter_pixels(dataset, indices=[frame.index for frame in frames], raw=True, decoding_plugin=plugin))
 
 
 @contextmanager

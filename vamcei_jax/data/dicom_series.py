@@ -87,20 +87,26 @@ class DicomVolume:
 
 
 def grouped(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[list[Frame]]:
+  """The slices that have one key, for each key in the order in which it occurs first."""
   groups = defaultdict(list)
   for frame in frames:
     groups[key(frame)].append(frame)
   return list(groups.values())
 
 
-def volumes_of(series: list[Frame]) -> tuple[list[DicomVolume], list[str]]:
-  """The volumes of a series, and one line for each that cannot be made."""
+def volumes_of(series: Sequence[Frame]) -> tuple[list[DicomVolume], list[str]]:
+  """The volumes of a series, and one line for each that cannot be made.
+
+  Args:
+    series: slices with one SeriesInstanceUID, each once.
+  """
   kinds = grouped(series, lambda frame: frame.kind)
   common = frozenset.intersection(*(stack[0].kind for stack in kinds))
   digest = hashlib.sha256(series[0].series.encode()).hexdigest()[:6]  # equal titles in other studies, other patients
   volumes, failures = [], []
   for stack in kinds:
-    title = "-".join([f"{stack[0].title}_", *sorted(stack[0].kind - common)]).replace("_-", "_").rstrip("_")
+    words = "-".join(sorted(stack[0].kind - common))
+    title = f"{stack[0].title}_{words}" if words else stack[0].title
     try:
       _check_alike(stack)
       heights = _heights(stack)
