@@ -217,6 +217,25 @@ def test_pixels_that_pydicom_has_compressed_are_read(tmp_path, syntax):
   np.testing.assert_array_equal(read_voxels(read_dicom(tmp_path)).transpose(2, 1, 0), stored)
 
 
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless], ids=lambda syntax: syntax.name)
+def test_damaged_compressed_pixels_are_read_or_named_and_end_no_process(tmp_path, syntax):
+  (dataset,) = dicoms.stack(dicoms.voxels(1, 64, 72) + 500, PixelRepresentation=0)
+  dataset.compress(syntax, generate_instance_uid=False)
+  good, path, refused = dicoms.content(dataset), tmp_path / "damaged.dcm", []
+  rng = np.random.default_rng(0)
+  for _ in range(60):
+    damaged = bytearray(good)
+    for place in rng.integers(good.rindex(b"\xe0\x7f\x10\x00") + 20, len(good), 8):
+      damaged[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(damaged)
+    try:
+      assert read_voxels(read_dicom(path)).shape == (72, 64, 1)
+    except InputError as error:
+      refused.append(str(error))
+  assert refused
+  assert all(line.startswith(f"{path}: ") for line in refused)
+
+
 def test_pixels_that_itk_has_compressed_as_jpeg_lossless_are_read(tmp_path):
   stored = dicoms.voxels(3) + 500
   datasets = dicoms.stack(stored, PixelRepresentation=0)
