@@ -30,8 +30,8 @@ def load_segmenter(path: str | Path, **options: Any) -> "Segmenter":
     **options: fields of vamcei_jax.config.schema.InferenceConfig, such as tta=True, in place of the weights' defaults.
 
   Returns:
-    A callable: `segmenter(volume) -> Prediction`. A volume is a NIfTI file, a nibabel image, or an array (D, H, W) with
-    spacing=(mm, mm, mm).
+    A callable: `segmenter(volume) -> Prediction`. A volume is a NIfTI file, the folder of a DICOM series, a nibabel
+    image, or an array (D, H, W) with spacing=(mm, mm, mm).
 
   Raises:
     InputError: the folder has no network or a damaged one.

@@ -1,4 +1,4 @@
-"""Segments NIfTI volumes with exported weights, or with a stage of a run.
+"""Segments NIfTI and DICOM volumes with exported weights, or with a stage of a run.
 
 python -m vamcei_jax.predict --weights=weights/mscmrseg_student --input=volumes --output=masks
 python -m vamcei_jax.predict --workdir=runs/uda --input=volumes/patient1.nii.gz --output=mask.nii.gz
@@ -6,7 +6,8 @@ python -m vamcei_jax.predict --workdir=runs/uda --input=volumes/patient1.nii.gz 
 Folders are searched with the folders in them, and --output gets the same tree. Each mask has the name, grid and header
 of its volume. volumes.csv has a row for each volume, and report.html shows all masks of the command. --samples=N adds
 an entropy map in nats (NAME_entropy.nii.gz) and uncertainty.csv; --probabilities adds the class probabilities
-(NAME_probabilities.nii.gz, classes as the fourth axis).
+(NAME_probabilities.nii.gz, classes as the fourth axis). A DICOM series gives one NIfTI mask for each phase; --dicom_seg
+adds a DICOM segmentation (NAME_seg.dcm).
 """
 
 import csv
@@ -22,6 +23,8 @@ from vamcei_jax import cli
 from vamcei_jax.errors import InputError
 
 if TYPE_CHECKING:
+  from vamcei_jax.data.dicom_series import DicomVolume
+  from vamcei_jax.data.labels import LabelValues
   from vamcei_jax.evaluation.report import Predicted
   from vamcei_jax.inference.prediction import Prediction
   from vamcei_jax.inference.segmenter import Segmenter
@@ -39,22 +42,29 @@ UNCERTAINTY_COLUMNS = ("volume", "structure", "volume_ml", "volume_std_ml", "ent
 class Task:
   """A volume to segment, and the place of its prediction.
 
-  path: of the volume.
+  volume: its NIfTI file, or a DICOM volume.
   name: of the volume in tables and in the report: its path from the input folder.
   mask: file of the mask; its maps lie beside it.
   folder: of the tables and of the report.
   """
 
-  path: Path
+  volume: "Path | DicomVolume"
   name: str
   mask: Path
   folder: Path
 
+  @property
+  def files(self) -> list[Path]:
+    """The files that hold the volume."""
+    return [self.volume] if isinstance(self.volume, Path) else [frame.file for frame in self.volume.frames]
+
   def file(self, kind: str) -> Path:
-    """The file of the mask or of a map."""
+    """The file of the mask, of a map, or of the DICOM segmentation (kind "seg")."""
     from vamcei_jax.data.nifti import split_name
 
     stem, suffix = split_name(self.mask)
+    if kind == "seg":
+      return self.mask.with_name(f"{stem}_seg.dcm")
     return self.mask if kind == "mask" else self.mask.with_name(f"{stem}_{kind}{suffix}")
 
 
@@ -62,9 +72,11 @@ def define_flags() -> None:
   """Defines the flags."""
   flags.DEFINE_string("weights", None, "Folder of exported weights.")
   flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts) or of one of its stages.")
-  flags.DEFINE_string("input", None, "A NIfTI volume, or a folder of them, which is searched with the folders in it.")
+  flags.DEFINE_string("input", None, "A volume, or a folder of NIfTI volumes or DICOM series, with the folders in it.")
   flags.DEFINE_string("output", None, "Folder for the masks or, for one volume, the file of its mask.")
   flags.DEFINE_bool("probabilities", False, "Write the class probabilities as well.")
+  flags.DEFINE_bool("dicom_seg", False, "Write a DICOM segmentation of each DICOM volume as well.")
+  flags.DEFINE_string("spacing", None, "Voxel size as MM,MM,MM along the axes of the files, in place of the headers'.")
   flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV in the masks; default: of the training.")
   cli.define_inference_flags(*OPTIONS)
   flags.mark_flags_as_required(["input", "output"])
@@ -77,38 +89,55 @@ def main() -> None:
   from vamcei_jax.inference.load import load_segmenter
 
   source, output = cli.required_path("input"), cli.required_path("output")
-  tasks = plan_tasks(source, output)
+  tasks, unusable = plan_tasks(source, output, dicom_only=FLAGS.dicom_seg)
+  if not tasks:
+    raise InputError(unusable[0])
   check_outputs(tasks)
+  spacing = None if FLAGS.spacing is None else parse_spacing(FLAGS.spacing)
   values = None if FLAGS.label_values is None else parse_mask_values(FLAGS.label_values)
   segmenter = load_segmenter(FLAGS.weights or FLAGS.workdir, **cli.inference_options(*OPTIONS))
   if values is not None:
     segmenter = with_label_values(segmenter, values)
   about = {"Network": FLAGS.weights or FLAGS.workdir, "Volumes": FLAGS.input}
-  failures = segment(segmenter, tasks, about, probabilities=FLAGS.probabilities)
-  print(f"{len(tasks) - len(failures)} of {len(tasks)} volumes segmented: {output}")
-  cli.end([*failures, *list_unread(source, leave_out=output)])
+  failures = segment(
+    segmenter, tasks, about, spacing=spacing, probabilities=FLAGS.probabilities, dicom_seg=FLAGS.dicom_seg
+  )
+  total = len(tasks) + len(unusable)
+  print(f"{len(tasks) - len(failures)} of {total} volumes segmented: {output}")
+  cli.end([*failures, *unusable, *list_unread(source, leave_out=output)])
 
 
-def plan_tasks(source: Path, output: Path) -> list[Task]:
+def plan_tasks(source: Path, output: Path, *, dicom_only: bool = False) -> tuple[list[Task], list[str]]:
   """The volumes of a file or a folder, and the places of their predictions.
 
   Args:
-    source: a NIfTI file, or a folder, which is searched with the folders in it.
+    source: a NIfTI or DICOM file, or a folder, which is searched with the folders in it.
     output: a folder, which is not searched, or the NIfTI file of the mask of one volume.
+    dicom_only: whether NIfTI files are refused.
+
+  Returns:
+    The tasks, and a line for each DICOM file or series that cannot be used.
 
   Raises:
-    InputError: no volume, or an output that cannot be one.
+    InputError: no volume, an output that cannot be one, or a NIfTI file with `dicom_only`.
   """
-  from vamcei_jax.data.nifti import SUFFIXES, list_volumes
+  from vamcei_jax.data.dicom import list_dicom
+  from vamcei_jax.data.nifti import SUFFIXES, list_volumes, volume_name
 
+  dicom, unusable = list_dicom(source)
+  only_dicom = bool(dicom or unusable) and not (source.is_dir() and any(map(volume_name, source.rglob("*"))))
+  paths = [] if only_dicom else list_volumes(source, leave_out=output)
+  if dicom_only and paths:
+    raise InputError(f"{paths[0]}: a NIfTI file; --dicom_seg is for DICOM series. Leave the flag out.")
   if output.name.lower().endswith(SUFFIXES) and not output.is_dir():
-    paths = list_volumes(source)
-    if len(paths) > 1:
-      raise InputError(f"{output}: one file for the masks of {len(paths)} volumes; name a folder")
-    return [Task(paths[0], paths[0].name, output, output.parent)]
+    if len(paths) + len(dicom) > 1:
+      raise InputError(f"{output}: one file for the masks of {len(paths) + len(dicom)} volumes; name a folder")
+    tasks = [Task(path, path.name, output, output.parent) for path in paths]
+    return tasks + [Task(volume, volume.name, output, output.parent) for volume in dicom], unusable
   folder = source if source.is_dir() else source.parent
-  names = {path: path.relative_to(folder) for path in list_volumes(source, leave_out=output)}
-  return [Task(path, name.as_posix(), output / name, output) for path, name in names.items()]
+  names = {path: path.relative_to(folder) for path in paths}
+  tasks = [Task(path, name.as_posix(), output / name, output) for path, name in names.items()]
+  return tasks + [Task(volume, volume.name, output / f"{volume.name}.nii.gz", output) for volume in dicom], unusable
 
 
 def check_outputs(tasks: Sequence[Task]) -> None:
@@ -121,7 +150,7 @@ def check_outputs(tasks: Sequence[Task]) -> None:
   from vamcei_jax.data.nifti import check_name
   from vamcei_jax.evaluation.scoring import check_output
 
-  inputs = {identity(task.path): task.path for task in tasks}
+  inputs = {identity(file): file for task in tasks for file in task.files}
   for task in tasks:
     check_name(task.mask)
     for file in output_files(task):
@@ -137,7 +166,7 @@ def output_files(task: Task) -> Iterator[Path]:
   """All files that the prediction of a volume may write or remove."""
   from vamcei_jax.data.nifti import MAPS
 
-  yield from (task.file(kind) for kind in ("mask", *MAPS))
+  yield from (task.file(kind) for kind in ("mask", "seg", *MAPS))
   yield from (task.folder / name for name in (VOLUMES_FILE, UNCERTAINTY_FILE, REPORT_FILE))
 
 
@@ -167,7 +196,13 @@ def with_label_values(segmenter: "Segmenter", values: Sequence[int]) -> "Segment
 
 
 def segment(
-  segmenter: "Segmenter", tasks: Sequence[Task], about: Mapping[str, str], *, probabilities: bool = False
+  segmenter: "Segmenter",
+  tasks: Sequence[Task],
+  about: Mapping[str, str],
+  *,
+  spacing: Sequence[float] | None = None,
+  probabilities: bool = False,
+  dicom_seg: bool = False,
 ) -> list[str]:
   """Segments volumes, and writes masks, maps, tables and report.
 
@@ -175,7 +210,9 @@ def segment(
     segmenter: the network.
     tasks: of one folder.
     about: lines below the heading of the report: name -> value.
+    spacing: mm along the axes of the files, in place of their headers'.
     probabilities: whether class probabilities are written.
+    dicom_seg: whether DICOM segmentations are written.
 
   Returns:
     A line for each volume that cannot be segmented.
@@ -193,23 +230,41 @@ def segment(
   written: dict[tuple[int, int] | None, str] = {}
   for task in tqdm(tasks, "volumes", unit="volume", disable=None):
     try:
-      prediction = segmenter(task.path)
+      prediction = segmenter(task.volume, spacing)
       for finding in prediction.quality.findings:
-        tqdm.write(f"{task.path}: {finding.text}")
+        tqdm.write(f"{task.volume}: {finding.text}")
       refuse_second(task, written)
+      if dicom_seg:
+        write_dicom_seg(prediction, task, segmenter.config.data.label_values)
       write_prediction(prediction, task, probabilities=probabilities)
       written[identity(task.mask)] = task.name
       entries.append(describe(prediction, task.name, segmenter.config.data.label_values))
     except InputError as error:
       failures.append(str(error))
     except MemoryError:
-      failures.append(f"{task.path}: too large for this machine's memory. Crop it.")
+      failures.append(f"{task.volume}: too large for this machine's memory. Crop it.")
   if not entries:
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
   about = {**about, "Not segmented": "; ".join(failures)} if failures else about
   write_report(tasks[0].folder / REPORT_FILE, "Predictions", about, predicted=entries)
   return failures
+
+
+def parse_spacing(text: str) -> list[float]:
+  """The millimetres in the text of a flag. Raises an InputError if these are not three positive numbers."""
+  values = cli.parse_values(text)
+  numbers = [value for value in values if isinstance(value, int | float)] if isinstance(values, list | tuple) else []
+  if len(numbers) != 3 or not all(0 < value < float("inf") for value in numbers):
+    raise InputError(f"--spacing={text}: expected three positive numbers in mm, such as 0.75,0.75,8")
+  return [float(value) for value in numbers]
+
+
+def write_dicom_seg(prediction: "Prediction", task: Task, label_values: "LabelValues") -> None:
+  """Writes the DICOM segmentation of a DICOM volume beside its mask, in place of an earlier one."""
+  from vamcei_jax.inference.dicom_seg import save_dicom_seg
+
+  save_dicom_seg(task.file("seg"), prediction, label_values)
 
 
 def refuse_second(task: Task, written: Mapping[tuple[int, int] | None, str]) -> None:
@@ -220,7 +275,7 @@ def refuse_second(task: Task, written: Mapping[tuple[int, int] | None, str]) -> 
     written: identity of each mask that was written -> name of its volume.
   """
   if (found := identity(task.mask)) is not None and found in written:
-    raise InputError(f"{task.path}: its mask would replace that of {written[found]}. Rename one of the volumes.")
+    raise InputError(f"{task.volume}: its mask would replace that of {written[found]}. Rename one of the volumes.")
 
 
 def write_prediction(prediction: "Prediction", task: Task, *, probabilities: bool = False) -> None:

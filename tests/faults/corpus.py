@@ -1,14 +1,17 @@
-"""Broken NIfTI files of many kinds, and wrong values for each field of a configuration."""
+"""Broken NIfTI and DICOM files of many kinds, and wrong values for each field of a configuration."""
 
 import gzip
 import os
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from tests.data import dicoms
 
 SHAPE = (6, 7, 4)
 NAN, INF = float("nan"), float("inf")
@@ -160,6 +163,99 @@ def write_no_files(folder: Path) -> Iterator[Path]:
   os.mkfifo(pipe)
   directory.mkdir()
   yield from (loop, dangling, pipe, directory)
+
+
+DICOM_VALUES = {
+  "Rows": (0, 1, 5, 65535),
+  "Columns": (0, 1, 8, 65535),
+  "BitsAllocated": (0, 1, 8, 12, 32, 64, 65535),
+  "BitsStored": (0, 12, 17, 65535),
+  "PixelRepresentation": (0, 2, 65535),
+  "SamplesPerPixel": (0, 2, 3, 65535),
+  "NumberOfFrames": ("0", "2", "-1", "2147483647", "x"),
+  "PhotometricInterpretation": ("MONOCHROME1", "RGB", "PALETTE COLOR", "", "\n\x1b[31m"),
+  "PixelSpacing": ("0\\0", "-1\\1", "1e-30\\1", "1e30\\1", "nan\\1", "1", "1\\1\\1", "", "x\\y"),
+  "SliceThickness": ("0", "-8", "nan", "inf", "1e300", ""),
+  "ImagePositionPatient": ("0\\0", "nan\\0\\0", "inf\\0\\0", "1e300\\0\\0", "", "a\\b\\c"),
+  "ImageOrientationPatient": (
+    "0\\0\\0\\0\\0\\0",
+    "1\\0\\0\\1\\0\\0",
+    "5\\0\\0\\0\\5\\0",
+    "1\\0\\0",
+    "nan\\0\\0\\0\\1\\0",
+  ),
+  "RescaleSlope": ("0", "nan", "inf", "1e38", "1e300", "x", "1\\2"),
+  "RescaleIntercept": ("nan", "-inf", "3e38", "x"),
+  "InstanceNumber": ("x", "99999999999999999999", ""),
+  "SeriesNumber": ("x", "-1", "5\\6"),
+  "SeriesDescription": ("", "../../../etc/passwd", "a\0b", "\n\x1b[31m", "é" * 3000, "$HOME %s {0}"),
+  "ImageType": ("", "\\" * 50, "x" * 5000),
+  "SOPClassUID": ("", "1.2.3", "x"),
+  "SOPInstanceUID": ("", "x" * 5000),
+  "SpecificCharacterSet": ("nosuch", "ISO 2022 IR 87\\x"),
+}
+TRANSFER_SYNTAXES = ("", "x", "1.2", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+TRANSFER_SYNTAXES += tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 90, 91, 102, 201, 202))
+TRANSFER_SYNTAXES += ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2\n")
+
+
+def write_dicom_corpus(folder: Path) -> Iterator[Path]:
+  """Writes broken DICOM files, each of its own series, and yields their paths."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for number, (kind, content) in enumerate(broken_dicom()):
+    path = folder / f"{number:03d}{(' ', 'ä', '%s', '{0}', '-o', '')[number % 6]}{kind}.dcm"
+    path.write_bytes(content)
+    yield path
+  loop, dangling, pipe = (folder / f"{name}.dcm" for name in ("loop", "dangling", "pipe"))
+  loop.symlink_to(loop)
+  dangling.symlink_to(folder / "nowhere.dcm")
+  os.mkfifo(pipe)
+  yield from (loop, dangling, pipe)
+
+
+def good_dicom(series: str, **elements: object) -> bytes:
+  """The content of an intact file: one slice."""
+  pixels = np.random.default_rng(0).integers(0, 999, SHAPE[:2])
+  return dicoms.content(dicoms.make_slice(pixels, 0, series, **elements))
+
+
+def broken_dicom() -> Iterator[tuple[str, bytes]]:
+  """Yields (what is wrong, content)."""
+  good = good_dicom("cut")
+  for end in (0, 1, 127, 128, 131, 132, 140, 200, 300, *range(400, len(good), 97), len(good) - 1):
+    yield f"cut{end}", good_dicom(f"cut{end}")[:end]
+  yield "magic", good.replace(b"DICM", b"DICX", 1)
+  yield "text", b"patient,structure,dice\n" * 40
+  yield (
+    "deep",
+    good_dicom("deep")
+    + b"\xe0\x7f\x10\x00SQ\0\0\xff\xff\xff\xff" * 1
+    + (b"\xfe\xff\x00\xe0\xff\xff\xff\xff\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" * 3000),
+  )
+  for name, values in DICOM_VALUES.items():
+    for number, value in enumerate(values):
+      kind = f"{name}{number}"
+      yield kind, dicoms.replace(good_dicom(kind, SpecificCharacterSet="ISO_IR 192"), name, value)
+    yield f"without_{name}", dicoms.replace(good_dicom(f"without_{name}"), name, None)
+  for number, syntax in enumerate(TRANSFER_SYNTAXES):
+    for kind in (f"plain_syntax{number}", f"packed_syntax{number}"):
+      content = good_dicom(kind)
+      if kind.startswith("packed"):  # in fragments of rubbish
+        content = content[: content.rindex(b"\xe0\x7f\x10\x00")] + (
+          b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x40\0\0\0"
+          + np.random.default_rng(number).bytes(64)
+          + b"\xfe\xff\xdd\xe0\0\0\0\0"
+        )
+      yield kind, dicoms.replace(content, "TransferSyntaxUID", syntax)
+  bomb = zlib.compressobj(9, wbits=-15)
+  zeros = (bomb.compress(b"\0" * 2**26) + bomb.flush(zlib.Z_FULL_FLUSH)) * 64  # 4 GiB
+  yield "bomb", dicoms.replace(good_dicom("bomb"), "TransferSyntaxUID", "1.2.840.10008.1.2.1.99")[:400] + zeros
+  rng = np.random.default_rng(1)
+  for number in range(80):
+    content = bytearray(good_dicom(f"flipped{number}"))
+    for place in rng.integers(128, len(content) - 84, 3):
+      content[place] ^= 1 << int(rng.integers(8))
+    yield f"flipped{number}", bytes(content)
 
 
 def patch(content: bytes, field: str, index: int, value: float) -> bytes:

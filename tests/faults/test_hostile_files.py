@@ -1,6 +1,7 @@
 """Every broken file is read or refused: in one line, in seconds, with little memory; intact files are processed."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from tests.commands import ROOT, command
-from tests.faults.corpus import good_file, write_corpus
+from tests.faults.corpus import good_dicom, good_file, write_corpus, write_dicom_corpus
+from vamcei_jax.data.dicom import list_dicom
 from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import read_mask, read_volume, volume_name
+from vamcei_jax.data.scan import scan_of_dicom
 from vamcei_jax.errors import InputError
 
 SECONDS = 10  # for a file
@@ -19,6 +22,9 @@ SECONDS = 10  # for a file
 HOPELESS = ("cut", "magic", "huge", "complex", "colours", "voxel_nan", "voxel_inf", "srow_x_nan", "srow_y_inf", "4d")
 HOPELESS += ("not_nifti", "text", "long", "bomb", "wrong_", "zipped_twice", "header_alone", "loop", "dangling", "pipe")
 HOPELESS += ("directory",)
+HOPELESS_DICOM = ("cut", "magic", "text", "bomb", "packed", "Rows0", "Rows3", "Columns0", "nan", "without_Rows")
+HOPELESS_DICOM += ("without_PixelSpacing", "without_ImagePosition", "loop", "dangling", "pipe", "NumberOfFrames3")
+MAY_BE_SKIPPED = ("flipped", "SOPClassUID")  # files of another kind than images
 MEMORY = 2 * 2**30  # bytes
 
 
@@ -88,6 +94,63 @@ def test_predict_skips_and_names_them(tiny_run, tmp_path):
   for path in paths:
     assert (path.name in segmented) != any(str(path) in line for line in errors), path.name
   assert time.monotonic() - started < SECONDS * len(paths)
+  assert memory < MEMORY
+
+
+def test_every_dicom_file_is_read_or_refused_in_one_line(tmp_path, capfd):
+  paths = list(write_dicom_corpus(tmp_path / "corpus"))
+  assert len(paths) >= 250
+  refused = set()
+  for path in paths:
+    started = time.monotonic()
+    volumes, failures = list_dicom(path)
+    for volume in volumes:
+      try:
+        scan = scan_of_dicom(volume, "short_axis")
+        assert np.isfinite(scan.volume.voxels).all(), path.name
+        assert np.isfinite(scan.volume.affine).all(), path.name
+      except InputError as error:
+        failures.append(str(error))
+    assert time.monotonic() - started < SECONDS, path.name
+    assert len(volumes) <= 1
+    assert volumes or failures or any(kind in path.name for kind in MAY_BE_SKIPPED), path.name
+    for line in failures:
+      refused.add(path.name)
+      assert line.startswith((f"{path}: ", f"{path.parent}: ")), line
+      assert line.isprintable(), line
+      assert line.endswith("."), line
+  assert capfd.readouterr() == ("", "")  # of the decoders
+  hopeless = [path.name for path in paths if any(kind in path.name for kind in HOPELESS_DICOM)]
+  assert [name for name in hopeless if name not in refused] == []
+  assert len(paths) - len(refused) > 50
+
+
+def test_predict_skips_and_names_dicom_files_and_leaves_all_files_as_they_are(tiny_run, tmp_path):
+  """As a process, whose memory is measured. NIfTI files of a folder are segmented beside its DICOM series."""
+  paths, folder = list(write_dicom_corpus(tmp_path / "corpus" / "dicom")), tmp_path / "corpus"
+  (folder / "good.nii").write_bytes(good_file(masks=False))
+  (folder / "good.dcm").write_bytes(good_dicom("good"))
+  contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+  flags = [f"--workdir={tiny_run}", f"--input={folder}", f"--output={tmp_path / 'masks'}", "--dicom_seg"]
+  finished, _ = run_measured(tmp_path, "vamcei_jax.predict", *flags)
+  assert finished.returncode == 2
+  assert "good.nii: a NIfTI file; --dicom_seg" in finished.stderr
+  assert not (tmp_path / "masks").exists()
+  (folder / "good.nii").unlink()
+  contents.pop(folder / "good.nii")
+  finished, memory = run_measured(tmp_path, "vamcei_jax.predict", *flags)
+  assert finished.returncode == 1, finished.stderr[-3000:]
+  errors = finished.stderr.splitlines()
+  assert all(line.startswith("error: ") for line in errors), finished.stderr[-3000:]
+  masks = {path.name for path in (tmp_path / "masks").iterdir()}
+  assert all(re.fullmatch(r"[\w-]+_series-?\d+_[0-9a-f]{6}(\.nii\.gz|_seg\.dcm)", name, re.ASCII) for name in masks), (
+    masks
+  )
+  segmented = {name.removesuffix(".nii.gz") for name in masks if name.endswith(".nii.gz")}
+  assert segmented == {name.removesuffix("_seg.dcm") for name in masks if name.endswith("_seg.dcm")}
+  assert len(segmented) > 50
+  assert abs(len(errors) + len(segmented) - len(paths) - 1) <= 5  # flipped bits may make a file of another kind
+  assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == contents
   assert memory < MEMORY
 
 

@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, ornt_transform
 
+from vamcei_jax.data.dicom import read_voxels
+from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.geometry import check_voxels, orient, orientation_of, read_geometry
 from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, save_image
 from vamcei_jax.errors import InputError
@@ -31,6 +33,7 @@ class Scan:
     path: of the file, or None.
     lost: whether the directions of the axes within the slices are unknown, see `Geometry`.
     notes: what was assumed about the geometry, one sentence each.
+    dicom: the slices of a DICOM volume, or None.
   """
 
   name: str
@@ -38,6 +41,7 @@ class Scan:
   orientation: np.ndarray
   image: nib.Nifti1Image
   path: Path | None = None
+  dicom: DicomVolume | None = None
   lost: bool = False
   notes: tuple[str, ...] = ()
 
@@ -94,6 +98,19 @@ def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str, spacing: Se
   return _make(name, image, voxels, plane, Path(path) if path else None, spacing)
 
 
+def scan_of_dicom(volume: DicomVolume, plane: str) -> Scan:
+  """The scan of a DICOM volume.
+
+  Raises:
+    InputError: its pixels are damaged, or cannot be decoded here.
+  """
+  voxels = read_voxels(volume)
+  image = nib.Nifti1Image(voxels, volume.affine)
+  image.header.set_xyzt_units("mm")
+  # DICOM always holds the directions of the axes.
+  return dataclasses.replace(_make(str(volume), image, voxels, plane, None, None), dicom=volume, lost=False)
+
+
 def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> Scan:
   """The scan of an array (D, H, W), slices first, whose rows and columns have unknown directions.
 
@@ -126,7 +143,8 @@ def _make(
   orientation = orientation_of(name, geometry.affine, voxels.shape, plane)
   volume = image_volume(name, *orient(voxels, geometry.affine, orientation), plane)
   check_voxels(name, volume.spacing)
-  return Scan(name, volume, orientation, image, path, geometry.lost and plane == "short_axis", geometry.notes)
+  lost = geometry.lost and plane == "short_axis"
+  return Scan(name, volume, orientation, image, path, lost=lost, notes=geometry.notes)
 
 
 def _checked(spacing: Sequence[float]) -> list[float]:

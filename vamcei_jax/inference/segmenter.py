@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import jax
 import nibabel as nib
@@ -11,8 +12,10 @@ import numpy as np
 from jax import Array
 
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
+from vamcei_jax.data.dicom import is_dicom, read_dicom
+from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.labels import CLASSES, STRUCTURES, folded_values
-from vamcei_jax.data.nifti import Volume, compact
+from vamcei_jax.data.nifti import SUFFIXES, Volume, compact
 from vamcei_jax.data.preprocess import (
   Centre,
   Preprocess,
@@ -21,7 +24,7 @@ from vamcei_jax.data.preprocess import (
   preprocess_settings,
   restore_probabilities,
 )
-from vamcei_jax.data.scan import TURNS, Scan, read_scan, scan_of_array, scan_of_image
+from vamcei_jax.data.scan import TURNS, Scan, read_scan, scan_of_array, scan_of_dicom, scan_of_image
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded
@@ -32,7 +35,7 @@ from vamcei_jax.inference.quality import Finding, assess, touches_border
 from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
 _LOST = "the header does not say how the slices lie; of the eight ways, the one with the lowest entropy was taken"
-VolumeLike = str | os.PathLike | nib.spatialimages.SpatialImage | np.ndarray | Array
+VolumeLike = str | os.PathLike | DicomVolume | nib.spatialimages.SpatialImage | np.ndarray | Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +59,9 @@ class Segmenter:
     """Segments a short-axis volume.
 
     Args:
-      volume: NIfTI file, nibabel image, or array (D, H, W) with the slices first.
-      spacing: mm along D, H and W of an array, or along the axes of a file or an image, in place of its header's.
+      volume: NIfTI file, DICOM folder or file of one volume, DicomVolume, nibabel image, or array (D, H, W) with the
+        slices first.
+      spacing: mm along D, H and W of an array, or along the axes of a NIfTI file or an image, in place of its header's.
 
     Returns:
       The prediction, on the grid and axes of the volume.
@@ -154,7 +158,9 @@ class Segmenter:
 
 def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Scan:
   if isinstance(volume, str | os.PathLike):
-    return read_scan(expanded(os.fspath(volume)), plane, spacing)
+    return _read_path(expanded(os.fspath(volume)), plane, spacing)
+  if isinstance(volume, DicomVolume):
+    return _read_dicom(volume, plane, spacing)
   if isinstance(volume, nib.spatialimages.SpatialImage):
     return scan_of_image(volume, plane, spacing)
   if not isinstance(volume, np.ndarray | Array):
@@ -180,6 +186,18 @@ def _paste(part: np.ndarray, whole: np.ndarray, seen: np.ndarray, region: Region
   """The maps of the whole volume with those of a region of the slices that were looked at."""
   whole[seen, region[0], region[1]] = part
   return whole
+
+
+def _read_path(path: Path, plane: str, spacing: Sequence[float] | None) -> Scan:
+  if path.is_dir() or (path.is_file() and not path.name.endswith(SUFFIXES) and is_dicom(path)):
+    return _read_dicom(read_dicom(path), plane, spacing)
+  return read_scan(path, plane, spacing)
+
+
+def _read_dicom(volume: DicomVolume, plane: str, spacing: Sequence[float] | None) -> Scan:
+  if spacing is not None:
+    raise InputError(f"{volume}: DICOM files hold their voxel size; leave the spacing out")
+  return scan_of_dicom(volume, plane)
 
 
 def _volumes(classes: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
