@@ -182,6 +182,7 @@ def test_changed_data_are_others_even_with_the_size_and_time_restored(root, tmp_
       each.rename(each.with_name("q2.nii.gz"))
   elif change == "removed":
     file.unlink()
+    mask_of(root, 2).unlink()
   else:
     content[4] ^= 1  # a time in the header of gzip
     file.write_bytes(content)

@@ -142,7 +142,7 @@ def test_predict_skips_and_names_dicom_files_and_leaves_all_files_as_they_are(ti
   assert finished.returncode == 1, finished.stderr[-3000:]
   errors = finished.stderr.splitlines()
   assert all(line.startswith("error: ") for line in errors), finished.stderr[-3000:]
-  masks = {path.name for path in (tmp_path / "masks").iterdir()}
+  masks = {path.name for path in (tmp_path / "masks").iterdir()} - {"volumes.csv", "report.html"}
   assert all(re.fullmatch(r"[\w-]+_series-?\d+_[0-9a-f]{6}(\.nii\.gz|_seg\.dcm)", name, re.ASCII) for name in masks), (
     masks
   )
@@ -165,7 +165,7 @@ def test_evaluate_skips_and_names_them(tmp_path):
   flags = [f"--predictions={tmp_path / 'masks'}", f"--labels={labels}", f"--output={tmp_path / 'scores'}"]
   finished, memory = run_measured(tmp_path, "vamcei_jax.evaluate", *flags)
   assert finished.returncode == 1, finished.stderr[-3000:]
-  errors = finished.stderr.splitlines()
+  errors = [line for line in finished.stderr.splitlines() if " voxel size of " not in line]  # notes on headers
   assert all(line.startswith("error: ") for line in errors), finished.stderr[-3000:]
   scored = json.loads((tmp_path / "scores" / "metrics.json").read_text())["methods"]["masks"]["patients"]
   assert len(errors) + len(scored) == len(list(labels.iterdir()))

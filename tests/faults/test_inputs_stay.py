@@ -137,7 +137,7 @@ def prediction(segmenter, tmp_path_factory):
 
 
 def task_of(prediction, output):
-  (task,) = plan_tasks(prediction.scan.path, output)
+  (task,), _ = plan_tasks(prediction.scan.path, output)
   return task
 
 
@@ -197,7 +197,7 @@ def test_a_mask_that_would_replace_another_one_of_the_same_command_is_refused(se
     write(tmp_path / "in" / name / "lge.nii.gz", number)
   (tmp_path / "out" / "sub-a").mkdir(parents=True)
   (tmp_path / "out" / "sub-b").symlink_to(tmp_path / "out" / "sub-a")
-  first, second = plan_tasks(tmp_path / "in", tmp_path / "out")
+  (first, second), _ = plan_tasks(tmp_path / "in", tmp_path / "out")
   prediction = segmenter(first.path)
   failures = segment(segmenter, [first, second], {})
   assert failures == [f"{second.path}: its mask would replace that of sub-a/lge.nii.gz. Rename one of the volumes."]

@@ -11,7 +11,6 @@ import SimpleITK as sitk
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
-from tests.commands import ROOT, error_of
 from tests.data import dicoms
 from tests.inference.test_segmenter import by_intensity_and_place, make_segmenter
 from vamcei_jax.data.dicom import list_dicom
@@ -162,11 +161,3 @@ def test_a_segmentation_that_cannot_be_made_leaves_no_file(segmenter, tmp_path):
   array = segmenter(np.ones((3, 40, 40)), spacing=(8, 1.5, 1.5))
   with pytest.raises(InputError, match="no DICOM images"):
     save_dicom_seg(tmp_path / "seg.dcm", array, VALUES)
-
-
-def test_masks_are_not_written_among_the_dicom_files(run_command, tmp_path):
-  shutil.copytree(dicoms.CINE, tmp_path / "in")
-  before = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
-  flags = [f"--weights={ROOT / 'weights' / 'none'}", f"--input={tmp_path}", f"--output={tmp_path / 'in'}"]
-  assert "choose another --output" in error_of(run_command("vamcei_jax.predict", *flags))
-  assert {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()} == before

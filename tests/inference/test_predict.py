@@ -49,7 +49,7 @@ def predictor(segmenter):
   def write(path, output, *, probabilities=False, **options):
     inference = dataclasses.replace(segmenter.inference, **options)
     prediction = dataclasses.replace(segmenter, inference=inference)(path)
-    (task,) = plan_tasks(path, output)
+    (task,), _ = plan_tasks(path, output)
     write_prediction(prediction, task, probabilities=probabilities)
     return prediction
 

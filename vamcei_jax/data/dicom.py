@@ -287,7 +287,8 @@ def _decode(frames: Sequence[Frame]) -> list[np.ndarray]:
     except NotImplementedError:
       decoder, available = None, []
     if decoder is None or (decoder.is_encapsulated and not available):
-      raise InputError(f"{path}: no decoder of {name}. Export it uncompressed, for example with gdcmconv --raw.")
+      more = ", or install pylibjpeg-libjpeg" if "Lossless" in name else ""
+      raise InputError(f"{path}: no decoder of {name}. Export it uncompressed, for example with gdcmconv --raw{more}.")
     plugin = available[0] if available else ""
     with _silent_codecs():
       return list(iter_pixels(dataset, indices=[frame.index for frame in frames], raw=True, decoding_plugin=plugin))
