@@ -322,6 +322,30 @@ def test_as_many_runs_are_mapped_as_memory_holds():
   assert at_once(4 << 30, devices=2) == 2 * many
 
 
+def test_successive_runs_of_a_grid_lie_on_one_device():
+  first, second = jax.devices()[:2]
+  placed = [sharding.device_set for sharding in grid.grid_placement(4, [first, second])]
+  assert placed == [{first}, {first}, {second}, {second}]
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+def test_a_step_of_which_one_metric_is_not_finite_is_counted_and_changes_nothing(scanned):
+  """Its loss is finite. A step that was not counted would have the same batch again."""
+
+  def step(state, batch):
+    params = jax.tree.map(lambda x: x + batch, state.params)
+    return state.replace(step=state.step + 1, params=params), {"loss": jax.numpy.ones(()), "gradient": batch}
+
+  data, draw = jax.numpy.array([1.0, np.nan, 4.0]), lambda data, key, step, axis_name: data[step]
+  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
+  state = method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
+  run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False, scanned=scanned)
+  state, metrics = run(state, data, jax.random.key(0), 3)
+  assert np.concatenate([np.ravel(line["skipped"]) for line in metrics]).tolist() == [0.0, 1.0, 0.0]
+  assert int(state.step) == 3
+  np.testing.assert_array_equal(state.params["segmenter"]["bias"], [5.0, 5.0, 5.0])
+
+
 @pytest.mark.slow
 def test_many_steps_in_a_dispatch_are_as_many_calls():
   config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]

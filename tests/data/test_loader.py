@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.data.augment.inputs import strengths
+from vamcei_jax.data import loader
 from vamcei_jax.data.loader import (
   augment_batch,
   batch_indices,
@@ -171,6 +172,12 @@ def test_grids_are_those_of_the_original_volumes(tiny_config):
   assert load_grids(builder, "train") == expected
   _, spacings = zip(*expected, strict=True)
   np.testing.assert_allclose(spacings, np.broadcast_to((8.0, 1.5, 1.5), (len(expected), 3)), rtol=1e-5)
+
+
+def test_spacings_are_along_slices_rows_and_columns(monkeypatch):
+  affine = np.array([[0.0, 0.0, 1.25, 7.0], [0.0, -1.5, 0.0, 8.0], [8.0, 0.0, 0.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
+  monkeypatch.setattr(loader, "_read_split", lambda *_: [{"affine": affine}])
+  assert load_spacings(None, "train") == [(8.0, 1.5, 1.25)]
 
 
 def test_slices_of_the_source_are_those_of_its_patients(tiny_config):

@@ -280,6 +280,13 @@ def test_a_mask_that_lies_elsewhere_is_refused(tmp_path, image, classes):
     read_classes(save(tmp_path / "far.nii", mask, mirrored), image, LABELS)
 
 
+def test_a_mask_whose_pixels_have_another_size_is_refused_though_its_first_corner_is_in_place(tmp_path, image, classes):
+  wider = image.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+  write_volume(tmp_path / "wider.nii", np.take(LABELS, canonical(classes)), wider)
+  with pytest.raises(InputError, match="wider.nii: lies .* mm from its place by its affine"):
+    read_classes(tmp_path / "wider.nii", image, LABELS)
+
+
 # Slices in files of their own
 
 

@@ -160,6 +160,18 @@ def test_detail_beyond_the_new_grid_does_not_alias():
     np.testing.assert_allclose(image[:, 4:-4, 4:-4], 0.5, atol=0.1)
 
 
+def test_a_line_is_spread_by_half_of_the_pixels_that_a_new_one_gains():
+  """Four pixels become one: the Gaussian has a standard deviation of 1.5 pixels."""
+  line = np.zeros((1, 64, 64))
+  line[:, :, 33] = 1.0
+  image = preprocess_image(line, SPACING, Preprocess(size=(16, 16), zoom=0.25, percentiles=WHOLE))
+  gaussian = np.exp(-0.5 * ((np.arange(64) - 33) / 1.5) ** 2)
+  gaussian /= gaussian.sum()
+  # A new pixel lies between the second and the third of its four.
+  expected = (gaussian[1::4] + gaussian[2::4]) / 2
+  np.testing.assert_allclose(image[0], np.broadcast_to(expected, (16, 16)), atol=1e-3)
+
+
 def test_spacing_resamples_by_the_header_and_each_axis_by_its_own(rng):
   voxels = rng.normal(size=(2, 20, 30))
   by_header = preprocess_image(voxels, (8.0, 1.5, 1.5), Preprocess(size=(40, 40), spacing=1.0))

@@ -70,6 +70,13 @@ def test_a_hole_becomes_the_most_probable_structure_of_its_ventricle():
   np.testing.assert_array_equal(postprocess(probs), ring())
 
 
+def test_a_hole_in_the_first_or_the_last_slice_is_filled():
+  """Its slice encloses it, though it is open towards the end of the stack."""
+  pierced = ring()
+  pierced[0, 7, 7] = pierced[2, 7, 1] = BACKGROUND
+  np.testing.assert_array_equal(postprocess(certain(pierced)), ring())
+
+
 def test_a_small_component_within_another_structure_becomes_that_structure():
   spotted = ring()
   spotted[1, 5, 8] = RV

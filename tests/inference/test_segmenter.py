@@ -341,6 +341,16 @@ def test_a_heart_at_the_border_of_the_image_is_found(edge):
   assert findings(prediction) == ["heart cut"]
 
 
+def test_a_heart_that_a_single_sample_cuts_is_found():
+  keys, whole, cut = [], heart(), heart()
+  cut[:, 0] = RV
+  draw = lambda image, key: keys.append(key) or always(cut if len(keys) == 1 else whole)(image)
+  prediction = make_segmenter(draw, samples=3)(noise((3, 128, 128)), SPACING)
+  assert len(keys) == 3
+  np.testing.assert_array_equal(prediction.mask, make_segmenter(always(whole))(noise((3, 128, 128)), SPACING).mask)
+  assert findings(prediction) == ["heart cut"]
+
+
 def test_a_uniform_image_is_found():
   assert findings(make_segmenter(always(heart()))(np.full((3, 96, 96), 7, np.uint8), SPACING)) == ["uniform image"]
 

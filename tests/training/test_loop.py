@@ -111,13 +111,13 @@ def test_one_compilation_serves_every_step(stage):
 
 
 def test_a_resumed_log_drops_the_lines_of_steps_that_are_trained_again(tmp_path):
-  lines = [("a", 2), ("b", 2), ("b", 4), ("b", 6)]
+  lines = [("a", 2), ("a", 6), ("b", 2), ("b", 4), ("b", 6)]
   text = "".join(json.dumps({"stage": stage, "step": step}) + "\n" for stage, step in lines)
   (tmp_path / "metrics.jsonl").write_text(text + '{"stage": "b", "st')
   with open_log(tmp_path, "b", 4) as log:
     log(5, {"loss": 1.5}, None, 8)
   left = [(line["stage"], line["step"]) for line in read_log(tmp_path / "metrics.jsonl")]
-  assert left == [("a", 2), ("b", 2), ("b", 4), ("b", 5)]
+  assert left == [("a", 2), ("a", 6), ("b", 2), ("b", 4), ("b", 5)]
 
 
 class Slices:
