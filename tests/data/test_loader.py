@@ -176,8 +176,8 @@ def test_grids_are_those_of_the_original_volumes(tiny_config):
 
 def test_spacings_are_along_slices_rows_and_columns(monkeypatch):
   affine = np.array([[0.0, 0.0, 1.25, 7.0], [0.0, -1.5, 0.0, 8.0], [8.0, 0.0, 0.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
-  monkeypatch.setattr(loader, "_read_split", lambda *_: [{"affine": affine}])
-  assert load_spacings(None, "train") == [(8.0, 1.5, 1.25)]
+  monkeypatch.setattr(loader, "_read_split", lambda *_: [{"affine": affine, "truth": {"shape": (3, 4, 5)}}])
+  assert load_grids(None, "train") == [((3, 4, 5), (8.0, 1.5, 1.25))]
 
 
 def test_slices_of_the_source_are_those_of_its_patients(tiny_config):

@@ -198,7 +198,7 @@ def test_a_mask_that_would_replace_another_one_of_the_same_command_is_refused(se
   (tmp_path / "out" / "sub-a").mkdir(parents=True)
   (tmp_path / "out" / "sub-b").symlink_to(tmp_path / "out" / "sub-a")
   (first, second), _ = plan_tasks(tmp_path / "in", tmp_path / "out")
-  prediction = segmenter(first.path)
+  prediction = segmenter(first.volume)
   failures = segment(segmenter, [first, second], {})
-  assert failures == [f"{second.path}: its mask would replace that of sub-a/lge.nii.gz. Rename one of the volumes."]
+  assert failures == [f"{second.volume}: its mask would replace that of sub-a/lge.nii.gz. Rename one of the volumes."]
   np.testing.assert_array_equal(np.asarray(nib.load(first.mask).dataobj), prediction.mask)
