@@ -122,11 +122,10 @@ def plan_tasks(source: Path, output: Path, *, dicom_only: bool = False) -> tuple
     InputError: no volume, an output that cannot be one, or a NIfTI file with `dicom_only`.
   """
   from vamcei_jax.data.dicom import list_dicom
-  from vamcei_jax.data.nifti import SUFFIXES, list_volumes, volume_name
+  from vamcei_jax.data.nifti import SUFFIXES, has_volumes, list_volumes
 
   dicom, unusable = list_dicom(source)
-  only_dicom = bool(dicom or unusable) and not (source.is_dir() and any(map(volume_name, source.rglob("*"))))
-  paths = [] if only_dicom else list_volumes(source, leave_out=output)
+  paths = [] if (dicom or unusable) and not has_volumes(source, output) else list_volumes(source, leave_out=output)
   if dicom_only and paths:
     raise InputError(f"{paths[0]}: a NIfTI file; --dicom_seg is for DICOM series. Leave the flag out.")
   if output.name.lower().endswith(SUFFIXES) and not output.is_dir():
@@ -254,7 +253,7 @@ def segment(
 def parse_spacing(text: str) -> list[float]:
   """The millimetres in the text of a flag. Raises an InputError if these are not three positive numbers."""
   values = cli.parse_values(text)
-  numbers = [value for value in values if isinstance(value, int | float)] if isinstance(values, list | tuple) else []
+  numbers = [value for value in values if type(value) in (int, float)] if isinstance(values, list | tuple) else []
   if len(numbers) != 3 or not all(0 < value < float("inf") for value in numbers):
     raise InputError(f"--spacing={text}: expected three positive numbers in mm, such as 0.75,0.75,8")
   return [float(value) for value in numbers]

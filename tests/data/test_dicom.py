@@ -314,7 +314,7 @@ def test_without_the_libraries_the_line_says_how_to_install_them(monkeypatch):
   volumes, failures = list_dicom(dicoms.CINE)
   assert volumes == []
   assert len(failures) == 1
-  assert "pip install 'vamcei-jax[dicom]'" in failures[0]
+  assert "pip install -e '.[dicom]'" in failures[0]
 
 
 def test_segmentations_and_files_without_an_image_are_skipped(tmp_path):

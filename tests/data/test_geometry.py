@@ -9,7 +9,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation
 
 from vamcei_jax.data.geometry import SHORT_AXIS, check_voxels, is_parallel, orientation_of, read_geometry, slice_axis
-from vamcei_jax.data.scan import TURNS, scan_of_array
+from vamcei_jax.data.scan import TURNS, read_scan, scan_of_array
 from vamcei_jax.errors import InputError
 
 SIZE = (0.75, 0.8, 8.0)
@@ -41,6 +41,38 @@ def test_a_consistent_header_is_taken_as_it_is():
   np.testing.assert_allclose(geometry.affine, OBLIQUE, atol=1e-6)
   assert not geometry.lost
   assert geometry.notes == ()
+
+
+def test_zeros_of_pixdim_are_seen_in_a_file(tmp_path):
+  """nibabel makes 1 of them when it reads a header."""
+  for name, pixdim, codes in (("third", (0.75, 0.8, 0.0), (2, 0)), ("all", (0.0, 0.0, 0.0), (2, 0))):
+    save_raw(tmp_path / "a.nii", header(pixdim=pixdim, codes=codes))
+    scan = read_scan(tmp_path / "a.nii", "short_axis")
+    np.testing.assert_allclose(scan.volume.spacing, (8.0, 0.8, 0.75), rtol=1e-5, err_msg=name)
+    assert "pixdim says" in scan.notes[0]
+    assert "0 mm" in scan.notes[0]
+  save_raw(tmp_path / "a.nii", header(pixdim=(0.75, 0.8, 0.0), codes=(0, 1)))
+  with pytest.raises(InputError, match="by pixdim. Correct the header, or give --spacing="):
+    read_scan(tmp_path / "a.nii", "short_axis")
+  assert read_scan(tmp_path / "a.nii", "short_axis", SIZE).volume.spacing[0] == pytest.approx(8.0)
+
+
+def save_raw(path, head):
+  """A file of zeros with exactly this header."""
+  head["vox_offset"], head["magic"] = 352, b"n+1"
+  path.write_bytes(head.binaryblock + bytes(4) + bytes(4 * 192 * 160 * 12))
+
+
+def test_a_bare_number_on_the_axes_that_differ_loses():
+  size, geometry = sizes(pixdim=(0.75, 0.8, 1.0))
+  np.testing.assert_allclose(size, SIZE, rtol=1e-6)
+  assert geometry.notes == ("voxel size of 0.75×0.8×8 mm by sform; pixdim says 0.75×0.8×1 mm",)
+
+
+def test_a_header_without_any_size_is_said_to_have_none():
+  size, geometry = sizes(pixdim=(1, 1, 1), codes=(0, 0))
+  np.testing.assert_allclose(size, 1.0)
+  assert geometry.notes == ("the header has no voxel size; 1×1×1 mm assumed",)
 
 
 def test_a_bare_millimetre_loses_to_the_other_place():

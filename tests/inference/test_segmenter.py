@@ -16,7 +16,7 @@ from vamcei_jax.config.schema import InferenceConfig
 from vamcei_jax.data.geometry import orientation_of
 from vamcei_jax.data.nifti import read_volume, write_volume
 from vamcei_jax.errors import InputError
-from vamcei_jax.inference.quality import expected_dice
+from vamcei_jax.inference.quality import expected_dice, open_wall, slice_step
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import draw_patient
@@ -357,6 +357,37 @@ def test_a_heart_that_a_single_sample_cuts_is_found():
   assert findings(prediction) == ["heart cut"]
 
 
+def test_a_ventricle_without_a_wall_is_found():
+  classes = heart()
+  classes[classes == MYO] = 0
+  assert findings(make_segmenter(always(classes))(noise((3, 96, 96)), SPACING)) == [
+    "structure missing",
+    "implausible shape",
+  ]
+  assert open_wall(classes) > 0.9
+  assert open_wall(heart()) == 0.0
+
+
+def test_a_ventricle_that_jumps_from_slice_to_slice_is_found():
+  classes = heart()
+  classes[1] = np.roll(classes[1], 3, axis=0)
+  assert findings(make_segmenter(always(classes))(noise((3, 96, 96)), SPACING)) == ["implausible shape"]
+  assert slice_step(classes) == pytest.approx(3 / np.sqrt(36 / np.pi))
+  assert slice_step(heart()) == 0.0
+
+
+def test_a_volume_that_no_heart_has_is_found():
+  prediction = make_segmenter(always(heart()))(noise((3, 96, 96)), (1.0, 0.5, 0.5))
+  assert findings(prediction) == ["implausible volume"] * 3
+
+
+def test_a_low_score_is_a_finding():
+  unsure = lambda image, key=None: 0.4 * np.eye(4, dtype=np.float32)[heart()] + 0.15
+  prediction = make_segmenter(unsure)(noise((3, 96, 96)), SPACING)
+  assert prediction.quality.score < 0.5
+  assert "low confidence" in findings(prediction)
+
+
 def test_a_uniform_image_is_found():
   assert findings(make_segmenter(always(heart()))(np.full((3, 96, 96), 7, np.uint8), SPACING)) == ["uniform image"]
 
@@ -365,11 +396,12 @@ def test_resampled_pixels_are_found():
   segment = lambda image, key=None: np.eye(4, dtype=np.float32)[heart()]
   pixels = {"pixel_mm": (1.0, 1.2)}
   prediction = make_segmenter(segment, **pixels)(noise((3, 80, 80)), SPACING)
-  assert findings(prediction) == ["pixels resampled"]
+  assert "pixels resampled" in findings(prediction)
   (finding,) = (finding for finding in prediction.quality.findings if finding.name == "pixels resampled")
   assert finding.text == "pixels of 1.5×1.5 mm, resampled to the 1.2 mm of the training"
-  assert findings(make_segmenter(segment, **pixels)(noise((3, 96, 96)), (8.0, 1.1, 1.1))) == []
-  assert findings(make_segmenter(segment, **pixels, resample=False)(noise((3, 96, 96)), SPACING)) == []
+  alike = make_segmenter(segment, **pixels)(noise((3, 96, 96)), (8.0, 1.1, 1.1))
+  as_it_is = make_segmenter(segment, **pixels, resample=False)(noise((3, 96, 96)), SPACING)
+  assert "pixels resampled" not in findings(alike) + findings(as_it_is)
   with pytest.raises(InputError, match="the array: pixels of 9.8×9.8 mm"):
     make_segmenter(segment, **pixels)(noise((3, 80, 80)), (8.0, 9.8, 9.8))
 

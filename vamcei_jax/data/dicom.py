@@ -23,7 +23,7 @@ from vamcei_jax.errors import InputError
 if TYPE_CHECKING:
   from pydicom import Dataset
 
-INSTALL = "Install the DICOM libraries: pip install 'vamcei-jax[dicom]'"
+INSTALL = "Install the DICOM libraries: .venv/bin/python -m pip install -e '.[dicom]'"
 FILE_SUFFIXES = (".dcm", ".dicom", ".ima")  # files that must be DICOM; files of other names are recognised by content
 COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}  # short values of ImageType
 GE_COMPONENTS = ("magnitude", "phase", "real", "imaginary")  # by the number in GE's private element
@@ -214,6 +214,7 @@ def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
   number = lambda name, sequence, default: float(_value(holders, sequence, name) or default)
   vector = lambda name, sequence: np.array([float(value) for value in _value(holders, sequence, name)])
   times = (_value(holders, sequence, name) for name, sequence in PHASE_FIELDS.items())
+  sign = -1.0 if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else 1.0  # there, 0 is white
   frame = Frame(
     file=path,
     index=index,
@@ -228,8 +229,8 @@ def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
     thickness=number("SpacingBetweenSlices", "PixelMeasuresSequence", 0)
     or number("SliceThickness", "PixelMeasuresSequence", 0),
     scale=(
-      number("RescaleSlope", "PixelValueTransformationSequence", 1),
-      number("RescaleIntercept", "PixelValueTransformationSequence", 0),
+      sign * number("RescaleSlope", "PixelValueTransformationSequence", 1),
+      sign * number("RescaleIntercept", "PixelValueTransformationSequence", 0),
     ),
     times=(*(float("nan") if value is None else float(value) for value in times), index),
   )

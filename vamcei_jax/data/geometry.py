@@ -51,23 +51,29 @@ class Geometry:
   notes: tuple[str, ...] = ()
 
 
-def read_geometry(name: str, header: nib.Nifti1Header, spacing: Sequence[float] | None = None) -> Geometry:
+def read_geometry(
+  name: str,
+  header: nib.Nifti1Header,
+  spacing: Sequence[float] | None = None,
+  pixdim: Sequence[float] | None = None,
+) -> Geometry:
   """The geometry that a header describes.
 
   The voxel size is in the header twice: in `pixdim` and in the columns of `sform`. Where they differ by more than 1 %,
-  a bare 1 mm loses, else `pixdim` is believed, as in tools that build on ITK.
+  a side that has a bare 1 on these axes loses, else `pixdim` is believed, as in tools that build on ITK.
 
   Args:
     name: of the file, for errors.
     header: of the file.
     spacing: voxel size in mm along the file's axes, in place of the header's.
+    pixdim: the three numbers as they are in the file, where nibabel has changed the header: it makes 1 of 0.
 
   Raises:
     InputError: the header gives no voxel size, or its axes have no directions.
   """
   header, unit = header.copy(), _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-  pixdim = np.abs(header["pixdim"][1:4].astype(np.float64))
-  header["pixdim"][1:4] = np.where(_valid(pixdim), pixdim, 1.0)  # else a column of the qform would be 0
+  sizes = np.abs(np.asarray(header["pixdim"][1:4] if pixdim is None else pixdim, np.float64))
+  header["pixdim"][1:4] = np.where(_valid(sizes), sizes, 1.0)  # else a column of the qform would be 0
   with np.errstate(all="ignore"):
     affine = np.array(header.get_best_affine(), np.float64)
     sform = voxel_sizes(affine) if header["sform_code"] > 0 else None
@@ -79,7 +85,7 @@ def read_geometry(name: str, header: nib.Nifti1Header, spacing: Sequence[float] 
     size: np.ndarray = np.asarray(spacing, np.float64) / unit
     notes: tuple[str, ...] = ()
   else:
-    size, notes = _voxel_size(name, pixdim, sform, unit)
+    size, notes = _voxel_size(name, sizes, sform, unit)
   affine[:3, :3] = directions * size
   affine[:3] *= unit
   coded = header["sform_code"] > 0 or header["qform_code"] > 0
@@ -179,13 +185,15 @@ def _voxel_size(
   if not _valid(pixdim).all() and sform is None:
     size = "×".join(f"{mm:g}" for mm in pixdim)
     raise InputError(f"{name}: voxels of {size} by pixdim. Correct the header, or give --spacing=MM,MM,MM.")
-  if sform is None:
-    return pixdim, ()
-  with np.errstate(all="ignore"):
-    if (np.abs(pixdim / sform - 1) <= 0.01).all():
-      return sform, ()
-  bare = np.allclose(pixdim, 1.0) or not _valid(pixdim).all()
-  believed, chosen, other = ("sform", sform, pixdim) if bare else ("pixdim", pixdim, sform)
   shown = lambda size: "×".join(f"{mm * unit:.3g}" for mm in size)
+  if sform is None:
+    nothing = np.allclose(pixdim, 1.0)
+    return pixdim, (f"the header has no voxel size; {shown(pixdim)} mm assumed",) if nothing else ()
+  with np.errstate(all="ignore"):
+    differ = ~(np.abs(pixdim / sform - 1) <= 0.01)
+  if not differ.any():
+    return sform, ()
+  bare = np.allclose(pixdim[differ & _valid(pixdim)], 1.0)  # numbers that are missing are no better
+  believed, chosen, other = ("sform", sform, pixdim) if bare else ("pixdim", pixdim, sform)
   rejected = "pixdim" if bare else "sform"
   return chosen, (f"voxel size of {shown(chosen)} mm by {believed}; {rejected} says {shown(other)} mm",)

@@ -244,6 +244,11 @@ def _list_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
   return paths
 
 
+def has_volumes(source: Path, leave_out: Path | None = None) -> bool:
+  """Whether there is a NIfTI file in a folder or in the folders in it, but for those that are left out."""
+  return source.is_dir() and any(map(volume_name, _walk(source, leave_out)))
+
+
 def _walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) -> list[Path]:
   """The files in a folder and in the folders in it, by name, without hidden folders. Links are followed."""
   found: list[Path] = []
@@ -263,7 +268,7 @@ def _read(path: Files, plane: str) -> tuple[np.ndarray, np.ndarray]:
   if not isinstance(path, str | os.PathLike):
     return _read_slices(path)
   image, voxels = load_image(path)
-  geometry = read_geometry(str(path), image.header)
+  geometry = read_geometry(str(path), image.header, pixdim=image.extra["pixdim"])
   for note in geometry.notes:
     print(f"{path}: {note}", file=sys.stderr)
   affine = geometry.affine
@@ -361,7 +366,9 @@ def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensi
     raise EOFError(f"{len(content)} of {needed} bytes")
   if len(_read_rest(file)) > TRAILER:
     raise ValueError(f"longer than the {needed} bytes by its header")
-  return kind.from_bytes(content)
+  image = kind.from_bytes(content)
+  image.extra["pixdim"] = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)["pixdim"][1:4]
+  return image
 
 
 def _read_rest(file: BinaryIO | gzip.GzipFile) -> bytes:

@@ -85,7 +85,7 @@ def read_scan(path: Path, plane: str, spacing: Sequence[float] | None = None) ->
     InputError: the file cannot be read, holds no 3-D image of real numbers, or has an implausible voxel size.
   """
   image, voxels = load_image(path)
-  return _make(str(path), image, voxels, plane, path, spacing)
+  return _make(str(path), image, voxels, plane, path, spacing, image.extra["pixdim"])
 
 
 def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str, spacing: Sequence[float] | None = None) -> Scan:
@@ -138,8 +138,9 @@ def _make(
   plane: str,
   path: Path | None,
   spacing: Sequence[float] | None,
+  pixdim: Sequence[float] | None = None,
 ) -> Scan:
-  geometry = read_geometry(name, image.header, None if spacing is None else _checked(spacing))
+  geometry = read_geometry(name, image.header, None if spacing is None else _checked(spacing), pixdim)
   orientation = orientation_of(name, geometry.affine, voxels.shape, plane)
   volume = image_volume(name, *orient(voxels, geometry.affine, orientation), plane)
   check_voxels(name, volume.spacing)

@@ -42,6 +42,8 @@ def save_dicom_seg(path: Path, prediction: Prediction, label_values: LabelValues
   volume = prediction.scan.dicom
   if volume is None:
     raise InputError(f"{prediction.scan.name}: no DICOM images, which a DICOM segmentation belongs to")
+  if path.exists() and any(frame.file.exists() and path.samefile(frame.file) for frame in volume.frames):
+    raise InputError(f"{path}: one of the images; choose another file for the segmentation")
   try:
     import highdicom  # noqa: F401
   except ImportError:

@@ -1,11 +1,19 @@
 """The quality of a prediction: what may be wrong with it, and a score."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import ndimage
 
-from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.data.labels import CLASSES, STRUCTURES
+
+_LOW = 0.5  # score below which a mask must be looked at
+# Share of the LV's border without a wall, and step from slice to slice in radii of the LV, above which a shape is no
+# heart's. In masks of 23 MS-CMRSeg and 15 EMIDEC volumes both were at most 0.16, but for a step of 0.31 in a poor mask.
+_OPEN, _STEP = 0.2, 0.2
+# Volumes in ml that no heart has.
+_VOLUMES_ML = {"Myo": (20.0, 400.0), "LV": (15.0, 500.0), "RV": (10.0, 500.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +32,28 @@ class Finding:
 class Quality:
   """Findings, and a score in [0, 1].
 
-  The score is the Dice that the network's probabilities predict of its own mask, mean over structures. It is not
-  calibrated against true masks.
+  The score is the Dice that the network's probabilities predict of its own mask, mean over structures.
   """
 
   findings: tuple[Finding, ...]
   score: float
 
 
-def assess(probs: np.ndarray, classes: np.ndarray, *, uniform: bool, cut: bool, assumed: Sequence[Finding]) -> Quality:
+def assess(
+  probs: np.ndarray,
+  classes: np.ndarray,
+  volumes_ml: Mapping[str, float],
+  *,
+  uniform: bool,
+  cut: bool,
+  assumed: Sequence[Finding],
+) -> Quality:
   """The quality of a prediction.
 
   Args:
     probs: (D, H, W, K) class probabilities on the volume's grid.
     classes: (D, H, W) class indices of the mask.
+    volumes_ml: of each structure.
     uniform: whether all slices of the volume are blank.
     cut: whether a structure touches the border of the network's field.
     assumed: findings about what was assumed of the volume.
@@ -45,12 +61,39 @@ def assess(probs: np.ndarray, classes: np.ndarray, *, uniform: bool, cut: bool, 
   if uniform:
     return Quality((Finding("uniform image", "all voxels of each slice have one intensity"), *assumed), 0.0)
   findings = []
-  for index, name in enumerate(STRUCTURES, start=1):
-    if not (classes == index).any():
+  for name, volume in volumes_ml.items():
+    low, high = _VOLUMES_ML[name]
+    if not volume:
       findings.append(Finding("structure missing", f"no voxel of the {name}"))
+    elif not low <= volume <= high:
+      findings.append(Finding("implausible volume", f"{name} of {volume:.0f} ml; hearts have {low:.0f} to {high:.0f}"))
+  if (share := open_wall(classes)) > _OPEN:
+    findings.append(Finding("implausible shape", f"{share:.0%} of the LV's border has no wall"))
+  if (step := slice_step(classes)) > _STEP:
+    findings.append(Finding("implausible shape", f"the LV moves by {step:.0%} of its radius from slice to slice"))
   if cut or touches_border(classes):
     findings.append(Finding("heart cut", "a structure touches the border of the image or of the network's field"))
-  return Quality((*findings, *assumed), float(np.mean(expected_dice(probs, classes))))
+  score = float(np.mean(expected_dice(probs, classes)))
+  if score < _LOW:
+    findings.append(Finding("low confidence", f"the network expects a Dice of {score:.2f}: look at the mask"))
+  return Quality((*findings, *assumed), score)
+
+
+def open_wall(classes: np.ndarray) -> float:
+  """The share of the LV's border within slices (D, H, W) at which background begins; 0 without LV."""
+  lv = classes == CLASSES.index("LV")
+  border = ndimage.binary_dilation(lv, ndimage.generate_binary_structure(2, 1)[None]) & ~lv
+  return float((classes[border] == 0).mean()) if border.any() else 0.0
+
+
+def slice_step(classes: np.ndarray) -> float:
+  """The median distance of the LV's middle from slice to slice (D, H, W), in radii of its largest slice."""
+  lv = [part for part in classes == CLASSES.index("LV") if part.any()]
+  if len(lv) < 2:
+    return 0.0
+  radius = np.sqrt(max(part.sum() for part in lv) / np.pi)
+  middles = np.array([ndimage.center_of_mass(part) for part in lv])
+  return float(np.median(np.linalg.norm(np.diff(middles, axis=0), axis=1)) / radius)
 
 
 def expected_dice(probs: np.ndarray, classes: np.ndarray) -> list[float]:

@@ -34,7 +34,7 @@ from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import Finding, assess, touches_border
 from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
-_LOST = "the header does not say how the slices lie; of the eight ways, the one with the lowest entropy was taken"
+_LOST = "it is not known how the slices lie; of the eight ways, the one with the lowest entropy was taken"
 VolumeLike = str | os.PathLike | DicomVolume | nib.spatialimages.SpatialImage | np.ndarray | Array
 
 
@@ -86,11 +86,12 @@ class Segmenter:
     paste = partial(_paste, seen=seen, region=region)
     mask, maps = paste(classes, np.zeros_like(scan.volume.voxels, np.uint8)), paste(probs, _background(scan.volume))
     values = np.array([value[0] for value in folded_values(self.config.data.label_values)])
+    volumes_ml = _volumes(mask, scan.volume.affine)
     return Prediction(
       mask=scan.restore_axes(compact(values)[mask]),
       probabilities=scan.restore_axes(maps),
-      volumes_ml=_volumes(mask, scan.volume.spacing),
-      quality=assess(maps, mask, uniform=not seen.any(), cut=cut, assumed=findings),
+      volumes_ml=volumes_ml,
+      quality=assess(maps, mask, volumes_ml, uniform=not seen.any(), cut=cut, assumed=findings),
       uncertainty=uncertainty,
       entropy=None if entropies is None else scan.restore_axes(paste(entropies, np.zeros(mask.shape, np.float32))),
       scan=scan,
@@ -119,7 +120,8 @@ class Segmenter:
     stack = _stack(scan.volume, seen)
     if region != middle_region(stack, None):
       size = "×".join(f"{n * mm:.0f}" for n, mm in zip(stack.voxels.shape[1:], stack.spacing[1:], strict=True))
-      findings.append(Finding("heart looked for", f"slices of {size} mm are larger than those of the training"))
+      text = f"slices of {size} mm are larger than those of the training; a part of them was segmented"
+      findings.append(Finding("heart looked for", text))
     return scan, region, findings
 
   def _settings(self, name: str, volume: Volume) -> tuple[Preprocess, str]:
@@ -202,6 +204,6 @@ def _read_dicom(volume: DicomVolume, plane: str, spacing: Sequence[float] | None
   return scan_of_dicom(volume, plane)
 
 
-def _volumes(classes: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-  millilitres = float(np.prod(spacing)) / 1000.0
+def _volumes(classes: np.ndarray, affine: np.ndarray) -> dict[str, float]:
+  millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0  # slices may be shifted against each other
   return {name: float((classes == index).sum() * millilitres) for index, name in enumerate(STRUCTURES, start=1)}
