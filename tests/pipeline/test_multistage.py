@@ -55,14 +55,15 @@ def test_a_run_killed_in_every_stage_ends_as_an_uninterrupted_one(finished, prep
   flags = CONFIG, f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"
   arguments, lines = command("vamcei_jax.main", *flags), []
   for stage, step in zip(ORDER, (2, 4, 6, 2, 6), strict=True):
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in process.stdout:
-      lines.append(line)
-      if line.startswith(f"{stage} ") and int(line.split()[1].split("/")[0]) >= step:
-        process.send_signal(signal.SIGKILL)
-        break
-    process.stdout.read()
-    assert process.wait() == -signal.SIGKILL
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(arguments, cwd=ROOT, text=True, **pipes) as process:
+      for line in process.stdout:
+        lines.append(line)
+        if line.startswith(f"{stage} ") and int(line.split()[1].split("/")[0]) >= step:
+          process.send_signal(signal.SIGKILL)
+          break
+      process.stdout.read()
+      assert process.wait() == -signal.SIGKILL
 
   resumed = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
   assert resumed.returncode == 0, resumed.stderr
