@@ -24,6 +24,7 @@ from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import write_text
 
 FLAGS = flags.FLAGS
+SHIFTS = ((100, 0), (-70, 70), (0, -100))  # pixels from the middle
 Pair = tuple[nib.Nifti1Image, np.ndarray]  # an image and its mask of label values, on one grid
 
 
@@ -74,9 +75,6 @@ def changes(image: nib.Nifti1Image, mask: np.ndarray) -> dict[str, Pair]:
     "blank slices in the middle": blank_slices(image, mask, (voxels.shape[2] // 2,) * 2),
     "metres": (with_header(voxels, np.diag([1e-3, 1e-3, 1e-3, 1]) @ affine, unit="meter"), mask),
   }
-
-
-SHIFTS = ((100, 0), (-70, 70), (0, -100))
 
 
 def with_header(
@@ -133,7 +131,7 @@ def score(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def write_table(rows: list[Mapping], output: Path) -> None:
-  """Writes and prints hospital_files.csv and .md."""
+  """Writes hospital_files.csv and .md, and prints the latter."""
   text = io.StringIO()
   writer = csv.DictWriter(text, rows[0], lineterminator="\n")
   writer.writeheader()

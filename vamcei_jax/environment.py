@@ -1,4 +1,4 @@
-"""JAX, independent of the shell and of the program around it: its settings on which results depend, and a device."""
+"""Settings of JAX on which results depend, whatever the shell or a host program has set; and a check for a device."""
 
 import contextlib
 import os

@@ -24,7 +24,6 @@ from vamcei_jax.errors import InputError
 
 if TYPE_CHECKING:
   from vamcei_jax.data.dicom_series import DicomVolume
-  from vamcei_jax.data.labels import LabelValues
   from vamcei_jax.evaluation.report import Predicted
   from vamcei_jax.inference.prediction import Prediction
   from vamcei_jax.inference.segmenter import Segmenter
@@ -222,6 +221,7 @@ def segment(
   from tqdm import tqdm
 
   from vamcei_jax.evaluation.report import write_report
+  from vamcei_jax.inference.dicom_seg import save_dicom_seg
   from vamcei_jax.inference.summary import describe
 
   failures: list[str] = []
@@ -234,7 +234,7 @@ def segment(
         tqdm.write(f"{task.volume}: {finding.text}")
       refuse_second(task, written)
       if dicom_seg:
-        write_dicom_seg(prediction, task, segmenter.config.data.label_values)
+        save_dicom_seg(task.file("seg"), prediction, segmenter.config.data.label_values)
       write_prediction(prediction, task, probabilities=probabilities)
       written[identity(task.mask)] = task.name
       entries.append(describe(prediction, task.name, segmenter.config.data.label_values))
@@ -257,13 +257,6 @@ def parse_spacing(text: str) -> list[float]:
   if len(numbers) != 3 or not all(0 < value < float("inf") for value in numbers):
     raise InputError(f"--spacing={text}: expected three positive numbers in mm, such as 0.75,0.75,8")
   return [float(value) for value in numbers]
-
-
-def write_dicom_seg(prediction: "Prediction", task: Task, label_values: "LabelValues") -> None:
-  """Writes the DICOM segmentation of a DICOM volume beside its mask, in place of an earlier one."""
-  from vamcei_jax.inference.dicom_seg import save_dicom_seg
-
-  save_dicom_seg(task.file("seg"), prediction, label_values)
 
 
 def refuse_second(task: Task, written: Mapping[tuple[int, int] | None, str]) -> None:

@@ -157,6 +157,16 @@ def test_volumes_are_voxel_counts_times_the_voxel_volume(segmenter, path):
   assert prediction.myocardial_mass_g > 0
 
 
+def test_volumes_of_slices_that_are_shifted_against_each_other_are_those_of_straight_ones(path):
+  image = nib.load(path)
+  leaning = image.affine.copy()
+  leaning[:3, 2] += 2.0 * leaning[:3, 0]
+  segmenter = make_segmenter(by_intensity_and_place)
+  straight, shifted = segmenter(image), segmenter(nib.Nifti1Image(image.get_fdata(), leaning))
+  np.testing.assert_array_equal(shifted.mask, straight.mask)
+  assert shifted.volumes_ml == pytest.approx(straight.volumes_ml, rel=1e-5)
+
+
 def test_a_saved_mask_has_the_header_of_its_volume(segmenter, path, tmp_path):
   stored = nib.load(path)
   image = nib.Nifti1Image(np.asarray(stored.dataobj), stored.affine)

@@ -5,7 +5,7 @@ patient to patient. So the first canonical axis goes across the slices, and the 
 the rows and columns of a typical short-axis stack. Volumes of the whole heart, whose slices may lie along any axis, are
 ordered by the axes of the body.
 
-Headers are often incomplete or contradict themselves. What is assumed in their place is said in `Geometry.notes`.
+Headers are often incomplete or contradict themselves. `Geometry.notes` lists what is assumed in place of them.
 """
 
 import dataclasses

@@ -27,6 +27,12 @@ def crop(volume: Volume, region: Region) -> Volume:
   return Volume(volume.voxels[:, rows, columns], affine, volume.plane)
 
 
+def whole_slices(volume: Volume) -> Region:
+  """The region of all pixels of the slices."""
+  _, height, width = volume.voxels.shape
+  return slice(0, height), slice(0, width)
+
+
 def middle_region(volume: Volume, extent: Sequence[float] | None) -> Region:
   """The region in the middle of the slices, blank borders left out, as large as the images of the training.
 
@@ -63,8 +69,8 @@ def find_field(look: Look, volumes: Sequence[Volume], extent: Sequence[float] | 
     The number of the orientation, and the region.
   """
   starts = [middle_region(volume, extent) for volume in volumes]
-  if len(volumes) == 1 and starts[0] == middle_region(volumes[0], None):
-    return 0, starts[0]  # nothing to find
+  if len(volumes) == 1 and starts[0] == whole_slices(volumes[0]):
+    return 0, starts[0]
   followed = [_follow(look, volume, start) for volume, start in zip(volumes, starts, strict=True)]
   number = min(range(len(volumes)), key=lambda number: entropy(followed[number][1]).mean())
   volume, (region, probs) = volumes[number], followed[number]
@@ -105,7 +111,7 @@ def _content(voxels: np.ndarray, axis: int) -> tuple[int, int]:
 def _follow(look: Look, volume: Volume, region: Region) -> tuple[Region, np.ndarray]:
   """The region, moved onto the heart that it shows, and the class probabilities in it."""
   probs = look(crop(volume, region))
-  if region == middle_region(volume, None):
+  if region == whole_slices(volume):
     return region, probs
   for _ in range(_LOOKS):
     heart = find_heart(probs)

@@ -28,7 +28,7 @@ from vamcei_jax.data.scan import TURNS, Scan, read_scan, scan_of_array, scan_of_
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded
-from vamcei_jax.inference.field import Region, crop, find_field, middle_region
+from vamcei_jax.inference.field import Region, crop, find_field, whole_slices
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import Finding, assess, touches_border
@@ -108,7 +108,7 @@ class Segmenter:
     if note := self._settings(scan.name, scan.volume)[1]:
       findings.append(Finding("pixels resampled", note))
     if not seen.any():
-      return scan, middle_region(scan.volume, None), findings
+      return scan, whole_slices(scan.volume), findings
     # The latent means are enough to find the heart.
     of_means = dataclasses.replace(self, inference=dataclasses.replace(self.inference, samples=0))
     look = lambda volume: of_means._probabilities(scan.name, volume)[0]
@@ -118,7 +118,7 @@ class Segmenter:
       findings.append(Finding("orientation assumed", _LOST))
     scan = scans[number]
     stack = _stack(scan.volume, seen)
-    if region != middle_region(stack, None):
+    if region != whole_slices(stack):
       size = "×".join(f"{n * mm:.0f}" for n, mm in zip(stack.voxels.shape[1:], stack.spacing[1:], strict=True))
       text = f"slices of {size} mm are larger than those of the training; a part of them was segmented"
       findings.append(Finding("heart looked for", text))
