@@ -237,6 +237,15 @@ def test_damaged_compressed_pixels_are_read_or_named_and_end_no_process(tmp_path
   assert all(line.startswith(f"{path}: ") for line in refused)
 
 
+def test_in_monochrome1_large_values_are_dark(tmp_path):
+  voxels = dicoms.voxels(3)
+  dicoms.write(tmp_path / "white", dicoms.stack(voxels))
+  dicoms.write(tmp_path / "black", dicoms.stack(voxels, PhotometricInterpretation="MONOCHROME1"))
+  white, black = (read_voxels(read_dicom(tmp_path / name)) for name in ("white", "black"))
+  assert white.std() > 0
+  np.testing.assert_array_equal(black, -white)
+
+
 def test_pixels_that_itk_has_compressed_as_jpeg_lossless_are_read_or_their_decoder_is_named(tmp_path):
   stored = dicoms.voxels(3) + 500
   datasets = dicoms.stack(stored, PixelRepresentation=0)
