@@ -16,6 +16,7 @@ from tests.inference.test_segmenter import by_intensity_and_place, make_segmente
 from vamcei_jax.data.dicom import list_dicom
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.dicom_seg import save_dicom_seg
+from vamcei_jax.predict import plan_tasks
 
 VALUES = (0, 200, 500, 600)
 SEGMENTS = {"Myo": codes.SCT.StructureOfMyocardiumOfLeftVentricle, "LV": codes.SCT.LeftVentricle}
@@ -161,3 +162,26 @@ def test_a_segmentation_that_cannot_be_made_leaves_no_file(segmenter, tmp_path):
   array = segmenter(np.ones((3, 40, 40)), spacing=(8, 1.5, 1.5))
   with pytest.raises(InputError, match="no DICOM images"):
     save_dicom_seg(tmp_path / "seg.dcm", array, VALUES)
+
+
+def test_a_segmentation_never_replaces_an_image(segmenter, tmp_path):
+  for file in files_of_phase(1):
+    shutil.copy(file, tmp_path)
+  image = tmp_path / files_of_phase(1)[0].name
+  before = image.read_bytes()
+  with pytest.raises(InputError, match="one of the images; choose another file"):
+    save_dicom_seg(image, segmenter(tmp_path), VALUES)
+  assert image.read_bytes() == before
+
+
+def test_an_output_within_the_input_is_left_out_the_second_time(tmp_path):
+  shutil.copytree(dicoms.CINE, tmp_path / "in")
+  output = tmp_path / "in" / "masks"
+  first, _ = plan_tasks(tmp_path / "in", output)
+  output.mkdir()
+  for task in first:
+    task.mask.write_bytes(b"a mask of before")
+  second, unusable = plan_tasks(tmp_path / "in", output)
+  assert [task.name for task in second] == [task.name for task in first]
+  assert len(first) == 2
+  assert unusable == []
