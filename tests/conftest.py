@@ -55,7 +55,7 @@ def tiny_config(prepared):
 @pytest.fixture
 def without_pictures(monkeypatch):
   """Runs in this process draw nothing: of a small run, pictures are a third of the time."""
-  for name in ("results.save_panels", "results.save_curves", "results.write_report", "validation.save_panels"):
+  for name in ("results.save_panels", "results.write_report", "validation.save_panels"):
     monkeypatch.setattr(f"vamcei_jax.pipeline.{name}", lambda *_, **__: None)
 
 

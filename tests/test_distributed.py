@@ -205,6 +205,8 @@ def compare(got, expected):
 def eight_images(rate):
   """The configuration of a tiny VAMCEI with a batch of 8, at one learning rate for all networks."""
   config = tiny.get_config()
+  config.model.update(widths=(4, 8, 16), latent_scales=2)
+  config.loss.weights.global_alignment = (1e-6, 1e-6)
   config.train.batch_size = 8
   config.optimizer.rates.update(dict.fromkeys(config.optimizer.rates, rate))
   # A sum of KLs. Of "paper", the difference of two, some digits are lost (tests/losses has it on several devices).
@@ -410,10 +412,8 @@ def small_stage(steps):
   """The configuration of a small supervised stage with a batch of 4, which begins alike however many steps it has."""
   config = tiny.get_config()
   config.data.update(size=(16, 16), crop=(16, 16))
-  config.model.update(widths=(4, 8), latent_scales=1)
   config.optimizer.schedule = "exponential"
   config.train.update(steps=steps, batch_size=4, log_every=1, checkpoint_every=2)
-  config.loss.weights.global_alignment = (1e-6,)
   return resolve(config).stages["no_adaptation"]
 
 

@@ -13,8 +13,7 @@ def get_config() -> ConfigDict:
   config.stage = full_size.stage
   config.stage.translate.translation.update(width=2, blocks=1, discriminator_width=2, history=3)
   config.stage.translate.train.update(steps=6, batch_size=3, eval_every=6, checkpoint_every=2)
-  config.augment.update(gin=0.5, ipa=0.5, scar=0.5)
   config.stage.distill.distillation.update(teachers=(3.0, 1.0, 1.0), smooth=6.0)
-  config.stage.distill.model.widths = (4, 8, 8)
+  config.stage.distill.model.widths = (4, 6)
   config.stage.distill.train.steps = config.train.steps
   return config

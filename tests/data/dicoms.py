@@ -23,6 +23,10 @@ def uid(*parts):
   return generate_uid(entropy_srcs=[str(part) for part in parts])
 
 
+# What the patient is told from, in all datasets: too long to be found among other bytes by chance.
+SECRETS = ("SURNAME", "FORENAME", "471147", "19700131")
+
+
 def make_slice(pixels, place, series="a", **elements):
   """The dataset of one slice: pixels (rows, columns) at a place in the stack, with these elements in its header."""
   dataset = FileDataset(None, {}, preamble=b"\0" * 128)
@@ -34,7 +38,7 @@ def make_slice(pixels, place, series="a", **elements):
   dataset.SeriesInstanceUID, dataset.StudyInstanceUID = uid(series), uid("study")
   dataset.FrameOfReferenceUID = uid("frame of reference")
   dataset.Modality, dataset.SeriesDescription, dataset.SeriesNumber = "MR", "LGE sax: 8 mm", 7
-  dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "DOE^JANE", "SECRET-4711", "19700131"
+  dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "SURNAME^FORENAME", "NUMBER-471147", "19700131"
   dataset.ImageType = ["ORIGINAL", "PRIMARY", "M"]
   dataset.ImagePositionPatient = (ORIGIN + place * THICKNESS * NORMAL).tolist()
   dataset.ImageOrientationPatient = [*ALONG_ROW, *ALONG_COLUMN]

@@ -26,7 +26,7 @@ TERMS += ["prototypes", "generator", "discriminator"]
 def config():
   config = tiny.get_config()
   config.data.crop = (HEIGHT, WIDTH)
-  config.model.widths = (8, 16, 24)
+  config.model.update(widths=(8, 16, 24), latent_scales=2)
   config.loss.weights.global_alignment = (1e-3, 3e-3)
   config.loss.weights.reconstruction = 0.5
   config.loss.weights.prior_kl = 0.2

@@ -48,6 +48,8 @@ def stage_config(stage: str, **sections: dict) -> StageConfig:
     **sections: of the run's configuration; only what differs from `tests/configs/tiny.py`.
   """
   run = tiny.get_config()
+  run.model.update(widths=(4, 8, 16), latent_scales=2)
+  run.loss.weights.global_alignment = (1e-6, 1e-6)
   run.stages = ("no_adaptation", "vamcei", "translate", "target_vamcei", "source_vamcei", "distill")
   run.update(sections)
   return resolve(run).stages[stage]

@@ -24,7 +24,7 @@ def test_the_section_of_a_stage_replaces_fields_of_this_stage_only(config):
   assert configs["translate"].train.steps == 6
   assert configs["target_vamcei"].train.steps == config.train.steps == 8
   assert configs["translate"].train.log_every == config.train.log_every
-  assert configs["distill"].model.widths == (4, 8, 8)
+  assert configs["distill"].model.widths == (4, 6)
   assert configs["translate"].translation.width == 2
   assert configs["distill"].translation == TranslationConfig()  # another method's settings do not reach a stage
   assert configs["translate"].distillation == DistillationConfig()
@@ -32,6 +32,8 @@ def test_the_section_of_a_stage_replaces_fields_of_this_stage_only(config):
 
 
 def test_a_student_has_no_latents(config):
+  config.model.update(widths=(4, 8, 8), latent_scales=2)
+  config.loss.weights.global_alignment = (1e-6, 1e-6)
   config.stage.distill.model.widths = (4, 8)  # one scale below: too few for the teachers' two latents
   assert resolve(config).stages["distill"].model.widths == (4, 8)
   config.model.widths = (4, 8)
@@ -50,7 +52,7 @@ def test_a_stage_has_the_weights_and_rates_of_its_method_only(config):
   assert set(configs["distill"].loss.weights) == {"segmentation", "distillation"}
   vamcei = configs["target_vamcei"]
   assert set(vamcei.optimizer.rates) == {"segmenter", "decoders", "discriminator"}
-  assert vamcei.loss.weights["global_alignment"] == (1e-6, 1e-6)
+  assert vamcei.loss.weights["global_alignment"] == (1e-6,)
   assert vamcei.loss.weights["prototypes"] == config.loss.weights.prototypes
 
 

@@ -88,9 +88,7 @@ def test_checkpoints_keep_the_newest_and_the_best(tiny_run):
 
 @pytest.mark.parametrize("stage", ["distill", *SLOW_STAGES])
 def test_one_compilation_serves_every_step(stage):
-  config = tiny_multistage.get_config()
-  config.augment.update(gin=0.0, ipa=0.0, scar=0.0)  # which take long to compile
-  config, method = resolve(config).stages[stage], STAGES[stage].method
+  config, method = resolve(tiny_multistage.get_config()).stages[stage], STAGES[stage].method
   image = jax.random.uniform(jax.random.key(0), (4, 32, 32))
   data = {"source": {"image": image, "label": (image > 0.5).astype("uint8")}, "target": {"image": image}}
   if stage == "distill":

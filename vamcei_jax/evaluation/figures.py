@@ -38,28 +38,8 @@ def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.nd
           axis.contour(mask == index, levels=[0.5], colors=COLOURS[structure], linewidths=1.2)
   handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()]
   figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
-  figure.tight_layout(rect=(0, 0.6 / (2.5 * len(rows)), 1, 1))
-  _save(figure, path)
-
-
-def save_curves(path: Path, lines: Sequence[Mapping]) -> None:
-  """Saves a PNG with one panel per logged metric and one curve per stage, over steps.
-
-  Args:
-    path: of the PNG.
-    lines: of metrics.jsonl.
-  """
-  plt = _pyplot()
-  names, colours = _logged(lines), _stage_colours(lines)
-  columns = 4
-  figure, axes = plt.subplots(-(-len(names) // columns), columns, figsize=(14, 2.4 * -(-len(names) // columns)))
-  for axis in axes.flat[len(names) :]:
-    axis.axis("off")
-  for axis, name in zip(axes.flat, names, strict=False):
-    draw_curve(axis, lines, name, colours)
-  handles = [plt.Line2D([], [], color=colour, label=stage) for stage, colour in colours.items()]
-  figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
-  figure.tight_layout(rect=(0, 0.04, 1, 1))
+  inch = 1 / (2.5 * len(rows))  # as a share of the figure: below are the names, above a title
+  figure.subplots_adjust(left=0.01, right=0.99, bottom=0.4 * inch, top=1 - 0.25 * inch, wspace=0.03, hspace=0.15)
   _save(figure, path)
 
 

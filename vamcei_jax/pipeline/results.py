@@ -1,4 +1,4 @@
-"""What a run ends with: results.json, metrics of each stage, report.html, overlays.png and curves.png."""
+"""What a run ends with: results.json, metrics of each stage, report.html and overlays.png."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ import numpy as np
 from vamcei_jax.config.schema import DataConfig
 from vamcei_jax.data.loader import Patient
 from vamcei_jax.data.preprocess import preprocess_settings
-from vamcei_jax.evaluation.figures import save_curves, save_panels
+from vamcei_jax.evaluation.figures import save_panels
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, write_csv, write_results
 from vamcei_jax.pipeline.validation import overlay_rows, prepared_masks, score
 from vamcei_jax.training.log import METRICS_FILE, read_log
 
-RESULTS = ("results.json", "report.html", "overlays.png", "curves.png")
+RESULTS = ("results.json", "report.html", "overlays.png")
 
 
 def remove_results(workdir: Path) -> None:
@@ -53,8 +53,6 @@ def write_run_results(
     write_csv(workdir / stage / "metrics.csv", by_patient)
   results = write_results(workdir / "results.json", scores, split=split)
   save_panels(workdir / "overlays.png", overlay_rows(patients, probs, settings))
-  log = read_log(workdir / METRICS_FILE)
-  save_curves(workdir / "curves.png", log)
 
   index = {patient.name: i for i, patient in enumerate(patients)}
 
@@ -66,7 +64,7 @@ def write_run_results(
 
   target, report = f"{data.name}/{data.target}", workdir / "report.html"
   about = {"Masks of": f"{len(patients)} {split} patients of {target}", "Run": str(workdir)}
-  text = json.dumps(content, indent=2, sort_keys=True)
+  text, log = json.dumps(content, indent=2, sort_keys=True), read_log(workdir / METRICS_FILE)
   write_report(report, f"Run {workdir.name}", about, scores, load_case, names=list(index), log=log, config=text)
   if scores:
     table = format_table({stage: method["summary"] for stage, method in results["methods"].items()})
