@@ -103,14 +103,14 @@ def examine(name: str, patient: "Phantom", segmenters: Mapping[str, "Segmenter"]
     patient: with the true classes.
     segmenters: option of prediction -> segmenter; that of SAMPLED samples its latents.
   """
-  from nibabel.affines import voxel_sizes
+  import nibabel as nib
   from scipy import ndimage
 
   from vamcei_jax.evaluation.metrics import dice
   from vamcei_jax.inference.postprocess import postprocess
 
-  spacing = voxel_sizes(patient.affine)
-  predictions = {option: segmenter(patient.voxels, spacing) for option, segmenter in segmenters.items()}
+  volume = nib.Nifti1Image(patient.voxels, patient.affine)
+  predictions = {option: segmenter(volume) for option, segmenter in segmenters.items()}
   masks = {option: prediction.probabilities.argmax(-1) for option, prediction in predictions.items()}
   masks |= {f"{option}, postprocessed": postprocess(each.probabilities) for option, each in predictions.items()}
   classes, entropy = masks[SAMPLED], predictions[SAMPLED].entropy

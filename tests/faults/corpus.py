@@ -10,10 +10,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec
+from scipy.spatial.transform import Rotation
 
 from tests.data import dicoms
 
 SHAPE = (6, 7, 4)
+# Oblique, as short-axis stacks are. Of parallel axes, prediction tries all directions, which takes eight times as long.
+AFFINE = from_matvec(Rotation.from_euler("xyz", (40, -30, 35), degrees=True).as_matrix() * (1.5, 1.5, 8.0))
 NAN, INF = float("nan"), float("inf")
 
 # Where the fields of a NIfTI-1 header lie, and how they are packed.
@@ -67,7 +71,7 @@ def good_file(masks: bool) -> bytes:
   """The content of an intact file."""
   rng = np.random.default_rng(0)
   voxels = rng.choice([0, 200, 500, 600], SHAPE).astype(np.int16) if masks else rng.random(SHAPE, np.float32)
-  return nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 8.0, 1.0])).to_bytes()
+  return nib.Nifti1Image(voxels, AFFINE).to_bytes()
 
 
 def broken(good: bytes, masks: bool) -> Iterator[tuple[str, bytes]]:
@@ -112,22 +116,21 @@ def broken(good: bytes, masks: bool) -> Iterator[tuple[str, bytes]]:
 
 def wrong_voxels(masks: bool) -> Iterator[tuple[str, bytes]]:
   """Yields (what is wrong, content) of files with right headers."""
-  affine = np.diag([1.5, 1.5, 8.0, 1.0])
   kinds = (np.complex64, np.complex128, np.float64, np.uint8, np.int8, np.uint16, np.int64, np.uint64)
   for kind in kinds:
-    yield f"of_{np.dtype(kind)}", nib.Nifti1Image(np.full(SHAPE, 7, kind), affine, dtype=kind).to_bytes()
+    yield f"of_{np.dtype(kind)}", nib.Nifti1Image(np.full(SHAPE, 7, kind), AFFINE, dtype=kind).to_bytes()
   colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
-  yield "colours", nib.Nifti1Image(colours, affine).to_bytes()
+  yield "colours", nib.Nifti1Image(colours, AFFINE).to_bytes()
   for shape in ((6,), (6, 7), (*SHAPE, 2), (*SHAPE, 1, 2), (*SHAPE, 1, 1, 3)):
-    yield f"{len(shape)}d", nib.Nifti1Image(np.ones(shape, np.float32), affine).to_bytes()
+    yield f"{len(shape)}d", nib.Nifti1Image(np.ones(shape, np.float32), AFFINE).to_bytes()
   for value in (NAN, INF, -INF, 3e38):
     voxels = np.zeros(SHAPE, np.float32)
     voxels[0, 0, 0] = value
-    yield f"voxel_{value}", nib.Nifti1Image(voxels, affine).to_bytes()
-  yield "constant", nib.Nifti1Image(np.full(SHAPE, 3, np.int16), affine).to_bytes()
+    yield f"voxel_{value}", nib.Nifti1Image(voxels, AFFINE).to_bytes()
+  yield "constant", nib.Nifti1Image(np.full(SHAPE, 3, np.int16), AFFINE).to_bytes()
   if masks:
     for value in (199.9, 100.0, -1.0, 1e30, 6e4):
-      yield f"label_{value}", nib.Nifti1Image(np.full(SHAPE, value, np.float32), affine).to_bytes()
+      yield f"label_{value}", nib.Nifti1Image(np.full(SHAPE, value, np.float32), AFFINE).to_bytes()
 
 
 def write_damaged_gzip(folder: Path, good: bytes) -> Iterator[Path]:
