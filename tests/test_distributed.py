@@ -324,6 +324,14 @@ def test_as_many_runs_are_mapped_as_memory_holds():
   assert at_once(4 << 30, devices=2) == 2 * many
 
 
+def test_the_axis_is_that_of_the_program():
+  """The name under which methods average is the one that compile_steps gives them."""
+  names = []
+  distributed.compile_steps(lambda axis_name: names.append(axis_name), None, distributed.devices_for(2), streamed=False)
+  distributed.compile_steps(lambda axis_name: names.append(axis_name), None, distributed.devices_for(1), streamed=False)
+  assert names == [distributed.AXIS, None]
+
+
 def test_successive_runs_of_a_grid_lie_on_one_device():
   first, second = jax.devices()[:2]
   placed = [sharding.device_set for sharding in grid.grid_placement(4, [first, second])]

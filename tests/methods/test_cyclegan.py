@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.methods.batches import assert_skips_what_is_not_finite, make_hearts
+from tests.methods.devices import assert_two_devices_take_the_step
 from tests.methods.settings import UNEVEN, stage_config
 from tests.methods.steps import assert_near, assert_steps, compiled, first_state, moments, moved_state, program
 from vamcei_jax.methods import cyclegan
@@ -139,6 +140,10 @@ def test_a_step_is_adams_on_the_gradient_of_the_composed_losses(step):
   for domain, history in composition.histories.items():
     assert int(state.memory[domain]["count"]) == HISTORY
     np.testing.assert_allclose(state.memory[domain]["images"], np.stack(history.images), atol=1e-4)
+
+
+def test_two_devices_take_the_step_of_the_batch():
+  assert_two_devices_take_the_step("translate")
 
 
 def test_the_history_is_that_of_a_plain_list():

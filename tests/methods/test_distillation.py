@@ -7,6 +7,7 @@ import pytest
 
 from tests.methods import equations
 from tests.methods.batches import make_hearts
+from tests.methods.devices import assert_two_devices_take_the_step
 from tests.methods.settings import UNEVEN, stage_config
 from tests.methods.steps import assert_steps, compiled, first_state, moved_state, program
 from vamcei_jax.methods import distillation
@@ -47,6 +48,10 @@ def test_a_step_is_adams_on_the_gradient_of_eqs_4_and_16(step):
   """Eq. 4 on the source and eq. 16 on the target."""
   schedule = lambda done: (1 - done / 400) ** 0.9
   assert_steps(step, moved_state("distill"), [make_hearts(0), make_hearts(1)], composed, schedule)
+
+
+def test_two_devices_take_the_step_of_the_batch():
+  assert_two_devices_take_the_step("distill")
 
 
 def test_the_mean_is_of_probabilities_and_not_of_logits():

@@ -7,6 +7,7 @@ import pytest
 
 from tests.methods import equations
 from tests.methods.batches import make_hearts
+from tests.methods.devices import assert_two_devices_take_the_step
 from tests.methods.settings import UNEVEN, stage_config
 from tests.methods.steps import assert_steps, compiled, first_state, moved_state, program
 from vamcei_jax.losses import segmentation
@@ -51,6 +52,10 @@ def composed(params, number, batch):
 def test_a_step_is_adams_on_the_gradient_of_eq_4(step):
   schedule = lambda done: (1 - done / 400) ** 0.9
   assert_steps(step, moved_state("no_adaptation"), [make_hearts(0), make_hearts(1)], composed, schedule)
+
+
+def test_two_devices_take_the_step_of_the_batch():
+  assert_two_devices_take_the_step("no_adaptation")
 
 
 def test_the_target_is_not_read(step):

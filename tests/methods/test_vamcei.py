@@ -7,6 +7,7 @@ import pytest
 
 from tests.methods import equations
 from tests.methods.batches import assert_learns, assert_skips_what_is_not_finite, make_batch, make_hearts
+from tests.methods.devices import assert_two_devices_take_the_step
 from tests.methods.settings import UNEVEN, stage_config
 from tests.methods.steps import assert_steps, compiled, first_state, moved_state, program
 from vamcei_jax.losses import pairwise_gaussian_kl
@@ -137,6 +138,10 @@ def test_a_step_is_adams_on_the_gradient_of_the_equations(step):
   """Eqs. 2-10 and 12 for segmenter and decoders, eq. 11 for the discriminator."""
   schedule = lambda done: (1 - done / 400) ** 0.9
   assert_steps(step, moved_state("vamcei"), [make_hearts(0), make_hearts(1)], composed, schedule)
+
+
+def test_two_devices_take_the_step_of_the_batch():
+  assert_two_devices_take_the_step("vamcei")
 
 
 def test_without_unsupervised_weights_the_segmenter_learns_as_without_adaptation(state, step, batch):
