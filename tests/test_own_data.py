@@ -249,15 +249,15 @@ def test_a_run_that_did_not_look_for_the_heart_is_not_replaced_by_one_that_does(
 def test_the_heart_is_found_where_it_is():
   """By a network that segments it: off the middle, in images not square, of any spacing. Without a heart, None."""
   rng = np.random.default_rng(0)
-  predict = lambda params, images: np.eye(4)[(images[..., 0] > 0.5).astype(int) * 2]
+  look = lambda image: np.eye(4)[(image > 0.5).astype(int) * 2]
   for shape, spacing, at in (((4, 90, 60), (8, 1.5, 2.0), (60, 20)), ((3, 50, 120), (8, 3.0, 1.2), (15, 90))):
     voxels = rng.uniform(0, 0.2, shape)
     voxels[1:, at[0] - 5 : at[0] + 6, at[1] - 5 : at[1] + 6] = 1.0
     settings = Preprocess(size=(48, 48), spacing=4.0, percentiles=(0, 100))
     image = preprocess_image(voxels, spacing, settings)
-    found = find_centre(predict, None, image, shape, spacing, settings)
+    found = find_centre(look, image, shape, spacing, settings)
     np.testing.assert_allclose(np.subtract(found, at) * spacing[1:], 0, atol=2.0)
-    assert find_centre(predict, None, np.zeros_like(image), shape, spacing, settings) is None
+    assert find_centre(look, np.zeros_like(image), shape, spacing, settings) is None
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,7 @@ def test_the_heart_is_found_where_it_is():
   [
     (["--config.stages=('no_adaptation','locate')"], "locate must come first"),
     (["--config.stages=('locate',)"], "locate must come first, with others after it"),
+    (["--config.data.orientation=estimate"], "config.data.orientation='estimate': must be header or file without"),
     (["--config.label_values=1"], "label_values"),
     (["--config.data.label_values=(0,1,2)"], "config.data.label_values"),
     (["--config.data.label_values=(0,(1,2),2,3)"], "config.data.label_values"),

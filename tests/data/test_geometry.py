@@ -8,8 +8,16 @@ import pytest
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation
 
-from vamcei_jax.data.geometry import SHORT_AXIS, check_voxels, is_parallel, orientation_of, read_geometry, slice_axis
-from vamcei_jax.data.scan import TURNS, read_scan, scan_of_array
+from vamcei_jax.data.geometry import (
+  SHORT_AXIS,
+  TURNS,
+  check_voxels,
+  is_parallel,
+  orientation_of,
+  read_geometry,
+  slice_axis,
+)
+from vamcei_jax.data.scan import read_scan, scan_of_array
 from vamcei_jax.errors import InputError
 
 SIZE = (0.75, 0.8, 8.0)

@@ -81,10 +81,11 @@ def test_images_of_one_value_and_masks_elsewhere_are_problems(root):
   rewrite(image_of(root, 0), lambda voxels: np.full_like(voxels, 3.0))
   write_volume(mask_of(root, 1), np.ones((9, 32, 32), np.int16), np.diag([8.0, 4.5, 4.5, 1.0]))
   config = CasesConfig(name="t", label_values=VALUES)
-  problems, digests = examine(
+  problems, digests, lost = examine(
     split_by_role([Case(f"p{n}", image_of(root, n), mask_of(root, n)) for n in range(3)], config), config
   )
   assert list(digests.values()) == [str(image_of(root, 2))]
+  assert lost == []
   assert set(problems) == {str(image_of(root, 0)), str(mask_of(root, 1))}
   assert problems[str(image_of(root, 0))].startswith("all voxels have one value")
 

@@ -55,7 +55,7 @@ def test_no_mask_of_a_target_is_opened_for_training(root, tmp_path, monkeypatch)
     opened.append(mask.name)
     return read_classes(mask, *rest)
 
-  monkeypatch.setattr("vamcei_jax.datasets.examine", lambda *_: ({}, {}))  # which looks at all files
+  monkeypatch.setattr("vamcei_jax.datasets.examine", lambda *_: cases.Examined({}, {}, []))  # which looks at all files
   monkeypatch.setattr(cases, "read_classes", spy)
   builder = build("mscmrseg", root, "lge", "target", tmp_path / "data")
   assert opened == [f"patient{number}_LGE_manual.nii.gz" for number in (1, 3)]  # for validation, once each

@@ -37,6 +37,7 @@ from vamcei_jax.data.labels import LABEL_VALUES, LabelValues
 
 SCHEDULES = ("polynomial", "exponential", "half_linear")  # of the learning rate; see methods/state.py
 EMPTY_SLICES = ("all", "apical", "none")  # see data/stream.py
+ORIENTATIONS = ("header", "file", "estimate")  # see pipeline/domains.py
 ESTIMATORS = ("pairwise", "paper")  # see losses/alignment.py
 PLANES = ("short_axis", "axial", "coronal", "sagittal")  # see data/geometry.py
 NORMS = ("instance", "group")  # see models/layers.py
@@ -109,6 +110,9 @@ class DataConfig:
     LABEL_VALUES, LABELS, "Values of background, Myo, LV and RV in masks; a tuple folds several values into one class."
   )
   plane: str = field("short_axis", choice(PLANES), "Slices as acquired (short_axis), or planes of the body's axes.")
+  orientation: str = field(
+    "header", choice(ORIENTATIONS), "Slices with lost directions: as the header says, as in the file, or estimate."
+  )
   size: tuple[int, int] = field((64, 64), PIXELS, "Field of the network in pixels, for evaluation and prediction.")
   crop: tuple[int, int] = field((48, 48), PIXELS, "Random crops for training, in pixels.")
   spacing: float | None = field(None, optional(SCALE), "Pixel size in mm to resample to; None keeps the pixel grid.")

@@ -35,6 +35,12 @@ _IN_PLANE_MM, _ACROSS_MM = (0.1, 10.0), (0.5, 30.0)  # voxel sizes that a heart 
 _PARALLEL = 0.999  # cosine above which an axis counts as parallel to an axis of the body
 
 
+# The eight ways in which the rows and columns of slices can lie, as orientations of nibabel; the first changes nothing.
+TURNS = [
+  np.array([[0, 1], [rows, down], [3 - rows, right]]) for rows in (1, 2) for down in (1, -1) for right in (1, -1)
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Geometry:
   """Where the voxels of a file lie.
@@ -135,6 +141,15 @@ def orientation_of(name: str, affine: np.ndarray, shape: Sequence[int], plane: s
   turn = np.empty((3, 2), int)
   for target, axis in enumerate(order):
     turn[axis] = target, -1 if cosines[target, axis] < 0 else 1
+  return turn
+
+
+def stored_orientation(name: str, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+  """The orientation of a short-axis stack whose slices keep their rows and columns; see orientation_of."""
+  across = slice_axis(name, affine, shape)
+  column, row = (axis for axis in range(3) if axis != across)  # the first axis runs along a row
+  turn = np.ones((3, 2), int)
+  turn[[across, row, column], 0] = 0, 1, 2
   return turn
 
 

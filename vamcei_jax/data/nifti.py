@@ -11,7 +11,7 @@ import sys
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +24,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from vamcei_jax.data.geometry import orient, orientation_of, read_geometry
+from vamcei_jax.data.geometry import orient, orientation_of, read_geometry, stored_orientation
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
@@ -65,11 +65,15 @@ class Volume:
   voxels: (D, H, W), slices first: float32 intensities of an image, or uint8 class indices of a mask.
   affine: (4, 4) float64, from the canonical voxel (d, h, w, 1) to RAS millimetres.
   plane: of the slices, a key of PLANES.
+  lost: whether the header has lost the directions of rows and columns, see `Geometry`.
+  stored: whether rows and columns are those of the file, whatever its header says.
   """
 
   voxels: np.ndarray
   affine: np.ndarray
   plane: str = "short_axis"
+  lost: bool = False
+  stored: bool = False
 
   @property
   def spacing(self) -> tuple[float, float, float]:
@@ -77,18 +81,26 @@ class Volume:
     depth, height, width = voxel_sizes(self.affine).tolist()
     return depth, height, width
 
+  def turned(self, turn: np.ndarray) -> "Volume":
+    """The volume with its slices turned as one of TURNS says."""
+    voxels, affine = orient(self.voxels, self.affine, turn)
+    return dataclasses.replace(self, voxels=np.ascontiguousarray(voxels), affine=affine)
 
-def read_volume(path: Files, plane: str = "short_axis") -> Volume:
+
+def read_volume(path: Files, plane: str = "short_axis", *, keep_lost: bool = False) -> Volume:
   """Reads an image, scaled as its header says, in the canonical orientation of a plane.
 
   Args:
     path: a NIfTI file, or the files of its slices in order.
     plane: of the slices, a key of PLANES.
+    keep_lost: whether rows and columns whose directions are lost stay as they are in the file.
 
   Raises:
     InputError: a file that is missing, damaged or not a volume of finite real numbers.
   """
-  return image_volume(path, *_read(path, plane), plane)
+  read = _read(path, plane, lambda lost: lost and keep_lost)
+  volume = image_volume(path, read.voxels, read.affine, plane)
+  return dataclasses.replace(volume, lost=read.lost, stored=read.stored)
 
 
 def image_volume(path: Files, voxels: np.ndarray, affine: np.ndarray, plane: str) -> Volume:
@@ -114,9 +126,9 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
   Raises:
     InputError: see `read_volume`; a mask that is not on its image's grid, or that has other values.
   """
-  voxels, affine = _read(path, like.plane)
-  check_grid(path, Volume(voxels, affine, like.plane), like)
-  return _classes(path, voxels, label_values)
+  mask = _read(path, like.plane, lambda _: like.stored)
+  check_grid(path, mask, like)
+  return _classes(path, mask.voxels, label_values)
 
 
 def check_grid(path: Files, volume: Volume, like: Volume) -> None:
@@ -135,8 +147,8 @@ def check_grid(path: Files, volume: Volume, like: Volume) -> None:
 
 def read_mask(path: str | os.PathLike, label_values: LabelValues) -> Volume:
   """Reads a short-axis mask without its image: a Volume of uint8 class indices. See `read_classes`."""
-  voxels, affine = _read(path, "short_axis")
-  return Volume(_classes(path, voxels, label_values), affine)
+  mask = _read(path, "short_axis", lambda _: False)
+  return Volume(_classes(path, mask.voxels, label_values), mask.affine)
 
 
 def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray) -> None:
@@ -263,16 +275,27 @@ def _walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) ->
   return found
 
 
-def _read(path: Files, plane: str) -> tuple[np.ndarray, np.ndarray]:
-  """Voxels (D, H, W) in the canonical orientation, and their affine."""
+def _read(path: Files, plane: str, keep: Callable[[bool], bool]) -> Volume:
+  """Voxels (D, H, W) as they are stored, in the canonical orientation.
+
+  Args:
+    path: of the file or files.
+    plane: a key of PLANES.
+    keep: whether their directions are lost -> whether rows and columns stay as in the file.
+  """
   if not isinstance(path, str | os.PathLike):
-    return _read_slices(path)
+    return Volume(*_read_slices(path), plane)
   image, voxels = load_image(path)
   geometry = read_geometry(str(path), image.header, pixdim=image.extra["pixdim"])
   for note in geometry.notes:
     print(f"{path}: {note}", file=sys.stderr)
-  affine = geometry.affine
-  return orient(voxels, affine, orientation_of(str(path), affine, voxels.shape, plane))
+  affine, lost = geometry.affine, geometry.lost and plane == "short_axis"
+  stored = keep(lost)
+  if stored:
+    orientation = stored_orientation(str(path), affine, voxels.shape)
+  else:
+    orientation = orientation_of(str(path), affine, voxels.shape, plane)
+  return Volume(*orient(voxels, affine, orientation), plane, lost, stored)
 
 
 def _classes(path: Files, voxels: np.ndarray, label_values: LabelValues) -> np.ndarray:

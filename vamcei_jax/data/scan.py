@@ -15,10 +15,6 @@ from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image
 from vamcei_jax.errors import InputError
 
 _CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
-# The eight ways in which the rows and columns of slices can lie, as orientations of nibabel; the first changes nothing.
-TURNS = [
-  np.array([[0, 1], [rows, down], [3 - rows, right]]) for rows in (1, 2) for down in (1, -1) for right in (1, -1)
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +45,7 @@ class Scan:
     """The scan with another canonical orientation: its slices turned as one of TURNS says."""
     axes, directions = self.orientation.T
     composed = np.column_stack([turn[axes, 0], directions * turn[axes, 1]])
-    voxels, affine = orient(self.volume.voxels, self.volume.affine, turn)
-    volume = dataclasses.replace(self.volume, voxels=np.ascontiguousarray(voxels), affine=affine)
-    return dataclasses.replace(self, volume=volume, orientation=composed)
+    return dataclasses.replace(self, volume=self.volume.turned(turn), orientation=composed)
 
   def restore_axes(self, maps: np.ndarray) -> np.ndarray:
     """Maps (D, H, W) or (D, H, W, K) in the canonical orientation with the scan's own axes."""

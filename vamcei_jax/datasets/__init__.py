@@ -48,6 +48,8 @@ def prepare(
   label_values: LabelValues,
   plane: str = "short_axis",
   centres: str | dict[str, tuple[float, float]] = "image",
+  orientation: str = "header",
+  turns: Mapping[str, int] | None = None,
   leave_out: bool = False,
   **options,
 ) -> tfds.core.DatasetBuilder:
@@ -66,6 +68,7 @@ def prepare(
     label_values: values of masks, by class index.
     plane: of the slices, see vamcei_jax/data/geometry.py.
     centres: of the network's field, see VolumesConfig.
+    orientation, turns: of slices whose directions are lost, see VolumesConfig.
     leave_out: whether patients with unusable files are left out; else they are an error.
     **options: further fields of the dataset's configuration, such as the seed of the phantom.
 
@@ -82,6 +85,11 @@ def prepare(
     "plane": plane,
     "centres": centres,
   }
+  # Data that were prepared before there was a choice are found by their digest, which must not change.
+  if orientation != "header":
+    settings["orientation"] = orientation
+  if turns:
+    settings["turns"] = dict(turns)
   folder = expanded(root or "")
   config: Any = builder_class.CONFIG(name=domain, root=str(folder), **settings, **options)
   splits = builder_class.splits(folder, config)
@@ -99,8 +107,8 @@ def prepare(
   writable(Path(data_dir), PREPARED_ELSEWHERE)
   print(f"{name}/{domain}: preparing {builder.data_path}", flush=True)
   if issubclass(builder_class, Cases):
-    problems, config.digests = examine(splits, config)
-    config.left_out = unread | problems
+    found = examine(splits, config)
+    config.left_out, config.digests, config.lost = unread | found.problems, found.digests, found.lost
     _check_usable(config, splits, folder, leave_out=leave_out)
   _build(make_builder(), folder if root else None)  # the new builder's description contains the files that are left out
   return make_builder()
@@ -167,6 +175,11 @@ def left_out(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
   """The files that were left out when a dataset was prepared: file -> reason."""
   files = (builder.info.metadata or {}).get("left_out", {})
   return {str(Path(builder.builder_config.root, file)): reason for file, reason in files.items()}
+
+
+def lost_directions(builder: tfds.core.DatasetBuilder) -> list[str]:
+  """The patients whose headers have lost the directions of rows and columns; none of data prepared before 0.2.0."""
+  return list((builder.info.metadata or {}).get("lost", []))
 
 
 def earlier_names(builders: Iterable[tfds.core.DatasetBuilder]) -> dict[str, str]:

@@ -6,12 +6,14 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import tensorflow_datasets as tfds
+from nibabel.orientations import apply_orientation
 from tqdm import tqdm
 
-from vamcei_jax.data.nifti import Files, read_classes, read_volume
+from vamcei_jax.data.geometry import TURNS
+from vamcei_jax.data.nifti import Files, Volume, read_classes, read_volume
 from vamcei_jax.datasets.volumes import VolumesConfig, dataset_info, example
 from vamcei_jax.errors import InputError
 
@@ -81,7 +83,7 @@ class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: i
     below = lambda file: relative(file, self.config.root)  # the data may be moved
     left_out = {below(file): reason for file, reason in self.config.left_out.items()}
     digests = {digest: below(file) for digest, file in self.config.digests.items()}
-    metadata = tfds.core.MetadataDict(left_out=left_out, digests=digests)
+    metadata = tfds.core.MetadataDict(left_out=left_out, digests=digests, lost=list(self.config.lost))
     return dataset_info(self, description=self.__doc__, metadata=metadata)
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
@@ -91,9 +93,16 @@ class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: i
   def _generate_examples(self, split: str, cases: Sequence[Case]) -> Iterator[tuple[int, dict]]:
     config = self.config
     for number, case in enumerate(tqdm(cases, f"{config.domain} {split}", unit="volume", disable=None)):
-      volume = read_volume(case.image, config.plane)
+      volume = read_image(case, config)
       classes = None if case.mask is None else read_classes(case.mask, volume, config.label_values)
-      yield number, example(case.name, volume, classes, config)
+      turn = TURNS[config.turns.get(case.name, 0)]
+      turned = None if classes is None else apply_orientation(classes, turn)
+      yield number, example(case.name, volume.turned(turn), turned, config)
+
+
+def read_image(case: Case, config: CasesConfig) -> Volume:
+  """The image of a patient, before its slices are turned."""
+  return read_volume(case.image, config.plane, keep_lost=config.orientation == "file")
 
 
 def split_by_role(cases: Sequence[Case], config: CasesConfig, held_out: Sequence[Case] = ()) -> Splits:
@@ -114,31 +123,40 @@ def split_by_role(cases: Sequence[Case], config: CasesConfig, held_out: Sequence
   return _filled({"train": unlabelled, "validation": validation, "test": test})
 
 
-def examine(splits: Splits, config: CasesConfig) -> tuple[dict[str, str], dict[str, str]]:
+class Examined(NamedTuple):
+  """What was found in the files of a dataset.
+
+  problems: file -> reason and way out, of the files that cannot be used.
+  digests: digest -> file, of the other images.
+  lost: names of the patients whose headers have lost the directions of rows and columns.
+  """
+
+  problems: dict[str, str]
+  digests: dict[str, str]
+  lost: list[str]
+
+
+def examine(splits: Splits, config: CasesConfig) -> Examined:
   """Reads every file once, and finds those that cannot be used.
 
   These are: a file that cannot be read; a mask that is missing, empty, not on its image's grid or of unknown values; an
   image of one value, a copy of another image, and a second image of a patient's name.
-
-  Returns:
-    file -> reason and way out, of the files that cannot be used; and digest -> file, of the other images.
   """
   masks = {case.image: case.mask for cases in splits.values() for case in cases if case.mask is not None}
   names = {case.image: case.name for cases in splits.values() for case in cases}
   problems: dict[str, str] = {}
   digests: dict[str, str] = {}
   named: dict[str, str] = {}
+  lost: list[str] = []
   for image in tqdm(names, f"{config.domain} files", unit="volume", disable=None):
     mask, current = masks.get(image), image
     try:
       if names[image] in named:
         raise InputError(f"a second image of {names[image]}, beside {named[names[image]]}. Rename one of them.")
-      volume = read_volume(image, config.plane)
-      digest = hashlib.sha256(repr(volume.voxels.shape).encode() + volume.voxels.tobytes()).hexdigest()
-      if digest in digests:
-        raise InputError(f"the same image as {digests[digest]}. Remove one of them.")
-      if volume.voxels.min() == volume.voxels.max():
-        raise InputError("all voxels have one value. Export it again.")
+      volume = read_image(Case(names[image], image), config)
+      digest = _new_digest(volume, digests)
+      if volume.lost:
+        lost.append(names[image])
       if config.role == "target":  # a target's image can be used if its mask cannot
         digests[digest] = named[names[image]] = str(listed(image)[0])
       if mask is not None:
@@ -151,7 +169,17 @@ def examine(splits: Splits, config: CasesConfig) -> tuple[dict[str, str], dict[s
     except InputError as error:
       file = str(listed(current)[0])
       problems[file] = str(error).removeprefix(f"{file}: ")
-  return problems, digests
+  return Examined(problems, digests, lost)
+
+
+def _new_digest(volume: Volume, digests: Mapping[str, str]) -> str:
+  """The digest of an image. Raises an InputError for an image of one value, or one whose digest is known."""
+  digest = hashlib.sha256(repr(volume.voxels.shape).encode() + volume.voxels.tobytes()).hexdigest()
+  if digest in digests:
+    raise InputError(f"the same image as {digests[digest]}. Remove one of them.")
+  if volume.voxels.min() == volume.voxels.max():
+    raise InputError("all voxels have one value. Export it again.")
+  return digest
 
 
 def usable(splits: Splits, left_out: Iterable[str]) -> Splits:

@@ -1,7 +1,7 @@
 """Common to all datasets of volumes: their configuration, their features, and a patient as an example."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,10 +22,14 @@ class VolumesConfig(tfds.core.BuilderConfig):
   plane: of the slices, see vamcei_jax/data/geometry.py.
   centres: of the network's field: "image"; "mask", the foreground of each patient's mask; or patient -> pixel
     (row, column) of the canonical original grid.
+  orientation: of slices whose header has lost the directions of rows and columns: "header" believes it, "file" keeps
+    rows and columns as they are stored.
+  turns: patient -> number in TURNS by which its slices are turned; of patients that are not named, 0.
   root: folder of the files.
   earlier_name: name of the same data by the paths and times of the files, before 0.2.0.
   left_out: files that cannot be used, and why.
   digests: digest of an image -> its file, of the images that can be used.
+  lost: names of the patients whose headers have lost the directions.
   """
 
   domain: str = ""
@@ -34,10 +38,13 @@ class VolumesConfig(tfds.core.BuilderConfig):
   label_values: LabelValues = LABEL_VALUES
   plane: str = "short_axis"
   centres: str | Mapping[str, tuple[float, float]] = "image"
+  orientation: str = "header"
+  turns: Mapping[str, int] = dataclasses.field(default_factory=dict)
   root: str = ""
   earlier_name: str = ""
   left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
   digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  lost: Sequence[str] = ()
 
 
 def dataset_info(builder: tfds.core.DatasetBuilder, **info) -> tfds.core.DatasetInfo:

@@ -1,12 +1,14 @@
-"""Where the heart is: the centre of a coarse segmentation of whole images."""
+"""Where the heart is, and how its slices lie, by a coarse segmentation of whole images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
+from nibabel.orientations import apply_orientation
 from scipy import ndimage
 
+from vamcei_jax.data.geometry import TURNS
 from vamcei_jax.data.preprocess import Centre, Preprocess, restore_position
-from vamcei_jax.inference.volumes import predict_volume
+from vamcei_jax.inference.uncertainty import entropy
 
 
 def find_heart(probs: np.ndarray) -> tuple[float, float] | None:
@@ -23,16 +25,26 @@ def find_heart(probs: np.ndarray) -> tuple[float, float] | None:
   return ndimage.center_of_mass(plane * (patches == 1 + sizes.argmax()))
 
 
+def find_turn(look: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> int:
+  """The number in TURNS of the turn that a network is surest of: with it, its class probabilities have least entropy.
+
+  Args:
+    look: image -> class probabilities (D, h, w, K).
+    image: (D, h, w), prepared for the network.
+  """
+  return min(range(len(TURNS)), key=lambda turn: entropy(look(apply_orientation(image, TURNS[turn]))).mean())
+
+
 def find_centre(
-  predict: Callable, networks: Mapping, image: np.ndarray, shape: tuple, spacing: tuple, settings: Preprocess
+  look: Callable[[np.ndarray], np.ndarray], image: np.ndarray, shape: tuple, spacing: tuple, settings: Preprocess
 ) -> Centre:
   """The pixel (row, column) of the original grid on which the heart is centred; None where no heart is found.
 
   Args:
-    predict, networks: compiled prediction and networks of the stage `locate`.
+    look: image -> class probabilities (D, h, w, K) of the stage `locate`.
     image: (D, h, w), prepared with `settings`.
     shape, spacing: of the original volume.
     settings: of the stage `locate`.
   """
-  heart = find_heart(predict_volume(predict, networks, image))
+  heart = find_heart(look(image))
   return None if heart is None else restore_position(heart, shape, spacing, settings)

@@ -148,10 +148,10 @@ def _make_locator(folder: Path, config: StageConfig) -> Callable[[Volume], Centr
     return lambda volume: None
   config, networks = restore_stage(run_folder(folder.resolve()) / LOCATOR)
   predict = jax.jit(STAGES[LOCATOR].method.make_predict(config))
-  settings = preprocess_settings(config.data)
+  look, settings = partial(predict_volume, predict, networks), preprocess_settings(config.data)
 
   def locate(volume: Volume) -> Centre:
     image = preprocess_image(volume.voxels, volume.spacing, settings)
-    return find_centre(predict, networks, image, volume.voxels.shape, volume.spacing, settings)
+    return find_centre(look, image, volume.voxels.shape, volume.spacing, settings)
 
   return locate

@@ -14,6 +14,7 @@ from jax import Array
 from vamcei_jax.config.schema import InferenceConfig, StageConfig
 from vamcei_jax.data.dicom import is_dicom, read_dicom
 from vamcei_jax.data.dicom_series import DicomVolume
+from vamcei_jax.data.geometry import TURNS
 from vamcei_jax.data.labels import CLASSES, STRUCTURES, folded_values
 from vamcei_jax.data.nifti import SUFFIXES, Volume, compact
 from vamcei_jax.data.preprocess import (
@@ -24,7 +25,7 @@ from vamcei_jax.data.preprocess import (
   preprocess_settings,
   restore_probabilities,
 )
-from vamcei_jax.data.scan import TURNS, Scan, read_scan, scan_of_array, scan_of_dicom, scan_of_image
+from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_dicom, scan_of_image
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded

@@ -8,19 +8,22 @@ from functools import partial
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from nibabel.orientations import apply_orientation
 
 from vamcei_jax.config.schema import DataConfig, StageConfig
+from vamcei_jax.data.geometry import TURNS
 from vamcei_jax.data.loader import Patient, load_patients
 from vamcei_jax.data.preprocess import covers, preprocess_settings
-from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, prepare, refuse_shared
+from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, lost_directions, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.files import expanded, write_text
-from vamcei_jax.inference.heart import find_centre
+from vamcei_jax.inference.heart import find_centre, find_turn
+from vamcei_jax.inference.volumes import predict_volume
 from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.stages import LOCATOR, TRANSLATED
 
-CENTRES_FILE = "centres.json"
+CENTRES_FILE, TURNS_FILE = "centres.json", "turns.json"
 PICTURED = 6  # cases in a figure
 Datasets = dict[str, tfds.core.DatasetBuilder]
 
@@ -31,13 +34,17 @@ def prepare_datasets(data: DataConfig, workdir: Path) -> Datasets:
   Raises:
     InputError: of vamcei_jax.datasets.prepare.
   """
-  centres = dict.fromkeys(ROLES, "image")
+  fields: dict[str, dict] = {"source": {}, "target": {}}
   if data.located:
-    centres = {"source": "mask", "target": json.loads((workdir / LOCATOR / CENTRES_FILE).read_text(encoding="utf-8"))}
+    found = lambda file: json.loads((workdir / LOCATOR / file).read_text(encoding="utf-8"))
+    turns = found(TURNS_FILE) if data.orientation == "estimate" else None
+    fields = {"source": {"centres": "mask"}, "target": {"centres": found(CENTRES_FILE), "turns": turns}}
   # Files that cannot be used were refused, or left out, when the data were prepared for the locator.
-  datasets = {role: prepare_domain(data, role, centres=centres[role], leave_out=data.located) for role in ROLES}
+  datasets = {role: prepare_domain(data, role, leave_out=data.located, **fields[role]) for role in ROLES}
   refuse_shared(datasets["source"], datasets["target"])
-  for builder in datasets.values():
+  for role, builder in datasets.items():
+    if note := lost_note(data, role, builder):
+      print(note, flush=True)
     if files := left_out(builder):
       example = f"{len(files)} files were left out when it was prepared, among them {next(iter(files))}"
       print(f"{builder.info.full_name}: {example} (python -m vamcei_jax.prepare lists them)")
@@ -55,8 +62,24 @@ def prepare_domain(data: DataConfig, role: str, **arguments) -> tfds.core.Datase
     preprocess=preprocess_settings(data),
     label_values=data.label_values,
     plane=data.plane,
+    orientation="file" if data.orientation == "file" else "header",
     **data.options,
     **arguments,
+  )
+
+
+def lost_note(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) -> str:
+  """A line that names a domain whose headers have lost directions, and what is done; empty if there is none."""
+  if not (lost := lost_directions(builder)):
+    return ""
+  done = {
+    "header": "their headers are believed",
+    "file": "they are kept as in the files",
+    "estimate": f"the stage {LOCATOR} finds them" if role == "target" else "the headers of a source are believed",
+  }
+  return (
+    f"{role}: {len(lost)} headers have lost the directions of rows and columns, that of {lost[0]} first; "
+    f"{done[data.orientation]} (config.data.orientation={data.orientation})"
   )
 
 
@@ -81,18 +104,32 @@ def locate_hearts(
 ) -> None:
   """Writes centres.json: the pixel on which the field is centred, for each patient of the target.
 
-  That is the middle of the image where no heart is found. An existing file is used as it is, because sums are rounded
-  in another order on another machine.
+  That is the middle of the image where no heart is found. If the orientation is estimated, it writes turns.json, too:
+  the number in TURNS of each patient whose directions are lost; its centre is then that of the turned slices. Existing
+  files are used as they are, because sums are rounded in another order on another machine.
   """
   if (folder / CENTRES_FILE).exists():
     return
-  centres, settings = {}, preprocess_settings(data)
+  centres: dict[str, Sequence[float]] = {}
+  turns: dict[str, int] = {}
+  settings = preprocess_settings(data)
+  lost = set(lost_directions(target)) if data.orientation == "estimate" else set()
+  look = partial(predict_volume, predict, networks)
   for split in target.info.splits:
     for patient in load_patients(target, split, labelled=False):
       if not covers(patient.shape, patient.spacing, settings):
         print(f"{patient.name}: wider than the locator's field; enlarge config.stage.{LOCATOR}.data.size", flush=True)
-      centre = find_centre(predict, networks, patient.image, patient.shape, patient.spacing, settings)
-      centres[patient.name] = patient.centre if centre is None else centre
+      image, middle = patient.image, patient.centre
+      shape, spacing = patient.shape, patient.spacing
+      if patient.name in lost:
+        turns[patient.name] = turn = find_turn(look, image)
+        image = apply_orientation(image, TURNS[turn])
+        if TURNS[turn][1, 0] == 2:  # rows become columns
+          shape, spacing, middle = (shape[0], *shape[:0:-1]), (spacing[0], *spacing[:0:-1]), middle[::-1]
+      centre = find_centre(look, image, shape, spacing, settings)
+      centres[patient.name] = middle if centre is None else centre
+  if data.orientation == "estimate":
+    write_text(folder / TURNS_FILE, json.dumps(turns, indent=2) + "\n")
   write_text(folder / CENTRES_FILE, json.dumps(centres, indent=2) + "\n")
 
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from vamcei_jax.config.schema import DataConfig
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.datasets import left_out, refuse_shared
-from vamcei_jax.pipeline.domains import prepare_domain
+from vamcei_jax.pipeline.domains import lost_note, prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import LOCATOR
 
@@ -36,6 +36,8 @@ def prepare_run(config: ConfigDict) -> bool:
   for data, role, centres in roles:
     builders[role] = builder = prepare_domain(data, role, centres=centres, leave_out=True)
     sizes[role] = print_domain(data, role, centres, builder)
+    if note := lost_note(data, role, builder):
+      print(f"warning: {note}", flush=True)
   for warning in size_warnings(**sizes, resampled=settings[0].spacing is not None):
     print(f"warning: {warning}", flush=True)
   refuse_shared(builders["source"], builders["target"])

@@ -198,6 +198,9 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
     yield f"data.{name}", all(n % divisor == 0 for n in pixels), f"two multiples of {divisor}"
   short_axis = config.data.plane == "short_axis"
   yield "data.empty_slices", short_axis or config.data.empty_slices != "apical", "all or none but for short_axis planes"
+  estimated = config.data.orientation == "estimate"
+  located = config.data.located or config.name == LOCATOR
+  yield "data.orientation", located or not estimated, f"header or file without the stage {LOCATOR}, which estimates it"
   grouped = lambda width: model.norm != "group" or width % GROUPS == 0
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
   yield "model.widths", all(map(grouped, model.widths)), grouping
