@@ -69,7 +69,7 @@ def on_eight_devices():
   hurt["source"]["image"][batch_indices(draw_keys(key, "source")[0], 0, 20, 8)[5]] = np.nan  # of one device, once
   for scanned in (False, True):
     got, expected = (trained(jax.devices()[:n], supervised, config, hurt, key, scanned) for n in (8, 1))
-    compare(got, expected)
+    compare_losses(got, expected)
     assert np.concatenate([np.atleast_1d(metrics["skipped"]) for metrics in got[0]]).tolist() == [1.0, 0.0]
     assert all(np.isfinite(values).all() for values in jax.tree.leaves(got[1]))
   print("skipped")

@@ -123,7 +123,7 @@ def plan_tasks(source: Path, output: Path, *, dicom_only: bool = False) -> tuple
   from vamcei_jax.data.dicom import list_dicom
   from vamcei_jax.data.nifti import SUFFIXES, has_volumes, list_volumes
 
-  dicom, unusable = list_dicom(source)
+  dicom, unusable = list_dicom(source, leave_out=output)
   paths = [] if (dicom or unusable) and not has_volumes(source, output) else list_volumes(source, leave_out=output)
   if dicom_only and paths:
     raise InputError(f"{paths[0]}: a NIfTI file; --dicom_seg is for DICOM series. Leave the flag out.")

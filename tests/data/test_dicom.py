@@ -309,6 +309,15 @@ def test_nothing_of_the_patient_is_in_names_and_lines(tmp_path):
     assert not any(secret in text.upper() for secret in dicoms.SECRETS), text
 
 
+def test_hidden_folders_and_the_folder_that_is_left_out_are_not_searched(tmp_path):
+  for number, folder in enumerate(("study", ".trash", "masks")):
+    dicoms.write(tmp_path / folder, dicoms.stack(dicoms.voxels(3), f"series {number}"))
+  assert len(list_dicom(tmp_path)[0]) == 2
+  volumes, failures = list_dicom(tmp_path, leave_out=tmp_path / "masks")
+  assert failures == []
+  assert [volume.name for volume in volumes] == [list_dicom(tmp_path / "study")[0][0].name]
+
+
 def test_several_volumes_are_named_where_one_is_expected(tmp_path):
   with pytest.raises(InputError, match=r"2 volumes \(SSFP-CINE-SAx_series5_phase1_\w{6}, SSFP.*phase2_\w{6}\)"):
     read_dicom(dicoms.CINE)

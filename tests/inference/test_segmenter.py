@@ -1,6 +1,7 @@
 """The Python API of prediction: what it accepts, what it returns, what it saves and what it refuses."""
 
 import dataclasses
+import io
 import os
 from pathlib import Path
 
@@ -273,6 +274,12 @@ def set_first(array, value):
   return array
 
 
+def cut_short(voxels):
+  """An image whose file ends before its voxels do."""
+  content = io.BytesIO(nib.Nifti1Image(voxels, np.eye(4)).to_bytes()[:-100])
+  return nib.Nifti1Image.from_file_map({"image": nib.FileHolder(fileobj=content)})
+
+
 GOOD = noise((3, 60, 60))
 COMPLEX = GOOD.astype(np.complex64)
 WRONG_VOLUMES = {
@@ -296,6 +303,7 @@ WRONG_VOLUMES = {
     nib.Nifti1Image(np.stack([GOOD, GOOD], -1), np.eye(4)),
   ),
   "a missing file": ("nowhere.nii: no such file", "nowhere.nii"),
+  "an image of a damaged file": ("the image: not a readable NIfTI file .*Export or copy it again", cut_short(GOOD)),
 }
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vamcei_jax.data.dicom_series import PHASE_FIELDS, DicomVolume, Frame, grouped, volumes_of
-from vamcei_jax.data.nifti import SUFFIXES
+from vamcei_jax.data.nifti import SUFFIXES, walk
 from vamcei_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,16 +36,20 @@ _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
-def list_dicom(source: Path) -> tuple[list[DicomVolume], list[str]]:
+def list_dicom(source: Path, leave_out: Path | None = None) -> tuple[list[DicomVolume], list[str]]:
   """The volumes of a DICOM file, or of all DICOM files in a folder and its subfolders, by name.
 
-  DICOM files are recognised by their content. NIfTI files, hidden files, segmentations and files without an image are
-  skipped.
+  DICOM files are recognised by their content. NIfTI files, hidden files and folders, segmentations and files without an
+  image are skipped.
+
+  Args:
+    source: a file or a folder.
+    leave_out: a folder that is not searched.
 
   Returns:
     The volumes, and one line for each file or series that cannot be used.
   """
-  paths = list(_candidates(source))
+  paths = list(_candidates(source, leave_out))
   if not paths:
     return [], []
   try:
@@ -138,14 +142,12 @@ def read_dataset(path: Path, *, pixels: bool) -> "Dataset":
     return dataset
 
 
-def _candidates(source: Path) -> Iterator[Path]:
+def _candidates(source: Path, leave_out: Path | None) -> Iterator[Path]:
   """DICOM files, and files that are called so, by name."""
-  if not source.is_dir():
-    files = [source]
-  else:
-    files = sorted(Path(folder, name) for folder, _, names in os.walk(source) for name in names if name[0] != ".")
-  for path in files:
-    if not path.name.endswith(SUFFIXES) and (path.suffix.lower() in FILE_SUFFIXES or is_dicom(path)):
+  for path in walk(source, leave_out) if source.is_dir() else [source]:
+    if path.name.startswith(".") or path.name.endswith(SUFFIXES):
+      continue
+    if path.suffix.lower() in FILE_SUFFIXES or is_dicom(path):
       yield path
 
 

@@ -212,7 +212,7 @@ def list_volumes(source: Path, leave_out: Path | None = None) -> list[Path]:
 
 def list_unread(source: Path, leave_out: Path | None = None) -> list[str]:
   """A line for each image in a folder, and in the folders in it, that is in a format that is not read."""
-  found = _walk(source, leave_out) if source.is_dir() else []
+  found = walk(source, leave_out) if source.is_dir() else []
   return [f"{path}: {reason}" for path in found if (reason := unread_reason(path))]
 
 
@@ -246,7 +246,7 @@ def _list_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
     raise InputError(f"{folder}: a file; name its folder")
   if not folder.is_dir():
     raise InputError(f"{folder}: no such file or folder; name a folder of NIfTI files")
-  paths = [path for path in _walk(folder, leave_out) if volume_name(path)]
+  paths = [path for path in walk(folder, leave_out) if volume_name(path)]
   for path in paths:
     if not str(path.relative_to(folder)).isprintable():  # line breaks, and bytes that are not UTF-8
       raise InputError(f"{folder}: a file is called {ascii(str(path.relative_to(folder)))}; rename it")
@@ -258,10 +258,10 @@ def _list_files(folder: Path, leave_out: Path | None = None) -> list[Path]:
 
 def has_volumes(source: Path, leave_out: Path | None = None) -> bool:
   """Whether there is a NIfTI file in a folder or in the folders in it, but for those that are left out."""
-  return source.is_dir() and any(map(volume_name, _walk(source, leave_out)))
+  return source.is_dir() and any(map(volume_name, walk(source, leave_out)))
 
 
-def _walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) -> list[Path]:
+def walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) -> list[Path]:
   """The files in a folder and in the folders in it, by name, without hidden folders. Links are followed."""
   found: list[Path] = []
   for path in sorted(folder.iterdir()):
@@ -269,7 +269,7 @@ def _walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) ->
     if path.is_dir() and (not volume_name(path) or any(path.iterdir())):
       hidden, loop = path.name.startswith("."), path.resolve() in (*above, folder.resolve())
       if not (hidden or loop or (leave_out is not None and leave_out.exists() and path.samefile(leave_out))):
-        found += _walk(path, leave_out, (*above, folder.resolve()))
+        found += walk(path, leave_out, (*above, folder.resolve()))
     else:
       found.append(path)
   return found
@@ -346,7 +346,7 @@ def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1
   Raises:
     InputError: a file that is missing, damaged, of other dimensions or not of real numbers.
   """
-  try:
+  with _named_damage(path):
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for its writer
       raise OSError("not a regular file")
@@ -354,12 +354,29 @@ def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1
       zipped = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if zipped else open(path, "rb") as file, _silent_nibabel():
       image = _read_image(path, file, dimensions)
-    return image, np.asanyarray(image.dataobj).reshape(image.shape[:dimensions])
+    return image, stored_voxels(path, image, dimensions)
+
+
+def stored_voxels(name: str | os.PathLike, image: nib.Nifti1Image, dimensions: int) -> np.ndarray:
+  """The scaled voxels of an image in its own order, without further axes of length 1.
+
+  Raises:
+    InputError: they cannot be read.
+  """
+  with _named_damage(name):
+    return np.asanyarray(image.dataobj).reshape(image.shape[:dimensions])
+
+
+@contextmanager
+def _named_damage(name: str | os.PathLike) -> Iterator[None]:
+  """Raises an InputError with this name in place of what damaged files raise."""
+  try:
+    yield
   except FileNotFoundError as error:
-    raise InputError(f"{path}: no such file. Check the path.") from error
+    raise InputError(f"{name}: no such file. Check the path.") from error
   except _DAMAGED as error:
     reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-    raise InputError(f"{path}: not a readable NIfTI file ({reason}). Export or copy it again.") from error
+    raise InputError(f"{name}: not a readable NIfTI file ({reason}). Export or copy it again.") from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from nibabel.orientations import apply_orientation, ornt_transform
 from vamcei_jax.data.dicom import read_voxels
 from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.geometry import check_voxels, orient, orientation_of, read_geometry
-from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, save_image
+from vamcei_jax.data.nifti import Volume, check_header, image_volume, load_image, save_image, stored_voxels
 from vamcei_jax.errors import InputError
 
 _CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
@@ -88,7 +88,7 @@ def scan_of_image(image: nib.spatialimages.SpatialImage, plane: str, spacing: Se
   name = path or "the image"
   image = nib.Nifti1Image.from_image(image)
   check_header(name, image.header, 3)
-  voxels = np.asanyarray(image.dataobj).reshape(image.shape[:3])
+  voxels = stored_voxels(name, image, 3)
   return _make(name, image, voxels, plane, Path(path) if path else None, spacing)
 
 
