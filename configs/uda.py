@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
   # Values of background, Myo, LV and RV in masks; a tuple folds several values into one class.
   data.label_values = (0, 200, 500, 600)
   data.plane = "short_axis"  # Slices as acquired (short_axis), or planes of the body's axes.
-  # Slices with lost directions: as the header says, as in the file, or estimate.
+  # Slices without directions in their header: read by it (header), as stored (file), or by locate (estimate).
   data.orientation = "header"
   data.size = (64, 64)  # Field of the network in pixels, for evaluation and prediction.
   data.crop = (48, 48)  # Random crops for training, in pixels.

@@ -70,6 +70,7 @@ def on_eight_devices():
   for scanned in (False, True):
     got, expected = (trained(jax.devices()[:n], supervised, config, hurt, key, scanned) for n in (8, 1))
     compare_losses(got, expected)
+    assert gradients_agree(got, expected, times=10)  # see compare_each
     assert np.concatenate([np.atleast_1d(metrics["skipped"]) for metrics in got[0]]).tolist() == [1.0, 0.0]
     assert all(np.isfinite(values).all() for values in jax.tree.leaves(got[1]))
   print("skipped")
@@ -77,7 +78,7 @@ def on_eight_devices():
   translation = translation_config(rate=1e-3)
   states = states_on_one_device(cyclegan, translation, data, key)
   one, four = (stepped(states, jax.devices()[:count], cyclegan, translation, data, key) for count in (1, 4))
-  compare_each(four, one)
+  compare_each(four, one, share=0.7)
   print("translators")
 
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
@@ -170,17 +171,20 @@ def stepped(states, devices, method, config, data, key, feed=None):
   return results
 
 
-def compare_each(got, expected):
-  """Compares single steps from the same states: losses in each of them, gradients and parameters in most.
+def compare_each(got, expected, share=0.9):
+  """Compares single steps from the same states: losses in each of them, gradients and parameters in this share.
 
-  Where rounding gives a ReLU's input another sign, a gradient changes by more than rounding. On one device, parameters
-  changed by 6e-8 of themselves move the norm of the translators' gradient by up to 2e-3 in 4 of 60 steps, with losses
-  equal to 3e-7. A fault in the division of a batch would show in every step.
+  Where rounding gives a ReLU's input another sign, a gradient changes by more than rounding: on one device, parameters
+  changed by 6e-8 of themselves move the norm of the segmenter's gradient by 4e-4 in 1 of 30 steps, and of the
+  translators' by up to 2e-3 in 4 of 60, with losses equal to 3e-7. A fault in the division of a batch would show in
+  every step. So in all steps they agree to ten times as much.
   """
-  for ours, theirs in zip(got, expected, strict=True):
+  steps = list(zip(got, expected, strict=True))
+  for ours, theirs in steps:
     compare_losses(ours, theirs)
-  agree = [gradients_agree(ours, theirs) for ours, theirs in zip(got, expected, strict=True)]
-  assert np.mean(agree) >= 0.7, agree
+    assert gradients_agree(ours, theirs, times=10)
+  agree = [gradients_agree(ours, theirs) for ours, theirs in steps]
+  assert np.mean(agree) >= share, agree
 
 
 def assert_spread(states, devices):
@@ -210,14 +214,15 @@ def compare_losses(got, expected):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def gradients_agree(got, expected):
-  """Norms of gradients to 1e-3 of theirs, and parameters to 1e-4."""
+def gradients_agree(got, expected, times=1):
+  """Whether norms of gradients agree to 1e-3 of theirs, and parameters to 1e-4, or to this many times as much."""
   (metrics, params), (expected_metrics, expected_params) = got, expected
   norms = lambda steps: [np.ravel(step[name]) for step in steps for name in step if name.startswith("gradient_")]
   alike = [
-    np.allclose(*pair, rtol=1e-3, atol=1e-5) for pair in zip(norms(metrics), norms(expected_metrics), strict=True)
+    np.allclose(*pair, rtol=times * 1e-3, atol=times * 1e-5)
+    for pair in zip(norms(metrics), norms(expected_metrics), strict=True)
   ]
-  near = jax.tree.map(lambda a, b: np.allclose(a, b, rtol=0, atol=1e-4), params, expected_params)
+  near = jax.tree.map(lambda a, b: np.allclose(a, b, rtol=0, atol=times * 1e-4), params, expected_params)
   return all(alike) and all(jax.tree.leaves(near))
 
 

@@ -24,7 +24,7 @@ def uid(*parts):
 
 
 # What the patient is told from, in all datasets: too long to be found among other bytes by chance.
-SECRETS = ("SURNAME", "FORENAME", "471147", "19700131")
+SECRETS = ("SURNAME", "FORENAME", "471147", "19700131", "1970-01-31", "31.01.1970")
 
 
 def make_slice(pixels, place, series="a", **elements):

@@ -125,14 +125,14 @@ def test_every_dicom_file_is_read_or_refused_in_one_line(tmp_path, capfd):
   assert len(paths) - len(refused) > 50
 
 
-def test_predict_skips_and_names_dicom_files_and_leaves_all_files_as_they_are(tiny_run, tmp_path):
+def test_predict_skips_and_names_dicom_files_and_leaves_all_files_as_they_are(run_command, tiny_run, tmp_path):
   """As a process, whose memory is measured. NIfTI files of a folder are segmented beside its DICOM series."""
   paths, folder = list(write_dicom_corpus(tmp_path / "corpus" / "dicom")), tmp_path / "corpus"
   (folder / "good.nii").write_bytes(good_file(masks=False))
   (folder / "good.dcm").write_bytes(good_dicom("good"))
   contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
   flags = [f"--workdir={tiny_run}", f"--input={folder}", f"--output={tmp_path / 'masks'}", "--dicom_seg"]
-  finished, _ = run_measured(tmp_path, "vamcei_jax.predict", *flags)
+  finished = run_command("vamcei_jax.predict", *flags)
   assert finished.returncode == 2
   assert "good.nii: a NIfTI file; --dicom_seg" in finished.stderr
   assert not (tmp_path / "masks").exists()

@@ -111,7 +111,9 @@ class DataConfig:
   )
   plane: str = field("short_axis", choice(PLANES), "Slices as acquired (short_axis), or planes of the body's axes.")
   orientation: str = field(
-    "header", choice(ORIENTATIONS), "Slices with lost directions: as the header says, as in the file, or estimate."
+    "header",
+    choice(ORIENTATIONS),
+    "Slices without directions in their header: read by it (header), as stored (file), or by locate (estimate).",
   )
   size: tuple[int, int] = field((64, 64), PIXELS, "Field of the network in pixels, for evaluation and prediction.")
   crop: tuple[int, int] = field((48, 48), PIXELS, "Random crops for training, in pixels.")

@@ -144,8 +144,9 @@ def read_dataset(path: Path, *, pixels: bool) -> "Dataset":
 
 def _candidates(source: Path, leave_out: Path | None) -> Iterator[Path]:
   """DICOM files, and files that are called so, by name."""
-  for path in walk(source, leave_out) if source.is_dir() else [source]:
-    if path.name.startswith(".") or path.name.endswith(SUFFIXES):
+  visible = lambda path: not path.name.startswith(".")
+  for path in filter(visible, walk(source, leave_out)) if source.is_dir() else [source]:
+    if path.name.endswith(SUFFIXES):
       continue
     if path.suffix.lower() in FILE_SUFFIXES or is_dicom(path):
       yield path

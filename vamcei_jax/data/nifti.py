@@ -11,10 +11,10 @@ import sys
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import nibabel as nib
 import numpy as np
@@ -98,7 +98,7 @@ def read_volume(path: Files, plane: str = "short_axis", *, keep_lost: bool = Fal
   Raises:
     InputError: a file that is missing, damaged or not a volume of finite real numbers.
   """
-  read = _read(path, plane, lambda lost: lost and keep_lost)
+  read = _read(path, plane, keep="lost" if keep_lost else "never")
   volume = image_volume(path, read.voxels, read.affine, plane)
   return dataclasses.replace(volume, lost=read.lost, stored=read.stored)
 
@@ -126,7 +126,9 @@ def read_classes(path: Files, like: Volume, label_values: LabelValues) -> np.nda
   Raises:
     InputError: see `read_volume`; a mask that is not on its image's grid, or that has other values.
   """
-  mask = _read(path, like.plane, lambda _: like.stored)
+  mask = _read(path, like.plane, keep="always" if like.stored else "never")
+  if like.stored and mask.lost and np.allclose(mask.spacing, like.spacing, rtol=0.01):
+    mask = dataclasses.replace(mask, affine=like.affine)  # lost directions tell no place
   check_grid(path, mask, like)
   return _classes(path, mask.voxels, label_values)
 
@@ -147,7 +149,7 @@ def check_grid(path: Files, volume: Volume, like: Volume) -> None:
 
 def read_mask(path: str | os.PathLike, label_values: LabelValues) -> Volume:
   """Reads a short-axis mask without its image: a Volume of uint8 class indices. See `read_classes`."""
-  mask = _read(path, "short_axis", lambda _: False)
+  mask = _read(path, "short_axis", keep="never")
   return Volume(_classes(path, mask.voxels, label_values), mask.affine)
 
 
@@ -275,13 +277,13 @@ def walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) -> 
   return found
 
 
-def _read(path: Files, plane: str, keep: Callable[[bool], bool]) -> Volume:
+def _read(path: Files, plane: str, *, keep: Literal["never", "lost", "always"]) -> Volume:
   """Voxels (D, H, W) as they are stored, in the canonical orientation.
 
   Args:
     path: of the file or files.
     plane: a key of PLANES.
-    keep: whether their directions are lost -> whether rows and columns stay as in the file.
+    keep: when rows and columns stay as in the file: "lost" is where the header has lost their directions.
   """
   if not isinstance(path, str | os.PathLike):
     return Volume(*_read_slices(path), plane)
@@ -290,7 +292,7 @@ def _read(path: Files, plane: str, keep: Callable[[bool], bool]) -> Volume:
   for note in geometry.notes:
     print(f"{path}: {note}", file=sys.stderr)
   affine, lost = geometry.affine, geometry.lost and plane == "short_axis"
-  stored = keep(lost)
+  stored = keep == "always" or (keep == "lost" and lost)
   if stored:
     orientation = stored_orientation(str(path), affine, voxels.shape)
   else:

@@ -85,18 +85,14 @@ def prepare(
     "plane": plane,
     "centres": centres,
   }
-  # Data that were prepared before there was a choice are found by their digest, which must not change.
-  if orientation != "header":
-    settings["orientation"] = orientation
-  if turns:
-    settings["turns"] = dict(turns)
+  lying: dict[str, Any] = {"orientation": orientation, "turns": dict(turns or {})}
   folder = expanded(root or "")
-  config: Any = builder_class.CONFIG(name=domain, root=str(folder), **settings, **options)
+  config: Any = builder_class.CONFIG(name=domain, root=str(folder), **settings, **lying, **options)
   splits = builder_class.splits(folder, config)
   files = [file for cases in splits.values() for case in cases for file in case.files]
   identity = fingerprint(splits, folder, file_digests(files, Path(data_dir)))
   unread = builder_class.unread(folder, config) if issubclass(builder_class, Cases) else {}
-  config.name = _config_name(settings | options, identity, [os.path.relpath(file, folder) for file in unread])
+  config.name = _config_name(settings | lying | options, identity, [os.path.relpath(file, folder) for file in unread])
   config.earlier_name = _config_name(settings | options, earlier_fingerprint(splits))
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
   prepared = Path(data_dir, name, config.name)
@@ -178,7 +174,7 @@ def left_out(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
 
 
 def lost_directions(builder: tfds.core.DatasetBuilder) -> list[str]:
-  """The patients whose headers have lost the directions of rows and columns; none of data prepared before 0.2.0."""
+  """The patients whose headers have lost the directions of rows and columns."""
   return list((builder.info.metadata or {}).get("lost", []))
 
 

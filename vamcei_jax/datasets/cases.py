@@ -93,16 +93,16 @@ class Cases(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: i
   def _generate_examples(self, split: str, cases: Sequence[Case]) -> Iterator[tuple[int, dict]]:
     config = self.config
     for number, case in enumerate(tqdm(cases, f"{config.domain} {split}", unit="volume", disable=None)):
-      volume = read_image(case, config)
+      volume = read_image(case.image, config)
       classes = None if case.mask is None else read_classes(case.mask, volume, config.label_values)
       turn = TURNS[config.turns.get(case.name, 0)]
       turned = None if classes is None else apply_orientation(classes, turn)
       yield number, example(case.name, volume.turned(turn), turned, config)
 
 
-def read_image(case: Case, config: CasesConfig) -> Volume:
-  """The image of a patient, before its slices are turned."""
-  return read_volume(case.image, config.plane, keep_lost=config.orientation == "file")
+def read_image(image: Files, config: CasesConfig) -> Volume:
+  """A patient's image, before its slices are turned."""
+  return read_volume(image, config.plane, keep_lost=config.orientation == "file")
 
 
 def split_by_role(cases: Sequence[Case], config: CasesConfig, held_out: Sequence[Case] = ()) -> Splits:
@@ -153,7 +153,7 @@ def examine(splits: Splits, config: CasesConfig) -> Examined:
     try:
       if names[image] in named:
         raise InputError(f"a second image of {names[image]}, beside {named[names[image]]}. Rename one of them.")
-      volume = read_image(Case(names[image], image), config)
+      volume = read_image(image, config)
       digest = _new_digest(volume, digests)
       if volume.lost:
         lost.append(names[image])
@@ -169,7 +169,7 @@ def examine(splits: Splits, config: CasesConfig) -> Examined:
     except InputError as error:
       file = str(listed(current)[0])
       problems[file] = str(error).removeprefix(f"{file}: ")
-  return Examined(problems, digests, lost)
+  return Examined(problems, digests, [name for name in lost if name in named])
 
 
 def _new_digest(volume: Volume, digests: Mapping[str, str]) -> str:

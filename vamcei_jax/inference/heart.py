@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from nibabel.orientations import apply_orientation
+from nibabel.orientations import apply_orientation, ornt_transform
 from scipy import ndimage
 
 from vamcei_jax.data.geometry import TURNS
@@ -32,7 +32,12 @@ def find_turn(look: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> in
     look: image -> class probabilities (D, h, w, K).
     image: (D, h, w), prepared for the network.
   """
-  return min(range(len(TURNS)), key=lambda turn: entropy(look(apply_orientation(image, TURNS[turn]))).mean())
+  return min(range(len(TURNS)), key=lambda number: entropy(look_turned(look, TURNS[number], image)).mean())
+
+
+def look_turned(look: Callable[[np.ndarray], np.ndarray], turn: np.ndarray, image: np.ndarray) -> np.ndarray:
+  """Class probabilities of an image (D, h, w), of which the network sees the slices turned as one of TURNS says."""
+  return apply_orientation(look(apply_orientation(image, turn)), ornt_transform(TURNS[0], turn))
 
 
 def find_centre(

@@ -9,8 +9,8 @@ from scipy import ndimage
 from vamcei_jax.data.labels import CLASSES, STRUCTURES
 
 LOW_SCORE = 0.5  # score below which a mask must be looked at
-# Share of the LV's border without a wall, and step from slice to slice in radii of the LV: up to the first, hearts have
-# it, and above the second, a shape is no heart's. Chosen on volumes of MS-CMRSeg and EMIDEC.
+# Of the share of the LV's border without a wall, and of its step from slice to slice in radii: hearts have up to
+# _USUAL, and more than _TOO_MUCH is a finding. Chosen on volumes of MS-CMRSeg and EMIDEC.
 _USUAL, _TOO_MUCH = 0.1, 0.2
 # Volumes in ml that no heart has.
 _VOLUMES_ML = {"Myo": (20.0, 400.0), "LV": (15.0, 500.0), "RV": (10.0, 500.0)}
@@ -32,10 +32,11 @@ class Finding:
 class Quality:
   """Findings, and a score in [0, 1].
 
-  The score is the Dice that the network's probabilities predict of its own mask, mean over structures. It is lowered
-  where the LV has not the shape of a heart, by its border without a wall and by its steps from slice to slice: a
-  network can be sure of what is no heart. That a network's own probabilities predict the quality of each structure is
-  shown by Roy et al. (NeuroImage 195:11-22, 2019) and Mehrtash et al. (IEEE TMI 39(12), 2020).
+  The score is E (1 - w) (1 - s): E is the Dice that the network's probabilities predict of its own mask, mean over
+  structures; w and s are by how much the share of the LV's border without a wall, and the LV's step from slice to slice
+  in radii, exceed 0.1. The last two are there because a network can be sure of what is no heart. That predicted
+  uncertainty tells the quality of a structure: Roy et al., NeuroImage 195:11-22, 2019; Mehrtash et al., IEEE TMI
+  39(12), 2020.
   """
 
   findings: tuple[Finding, ...]
@@ -76,8 +77,8 @@ def assess(
     findings.append(Finding("implausible shape", f"the LV moves by {step:.0%} of its radius from slice to slice"))
   if cut or touches_border(classes):
     findings.append(Finding("heart cut", "a structure touches the border of the image or of the network's field"))
-  shares = [min(max(value - _USUAL, 0.0), 1.0) for value in (share, step)]
-  score = float(np.mean(expected_dice(probs, classes)) * np.prod(np.subtract(1.0, shares)))
+  excess = [min(max(value - _USUAL, 0.0), 1.0) for value in (share, step)]
+  score = float(np.mean(expected_dice(probs, classes)) * np.prod(np.subtract(1.0, excess)))
   if score < LOW_SCORE:
     findings.append(Finding("low confidence", f"a Dice of {score:.2f} is expected: look at the mask"))
   return Quality((*findings, *assumed), score)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import tensorflow_datasets as tfds
-from nibabel.orientations import apply_orientation
+from nibabel.orientations import inv_ornt_aff
 
 from vamcei_jax.config.schema import DataConfig, StageConfig
 from vamcei_jax.data.geometry import TURNS
@@ -18,7 +19,7 @@ from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, lost_directions, p
 from vamcei_jax.datasets.translated import prepare_translated
 from vamcei_jax.datasets.volumes import ROLES
 from vamcei_jax.files import expanded, write_text
-from vamcei_jax.inference.heart import find_centre, find_turn
+from vamcei_jax.inference.heart import find_centre, find_turn, look_turned
 from vamcei_jax.inference.volumes import predict_volume
 from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.stages import LOCATOR, TRANSLATED
@@ -43,7 +44,7 @@ def prepare_datasets(data: DataConfig, workdir: Path) -> Datasets:
   datasets = {role: prepare_domain(data, role, leave_out=data.located, **fields[role]) for role in ROLES}
   refuse_shared(datasets["source"], datasets["target"])
   for role, builder in datasets.items():
-    if note := lost_note(data, role, builder):
+    if not data.located and (note := lost_note(data, role, builder)):
       print(note, flush=True)
     if files := left_out(builder):
       example = f"{len(files)} files were left out when it was prepared, among them {next(iter(files))}"
@@ -69,17 +70,18 @@ def prepare_domain(data: DataConfig, role: str, **arguments) -> tfds.core.Datase
 
 
 def lost_note(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) -> str:
-  """A line that names a domain whose headers have lost directions, and what is done; empty if there is none."""
+  """A line on the headers of a domain that have lost the directions, and on what is done; empty if there are none."""
   if not (lost := lost_directions(builder)):
     return ""
+  believed = "slices are read as the header says"
   done = {
-    "header": "their headers are believed",
-    "file": "they are kept as in the files",
-    "estimate": f"the stage {LOCATOR} finds them" if role == "target" else "the headers of a source are believed",
+    "header": believed,
+    "file": "slices are read as stored",
+    "estimate": f"the stage {LOCATOR} finds them" if role == "target" else believed,
   }
   return (
-    f"{role}: {len(lost)} headers have lost the directions of rows and columns, that of {lost[0]} first; "
-    f"{done[data.orientation]} (config.data.orientation={data.orientation})"
+    f"{role}: headers without the directions of rows and columns: {len(lost)}, among them that of {lost[0]}; "
+    f"{done[data.orientation]}. Other ways: config.data.orientation (docs/own-data.md)"
   )
 
 
@@ -105,10 +107,11 @@ def locate_hearts(
   """Writes centres.json: the pixel on which the field is centred, for each patient of the target.
 
   That is the middle of the image where no heart is found. If the orientation is estimated, it writes turns.json, too:
-  the number in TURNS of each patient whose directions are lost; its centre is then that of the turned slices. Existing
-  files are used as they are, because sums are rounded in another order on another machine.
+  the number in TURNS of each patient whose directions are lost; its centre is then a pixel of the turned slices.
+  Existing files are used as they are, because sums are rounded in another order on another machine.
   """
-  if (folder / CENTRES_FILE).exists():
+  files = (TURNS_FILE, CENTRES_FILE) if data.orientation == "estimate" else (CENTRES_FILE,)
+  if all((folder / file).exists() for file in files):
     return
   centres: dict[str, Sequence[float]] = {}
   turns: dict[str, int] = {}
@@ -117,17 +120,19 @@ def locate_hearts(
   look = partial(predict_volume, predict, networks)
   for split in target.info.splits:
     for patient in load_patients(target, split, labelled=False):
+      if patient.name in centres:  # of a split before
+        continue
       if not covers(patient.shape, patient.spacing, settings):
         print(f"{patient.name}: wider than the locator's field; enlarge config.stage.{LOCATOR}.data.size", flush=True)
-      image, middle = patient.image, patient.centre
-      shape, spacing = patient.shape, patient.spacing
+      turn = find_turn(look, patient.image) if patient.name in lost else 0
+      seen = partial(look_turned, look, TURNS[turn])
+      centre = find_centre(seen, patient.image, patient.shape, patient.spacing, settings) or patient.centre
       if patient.name in lost:
-        turns[patient.name] = turn = find_turn(look, image)
-        image = apply_orientation(image, TURNS[turn])
-        if TURNS[turn][1, 0] == 2:  # rows become columns
-          shape, spacing, middle = (shape[0], *shape[:0:-1]), (spacing[0], *spacing[:0:-1]), middle[::-1]
-      centre = find_centre(look, image, shape, spacing, settings)
-      centres[patient.name] = middle if centre is None else centre
+        print(f"{patient.name}: way {turn} of the eight ways in which its slices can lie", flush=True)
+        turns[patient.name] = turn
+        place = np.linalg.inv(inv_ornt_aff(TURNS[turn], patient.shape)) @ (0, *centre, 1)
+        centre = float(place[1]), float(place[2])
+      centres[patient.name] = centre
   if data.orientation == "estimate":
     write_text(folder / TURNS_FILE, json.dumps(turns, indent=2) + "\n")
   write_text(folder / CENTRES_FILE, json.dumps(centres, indent=2) + "\n")

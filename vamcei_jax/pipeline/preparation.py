@@ -36,7 +36,7 @@ def prepare_run(config: ConfigDict) -> bool:
   for data, role, centres in roles:
     builders[role] = builder = prepare_domain(data, role, centres=centres, leave_out=True)
     sizes[role] = print_domain(data, role, centres, builder)
-    if note := lost_note(data, role, builder):
+    if centres == "image" and (note := lost_note(data, role, builder)):
       print(f"warning: {note}", flush=True)
   for warning in size_warnings(**sizes, resampled=settings[0].spacing is not None):
     print(f"warning: {warning}", flush=True)
