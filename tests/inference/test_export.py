@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from tests.commands import error_of
+from tests.configs import tiny_folder
 from vamcei_jax.config.schema import InferenceConfig
 from vamcei_jax.data.nifti import list_volumes
 from vamcei_jax.errors import InputError
-from vamcei_jax.inference.export import export_weights
+from vamcei_jax.inference.export import export_weights, trained_grid
 from vamcei_jax.inference.load import last_stage, load_segmenter, restore_stage
 from vamcei_jax.inference.weights import WEIGHTS_FILE, read_weights, write_weights
-from vamcei_jax.phantom.scanner import write_nifti
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import write_nifti, write_nnunet
+from vamcei_jax.pipeline.domains import prepare_datasets, with_datasets
+from vamcei_jax.pipeline.resolve import resolve
 
 FLAGS = ("--tta", "--postprocess", "--smooth=5")
 OPTIONS = {"tta": True, "postprocess": True, "smooth": 5.0}
@@ -108,6 +112,17 @@ def test_volumes_of_other_pixels_are_resampled_to_those_trained_on(run_command, 
     [np.mean(coarser(mask, like) != like) for mask, like in zip(masks[name], masks["original"], strict=True)]
   )
   assert 3 * differ("resampled") < differ("as it is")
+
+
+def test_the_grid_of_weights_is_that_of_the_target_volumes_in_the_plane(tmp_path):
+  for domain, pixels, spacing in (("bssfp", 40, 4.0), ("lge", 36, 5.0)):
+    write_nnunet(tmp_path / domain, sources=1, targets=1, masks=1, grid=Grid(pixels, spacing, 8.0, 1, 1))
+  shutil.copytree(tmp_path / "lge" / "lge", tmp_path / "bssfp" / "lge", dirs_exist_ok=True)
+  config = tiny_folder.get_config()
+  config.data.update(root=str(tmp_path / "bssfp"), prepared_dir=str(tmp_path), spacing=None)
+  stage = resolve(config).stages["vamcei"]
+  data = with_datasets(stage, prepare_datasets(stage.data, tmp_path)).data
+  assert trained_grid(data) == ((5.0, 5.0), (180.0, 180.0))
 
 
 def test_without_its_prepared_data_a_run_is_exported_and_resamples_nothing(tiny_run, tmp_path, capsys):
