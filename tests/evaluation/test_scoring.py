@@ -1,5 +1,6 @@
 """`evaluate` from Python: its scores are those of the masks, and it names the files that it cannot use."""
 
+import csv
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.data.nifti import read_mask, write_volume
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.scoring import check_output, evaluate, read_image
+from vamcei_jax.evaluation.scoring import check_output, evaluate, read_case, read_image
 from vamcei_jax.evaluation.statistics import compare, summarise
 from vamcei_jax.phantom.scanner import write_patient
 
@@ -57,7 +58,10 @@ def test_a_table_is_saved_as_json_csv_and_report(root):
   assert {role: content[role] for role in origins} == {role: str(folder) for role, folder in origins.items()}
   assert {name: method["patients"] for name, method in content["methods"].items()} == table.methods
   assert content["comparison"] == {"method": "near", "against": "far", "tests": table.comparison}
-  assert len((root / "scores" / "metrics.csv").read_text().splitlines()) == 1 + 3 * len(table.scores)
+  with (root / "scores" / "metrics.csv").open() as file:
+    rows = {(row["patient"], row["structure"]): float(row["dice"]) for row in csv.DictReader(file)}
+  dice = {(name, part): scores["dice"] for name, parts in table.scores.items() for part, scores in parts.items()}
+  assert rows == pytest.approx(dice, rel=1e-5)
   report = report_of(root)
   assert "<dd>runs/uda</dd>" in report
   assert "Evaluation of near" in report
@@ -205,6 +209,16 @@ def test_a_file_or_a_run_is_no_folder_for_results(root):
   (root / "scores").touch()
   with pytest.raises(InputError, match="scores: a file; choose another --output"):
     check_output(root / "scores")
+
+
+def test_the_pixels_of_a_case_are_those_of_its_mask(tmp_path):
+  affine = draw(1).affine.copy()
+  affine[:3, 2] *= 2  # columns twice as far apart as rows
+  for name in ("predicted.nii.gz", "truth.nii.gz"):
+    write_volume(tmp_path / name, np.array(LABEL_VALUES)[draw(1).classes], affine)
+  table = evaluate(tmp_path / "predicted.nii.gz", tmp_path / "truth.nii.gz")
+  case, _ = read_case(table.pairs, *table.scores, table.label_values)
+  assert case.pixel == pytest.approx((4.5, 9.0), rel=1e-5)
 
 
 def test_an_image_must_lie_where_its_mask_does(tmp_path):
