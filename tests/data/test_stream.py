@@ -53,11 +53,12 @@ def test_slices_without_a_structure_can_be_left_out(builders, tiny_config, monke
   filled = np.flatnonzero(every["label"].any((1, 2)))
   assert 0 < len(filled) < len(every["label"]) / 2
   assert len(StoredSlices(source, "train", labels=True, empty="apical")) == len(filled)  # empty slices: basal
-  stored = StoredSlices(source, "train", labels=True, empty="none")
+  stored = StoredSlices(source, "train", labels=True, empty="none", beside={"number": np.arange(len(filled))})
   assert len(stored) == len(filled)
   loaded = stored.load()
   assert stored.nbytes == sum(values.nbytes for values in loaded.values())
   for number, index in enumerate(filled):
+    assert stored[number]["number"] == loaded["number"][number] == number
     for name, values in every.items():
       np.testing.assert_array_equal(stored[number][name], values[index])
       np.testing.assert_array_equal(loaded[name][number], values[index])
