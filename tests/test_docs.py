@@ -202,6 +202,14 @@ def test_the_method_names_what_exists():
   assert len(checked) >= 30
 
 
+def test_stages_learn_from_the_images_that_the_method_names():
+  text = (ROOT / "docs" / "method.md").read_text()
+  names = {"S": "source", "T": "target", "S→T": "source_as_target", "T→S": "target_as_source", "": "target"}
+  rows = re.findall(r"^\| `(\w+)` \| .+ \| (\S+) \| ?([^\s,]*)(?:, .+)? \|$", text, re.MULTILINE)
+  documented = {stage: (names[source], names[target]) for stage, source, target in rows}
+  assert documented == {name: (stage.source, stage.target) for name, stage in STAGES.items()}
+
+
 # Lines of other programs.
 FOREIGN = {"No module named", "No matching distribution found", "An NVIDIA GPU may be present", "RESOURCE_EXHAUSTED"}
 
