@@ -380,6 +380,22 @@ def test_a_step_of_which_one_metric_is_not_finite_is_counted_and_changes_nothing
   np.testing.assert_array_equal(state.params["segmenter"]["bias"], [5.0, 5.0, 5.0])
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_run_of_a_grid_has_its_own_key_and_means_over_its_steps_without_nan(mapped):
+  step = lambda state, batch: (state.replace(step=state.step + 1), {"loss": batch})
+  draw = lambda data, key, step, axis_name=None: data[step] + jax.random.uniform(key)
+  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
+  state = method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
+  devices, keys = jax.devices()[:1], jax.random.split(jax.random.key(0), 2)
+  runs = grid.make_grid([state, state.replace(step=state.step + 1)], devices, mapped=mapped)
+  run = grid.compile_grid(step, draw, devices, mapped=mapped)
+  runs, metrics = run(runs, jax.numpy.array([1.0, np.nan, 4.0, 7.0]), keys, 3)
+  drawn = [float(jax.random.uniform(key)) for key in keys]
+  np.testing.assert_allclose(metrics["loss"], np.add((2.5, 5.5), drawn), rtol=1e-6)
+  assert np.allclose(metrics["skipped"], 1 / 3)
+  assert [int(each.step) for each in grid.members(runs)] == [3, 4]
+
+
 @pytest.mark.slow
 def test_many_steps_in_a_dispatch_are_as_many_calls():
   config, data, key, devices = eight_images(rate=1e-4), example(), jax.random.key(2), jax.devices()[:1]
