@@ -1,5 +1,6 @@
 """Training: the same parameters after a kill, no recompilation, averaged parameters, nothing from target labels."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -72,7 +73,10 @@ def test_a_run_writes_its_log_scores_and_pictures(tiny_run):
     assert summary["Myo"]["dice"]["mean"] == pytest.approx(np.mean(by_patient))
     means = [summary[structure]["dice"]["mean"] for structure in ("Myo", "LV", "RV")]
     assert summary["mean"]["dice"]["mean"] == pytest.approx(np.mean(means))
-    assert len((tiny_run / stage / "metrics.csv").read_text().splitlines()) == 1 + 3 * len(by_patient)
+    with (tiny_run / stage / "metrics.csv").open() as file:
+      rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * len(by_patient)
+    assert [float(row["dice"]) for row in rows if row["structure"] == "Myo"] == pytest.approx(by_patient, rel=1e-5)
     assert list((tiny_run / stage).glob("events.*"))
     pictures = sorted(picture.name for picture in (tiny_run / stage / "pictures").iterdir())
     assert pictures == ["000004.png", "000008.png"]
@@ -180,6 +184,22 @@ def test_averaged_parameters_are_validated_and_choose_the_best_checkpoint(counte
     assert checkpoints.best_step() == 4
   abstract = jax.eval_shape(lambda: counted.init_state(config, jax.random.key(0)))
   assert restore_networks(folder, abstract) == networks
+
+
+def test_a_run_that_gets_a_signal_saves_the_step_also_where_no_checkpoint_is_due(counted, tiny_config, tmp_path):
+  tiny_config.data.crop = tiny_config.data.size
+  tiny_config.train.update(steps=8, eval_every=3, checkpoint_every=4)
+  config = resolve(tiny_config).stages["vamcei"]
+  load = lambda: {"target": Slices(image=np.zeros((4, *config.data.size), np.float32))}
+
+  def evaluate(networks, step):
+    signal.raise_signal(signal.SIGTERM)
+    return {}
+
+  with pytest.raises(SystemExit):
+    train(config, counted, jax.random.key(0), load, evaluate, tmp_path)
+  with open_checkpoints(tmp_path / "vamcei" / "checkpoints", 2) as checkpoints:
+    assert set(checkpoints.all_steps()) == {3}
 
 
 def test_a_stopped_run_that_reads_from_disk_ends_with_the_parameters_of_an_uninterrupted_one(
