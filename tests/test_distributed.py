@@ -284,11 +284,16 @@ def all_reduced_bytes(config, images):
   return sum(4 * int(np.prod([int(n) for n in shape.split(",") if n])) for shape in sizes)
 
 
+def small_state():
+  """A state without a network, of three numbers that are 0."""
+  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
+  return method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
+
+
 def test_steps_are_compiled_with_the_options(monkeypatch):
   monkeypatch.setattr(distributed, "compiler_options", lambda devices: {"xla_no_such_option": True})
   draw, step = (lambda *_, **__: None), (lambda state, batch: (state, {}))
-  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
-  state = method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
+  state = small_state()
   run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False)
   with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
     run(state, None, jax.random.key(0), 1)
@@ -371,8 +376,7 @@ def test_a_step_of_which_one_metric_is_not_finite_is_counted_and_changes_nothing
     return state.replace(step=state.step + 1, params=params), {"loss": jax.numpy.ones(()), "gradient": batch}
 
   data, draw = jax.numpy.array([1.0, np.nan, 4.0]), lambda data, key, step, axis_name: data[step]
-  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
-  state = method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
+  state = small_state()
   run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=False, scanned=scanned)
   state, metrics = run(state, data, jax.random.key(0), 3)
   assert np.concatenate([np.ravel(line["skipped"]) for line in metrics]).tolist() == [0.0, 1.0, 0.0]
@@ -380,12 +384,21 @@ def test_a_step_of_which_one_metric_is_not_finite_is_counted_and_changes_nothing
   np.testing.assert_array_equal(state.params["segmenter"]["bias"], [5.0, 5.0, 5.0])
 
 
+@pytest.mark.parametrize("scanned", [False, True])
+def test_steps_of_a_dispatch_have_their_slices_in_order(scanned):
+  step = lambda state, batch: (state.replace(step=state.step + 1), {"loss": batch["image"].mean()})
+  draw = lambda slices, key, step, axis_name: slices
+  state = small_state()
+  run = distributed.compile_steps(lambda axis_name: step, draw, jax.devices()[:1], streamed=True, scanned=scanned)
+  _, metrics = run(state, [{"image": np.float32([number])} for number in (3, 1, 2)], jax.random.key(0), 3)
+  assert np.concatenate([np.ravel(line["loss"]) for line in metrics]).tolist() == [3.0, 1.0, 2.0]
+
+
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_run_of_a_grid_has_its_own_key_and_means_over_its_steps_without_nan(mapped):
   step = lambda state, batch: (state.replace(step=state.step + 1), {"loss": batch})
   draw = lambda data, key, step, axis_name=None: data[step] + jax.random.uniform(key)
-  params = {"segmenter": {"bias": jax.numpy.zeros(3)}}
-  state = method_state.create_state(params, jax.random.key(0), StageConfig("no_adaptation"), terms=("segmentation",))
+  state = small_state()
   devices, keys = jax.devices()[:1], jax.random.split(jax.random.key(0), 2)
   runs = grid.make_grid([state, state.replace(step=state.step + 1)], devices, mapped=mapped)
   run = grid.compile_grid(step, draw, devices, mapped=mapped)
