@@ -29,3 +29,13 @@ def test_a_change_of_any_field_is_named_but_of_those_that_change_no_result(tmp_p
     write_config(tmp_path, changed)
     expected = None if name in INDIFFERENT else f"{name} was other, is {value}"
     assert changed_field(tmp_path, config) == expected
+
+
+def test_a_field_that_an_earlier_version_did_not_write_has_its_default(tmp_path):
+  config = resolve(tiny.get_config()).stages["vamcei"]
+  content = stage_content(config)
+  assert content["data"].pop("empty_slices") == "all"
+  write_config(tmp_path, content)
+  assert changed_field(tmp_path, config) is None
+  changed = dataclasses.replace(config, data=dataclasses.replace(config.data, empty_slices="none"))
+  assert changed_field(tmp_path, changed) == "data.empty_slices was all, is none"
