@@ -141,7 +141,7 @@ def test_target_labels_change_no_stage(finished, config, tmp_path, monkeypatch, 
     assert scores["patients"] != expected["methods"][method]["patients"]
 
 
-def test_the_row_of_the_teachers_is_the_score_of_their_smoothed_weighted_mean(finished):
+def test_the_rows_of_the_teachers_are_scores_of_their_images_and_of_their_smoothed_weighted_mean(finished):
   stages = {stage: restore_stage(finished / stage) for stage in TEACHERS}
   data = stages["no_adaptation"][0].data
   datasets = prepare_datasets(data, finished)
@@ -158,14 +158,17 @@ def test_the_row_of_the_teachers_is_the_score_of_their_smoothed_weighted_mean(fi
     settings = preprocess_settings(data)
     return restore_probabilities(probs, patient.shape, patient.spacing, settings, patient.centre).argmax(-1)
 
-  rows = json.loads((finished / "results.json").read_text())["methods"]["teachers"]["patients"]
-  assert list(rows) == [patient.name for patient in patients["no_adaptation"]]
+  methods = json.loads((finished / "results.json").read_text())["methods"]
+  assert list(methods["teachers"]["patients"]) == [patient.name for patient in patients["no_adaptation"]]
   for number, patient in enumerate(patients["no_adaptation"]):
     first, second, third = (predict(stage, number) for stage in TEACHERS)
     mean = 0.6 * first + 0.2 * second + 0.2 * third
-    mask = mask_of(smooth_slices(mean, patient.spacing[0], 6.0), patient)
-    for structure, scores in measure(mask, patient.truth, patient.spacing).items():
-      assert rows[patient.name][structure]["dice"] == pytest.approx(scores["dice"], abs=1e-3)
+    smoothed = smooth_slices(mean, patient.spacing[0], 6.0)
+    mask = mask_of(smoothed, patient)
+    for row, probs in zip(("teachers", *TEACHERS), (smoothed, first, second, third), strict=True):
+      scored = methods[row]["patients"][patient.name]
+      for structure, scores in measure(mask_of(probs, patient), patient.truth, patient.spacing).items():
+        assert scored[structure]["dice"] == pytest.approx(scores["dice"], abs=1e-3)
     for other in (mean, first, second, third):
       assert (mask_of(other, patient) != mask).mean() > 0.001
 
