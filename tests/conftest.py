@@ -22,6 +22,7 @@ import fcntl  # noqa: E402
 import gc  # noqa: E402
 import subprocess  # noqa: E402
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -30,6 +31,10 @@ from tests.configs import tiny  # noqa: E402
 
 gc.set_threshold(100_000, 20, 20)  # traced programs are many small objects, and few of them garbage
 jax.config.update("jax_numpy_rank_promotion", "raise")  # arrays of different ranks broadcast explicitly or not at all
+
+# The same examples in each run; a first one waits for its compilation.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 # A worker takes whole files; these take longest, and one that starts last is waited for by the others.
 LONG_FILES = ("test_multistage.py", "test_own_data.py", "test_ablation_grid.py", "test_loop.py", "test_vamcei.py")

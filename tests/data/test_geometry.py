@@ -16,6 +16,7 @@ from vamcei_jax.data.geometry import (
   orientation_of,
   read_geometry,
   slice_axis,
+  spacing_of,
 )
 from vamcei_jax.data.scan import read_scan, scan_of_array
 from vamcei_jax.errors import InputError
@@ -178,6 +179,16 @@ def test_an_affine_is_parallel_to_the_body_or_not():
   assert not is_parallel(OBLIQUE)
   assert is_parallel(np.diag([0.7, -0.8, 9.0, 1.0]))
   assert is_parallel(np.diag([0.7, -0.8, 9.0, 1.0])[:, [2, 0, 1, 3]])
+
+
+def test_the_distance_of_leaning_slices_is_that_of_their_planes():
+  straight = OBLIQUE[:, [2, 1, 0, 3]] @ np.diag([8.0, 1.25, 1.5, 1.0])
+  leaning = straight.copy()
+  leaning[:3, 0] += 1.5 * straight[:3, 1] - 0.5 * straight[:3, 2]
+  assert voxel_sizes(leaning)[0] > 8.2
+  assert spacing_of(leaning) == pytest.approx(spacing_of(straight))
+  assert np.prod(spacing_of(leaning)) == pytest.approx(abs(np.linalg.det(leaning[:3, :3])))
+  assert spacing_of(straight) == tuple(voxel_sizes(straight))
 
 
 def test_the_eight_turns_of_a_scan_lie_on_the_same_voxels():

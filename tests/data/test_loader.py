@@ -28,7 +28,7 @@ SIZE, BATCH, CROP = 32, 4, (24, 24)
 AUGMENTED = strengths(rotation=0.2, shift=2.0, noise=0.05)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(size=st.integers(1, 12), batch=st.integers(1, 30), seed=st.integers(0, 99))
 @example(size=1, batch=3, seed=0)
 @example(size=5, batch=30, seed=1)

@@ -89,7 +89,6 @@ def test_short_axis_stacks_near_45_degrees_are_turned_alike(tmp_path, stored, co
   np.testing.assert_allclose(volume.spacing, (8.0, 1.3, 1.2), rtol=0.01)  # the directions are rounded
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), orientation=st.sampled_from(ORIENTATIONS))
 def test_turning_a_file_changes_nothing(tmp_path_factory, seed, orientation):
   rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("turned")
@@ -107,7 +106,6 @@ def test_turning_a_file_changes_nothing(tmp_path_factory, seed, orientation):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_the_affine_gives_every_voxel_the_place_that_the_file_gives_it(tmp_path_factory, seed):
   rng = np.random.default_rng(seed)
   stored, affine = rng.permutation(np.prod(SHAPE)).reshape(SHAPE).astype(np.float32), random_affine(rng)
@@ -317,7 +315,7 @@ def test_slices_of_two_sizes_and_volumes_among_slices_are_named(tmp_path):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_map_comes_back_from_the_grid_that_it_was_written_on(tmp_path_factory, seed):
   rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("map")
   like = save(folder / "image.nii.gz", rng.normal(size=SHAPE).astype(np.float32), random_affine(rng))
@@ -408,7 +406,7 @@ def test_unfit_files_are_refused_in_one_line_with_a_way_out(tmp_path, stored, na
   assert "\n" not in message
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), suffix=st.sampled_from([".nii", ".nii.gz"]))
 def test_any_damage_gives_a_finite_volume_or_an_input_error(tmp_path_factory, data, suffix):
   path = tmp_path_factory.mktemp("damaged") / f"stack{suffix}"

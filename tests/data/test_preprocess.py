@@ -131,7 +131,6 @@ def test_voxels_beyond_the_percentiles_count_when_all_others_are_constant():
 
 
 @given(shape=shapes, grid=grids)
-@settings(deadline=None)
 def test_images_and_classes_share_the_networks_grid(shape, grid):
   rng = np.random.default_rng(0)
   image = preprocess_image(rng.normal(size=shape).astype(np.float32), SPACING, grid)
@@ -202,7 +201,6 @@ def test_the_centre_is_cropped_and_the_padding_is_background():
 
 @given(shape=shapes, size=sizes, seed=st.integers(0, 2**32 - 1))
 @example(shape=(2, 7, 12), size=(10, 9), seed=0)
-@settings(deadline=None)
 def test_without_resampling_a_mask_within_the_field_comes_back_exactly(shape, size, seed):
   rng, grid = np.random.default_rng(seed), Preprocess(size=size)
   field = restore_classes(np.ones((shape[0], *size), np.uint8), shape, SPACING, grid)
@@ -215,7 +213,6 @@ def test_without_resampling_a_mask_within_the_field_comes_back_exactly(shape, si
 
 
 @given(shape=shapes, size=sizes, seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_without_resampling_probabilities_come_back_exactly_and_are_background_elsewhere(shape, size, seed):
   rng, grid = np.random.default_rng(seed), Preprocess(size=size)
   probs = rng.dirichlet(np.ones(4), size=(shape[0], *size)).astype(np.float32)
@@ -230,7 +227,6 @@ def test_without_resampling_probabilities_come_back_exactly_and_are_background_e
 
 
 @given(shape=shapes, grid=grids, seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_restored_probabilities_are_probabilities_on_the_original_grid(shape, grid, seed):
   probs = np.random.default_rng(seed).dirichlet(np.ones(4), size=(shape[0], *grid.size))
   restored = restore_probabilities(probs, shape, SPACING, grid)
@@ -241,7 +237,6 @@ def test_restored_probabilities_are_probabilities_on_the_original_grid(shape, gr
 
 
 @given(shape=shapes, grid=grids, seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_classes_are_restored_as_their_certain_probabilities_are(shape, grid, seed):
   classes = np.random.default_rng(seed).integers(0, 4, (shape[0], *grid.size))
   restored = restore_classes(classes, shape, SPACING, grid)
@@ -259,7 +254,7 @@ def test_classes_are_restored_as_their_certain_probabilities_are(shape, grid, se
   centre=st.tuples(st.floats(0.4, 0.6), st.floats(0.45, 0.65)),
   radius=st.floats(0.165, 0.2),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_resampled_heart_comes_back_nearly_whole(shape, factor, by_header, centre, radius):
   size = (round(shape[1] * factor * 0.9), round(shape[2] * factor) + 9)  # cropped in one axis, padded in the other
   grid = Preprocess(size=size, spacing=SPACING[1] / factor) if by_header else Preprocess(size=size, zoom=factor)
@@ -279,7 +274,6 @@ centres = st.tuples(st.floats(-5, 30), st.floats(-5, 30))
 
 
 @given(shape=shapes, size=sizes, centre=centres, seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_a_mask_within_any_field_comes_back_exactly_and_the_field_stays_in_the_image(shape, size, centre, seed):
   rng, grid = np.random.default_rng(seed), Preprocess(size=size)
   field = restore_classes(np.ones((shape[0], *size), np.uint8), shape, SPACING, grid, centre)
@@ -292,7 +286,6 @@ def test_a_mask_within_any_field_comes_back_exactly_and_the_field_stays_in_the_i
 
 
 @given(shape=shapes, grid=grids)
-@settings(deadline=None)
 def test_the_middle_of_the_image_is_the_default(shape, grid):
   voxels = np.random.default_rng(0).normal(size=shape)
   middle = [(n - 1) / 2 for n in shape[1:]]
@@ -306,7 +299,6 @@ def test_the_middle_of_the_image_is_the_default(shape, grid):
   at=st.tuples(st.integers(25, 35), st.integers(25, 35)),
   factor=st.floats(0.5, 1.5),
 )
-@settings(deadline=None)
 def test_the_field_is_put_on_the_centre_and_positions_in_it_lead_back(shape, at, factor):
   """A spot is in the middle of a small field about it, and where it is found in a whole image tells where it was."""
   mask = np.zeros(shape, np.uint8)

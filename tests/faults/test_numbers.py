@@ -33,7 +33,7 @@ def steps(draw):
   return {"skipped": np.float32(skipped), **{name: np.float32(column) for name, column in values.items()}}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(values=steps(), before=st.integers(0, 5), most=st.integers(1, 12))
 def test_a_run_stops_after_max_bad_steps_in_a_row_and_names_the_terms_that_were_not_finite(values, before, most):
   """Compared with a loop over the steps, some of which came before the last line of the log."""
@@ -53,7 +53,7 @@ def test_a_run_stops_after_max_bad_steps_in_a_row_and_names_the_terms_that_were_
   assert str(stopped.value).startswith(error)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(values=steps(), cut=st.integers(1, 40), most=st.integers(1, 12))
 def test_the_count_does_not_depend_on_the_lines_of_the_log(values, cut, most):
   def outcome(*parts):
@@ -69,7 +69,7 @@ def test_the_count_does_not_depend_on_the_lines_of_the_log(values, cut, most):
   assert outcome(first, second) == outcome(values)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(values=steps())
 def test_means_are_of_the_steps_that_were_not_skipped(values):
   taken = [number for number, skipped in enumerate(values["skipped"]) if not skipped]

@@ -91,7 +91,7 @@ def test_background_that_is_open_to_the_outside_is_not_filled():
   np.testing.assert_array_equal(postprocess(certain(opened)), opened)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_largest_components_of_random_masks_stay_and_only_holes_are_filled(seed):
   rng = np.random.default_rng(seed)

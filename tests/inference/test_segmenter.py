@@ -166,6 +166,7 @@ def test_volumes_of_slices_that_are_shifted_against_each_other_are_those_of_stra
   straight, shifted = segmenter(image), segmenter(nib.Nifti1Image(image.get_fdata(), leaning))
   np.testing.assert_array_equal(shifted.mask, straight.mask)
   assert shifted.volumes_ml == pytest.approx(straight.volumes_ml, rel=1e-5)
+  assert shifted.scan.volume.spacing == pytest.approx(straight.scan.volume.spacing, rel=1e-5)
 
 
 def test_a_saved_mask_has_the_header_of_its_volume(segmenter, path, tmp_path):

@@ -61,7 +61,7 @@ def exact_alignment(mu_s, logvar_s, mu_t, logvar_t, estimator):
 # The matrix.
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(
   images=st.sampled_from([(1, 1), (4, 4), (2, 3)]),
   centre=st.sampled_from([0.0, -1e3, 1e3]),
@@ -116,7 +116,7 @@ def test_it_is_the_sum_over_all_pairs_of_images(rng, estimator, centre, spread, 
   np.testing.assert_allclose(got, exact_alignment(*latents, estimator), rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
   images=st.sampled_from([1, 4]),
   centre=st.sampled_from([0.0, 1e3]),

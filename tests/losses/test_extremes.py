@@ -61,7 +61,7 @@ def draw(rng, kind, extent, shape):
 
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("name", LOSSES)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
   extents=st.lists(st.sampled_from(["edge", "constant", "between"]), min_size=4, max_size=4),
   dtype=st.sampled_from(["float32", "bfloat16"]),

@@ -16,7 +16,7 @@ def test_a_standard_normal_posterior_costs_nothing():
   np.testing.assert_array_equal(gaussian_prior_kl(np.zeros((3, 4, 5, 2)), np.zeros((3, 4, 5, 2))), np.zeros(3))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(
   shape=st.sampled_from([(1, 1), (2, 7), (3, 2, 2, 3)]),
   scale=st.floats(0.01, 3.0),

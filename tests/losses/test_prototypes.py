@@ -22,7 +22,7 @@ def one_hot_maps(rng, shape, classes, features):
 # Prototypes.
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(
   shape=st.sampled_from([(1, 1, 1), (2, 4, 5)]),
   kind=st.sampled_from(["labels", "probabilities", "confident"]),
@@ -106,7 +106,7 @@ def contrast_reference(proto_s, present_s, proto_t, present_t, temperature):
   return np.mean(per_class) if per_class else 0.0
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
   present_s=st.lists(st.booleans(), min_size=4, max_size=4),
   present_t=st.lists(st.booleans(), min_size=4, max_size=4),

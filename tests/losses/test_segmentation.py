@@ -34,7 +34,7 @@ def usual_soft_dice(logits, labels):
   return loss[1:].mean()
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(
   shape=st.sampled_from([(1, 1, 1, 2), (2, 5, 5, 4)]),
   soft=st.booleans(),

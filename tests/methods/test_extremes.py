@@ -42,7 +42,7 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("stage", METHODS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(**BATCHES)
 def test_extreme_batches_are_learned_from(stage, source, target, labels, seed):
   batch = make_batch(np.random.default_rng(seed), source, target, labels)
@@ -54,7 +54,7 @@ def test_extreme_batches_are_learned_from(stage, source, target, labels, seed):
 @pytest.mark.parametrize("images", [(1, 1), (SOURCES, TARGETS)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", METHODS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(**BATCHES)
 def test_batches_of_one_and_bfloat16_are_learned_from(stage, dtype, images, source, target, labels, seed):
   batch = make_batch(np.random.default_rng(seed), source, target, labels, images)

@@ -184,6 +184,17 @@ def slice_axis(name: str, affine: np.ndarray, shape: Sequence[int]) -> int:
   )
 
 
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+  """Millimetres from slice to slice of a volume (D, H, W), and from voxel to voxel along H and W.
+
+  Slices may be shifted against each other. Their distance is that of their planes, so that the product of the three
+  numbers is the volume of a voxel.
+  """
+  depth, height, width = map(float, voxel_sizes(affine))
+  across = abs(float(np.linalg.det(affine[:3, :3]))) / (height * width)
+  return across if abs(across / depth - 1.0) > 1e-4 else depth, height, width
+
+
 def orient(voxels: np.ndarray, affine: np.ndarray, orientation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Voxels (D, H, W) in the canonical orientation, and their affine; `orientation` is that of orientation_of."""
   return apply_orientation(voxels, orientation), affine @ inv_ornt_aff(orientation, voxels.shape)

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from jax import Array
-from nibabel.affines import voxel_sizes
 
 from vamcei_jax.data.augment import augment
+from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.errors import InputError
 from vamcei_jax.prng import batch_positions, example_keys
 
@@ -83,7 +83,7 @@ def require_masks(builder: tfds.core.DatasetBuilder, examples: list[dict]) -> No
 def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.ndarray, float]]:
   """The image (D, h, w) of each patient of a split, in order, and the mm between its slices. No mask is decoded."""
   examples = _read_split(builder, split, ("mask", "truth"))
-  return [(example["image"], _spacing(example["affine"])[0]) for example in examples]
+  return [(example["image"], spacing_of(example["affine"])[0]) for example in examples]
 
 
 def load_grids(
@@ -91,7 +91,7 @@ def load_grids(
 ) -> list[tuple[tuple[int, ...], tuple[float, float, float]]]:
   """Voxels and mm along D, H, W of the original volume of each patient of a split. No image and no mask is decoded."""
   examples = _read_split(builder, split, ("image", "mask", "truth"))
-  return [(tuple(example["truth"]["shape"]), _spacing(example["affine"])) for example in examples]
+  return [(tuple(example["truth"]["shape"]), spacing_of(example["affine"])) for example in examples]
 
 
 def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bool = True) -> Iterator[Patient]:
@@ -104,7 +104,7 @@ def load_patients(builder: tfds.core.DatasetBuilder, split: str, *, labelled: bo
           image=example["image"],
           truth=example["truth"] if example["labelled"] else None,
           shape=example["truth"].shape,
-          spacing=_spacing(example["affine"]),
+          spacing=spacing_of(example["affine"]),
           centre=tuple(example["centre"].tolist()),
         )
 
@@ -119,11 +119,6 @@ def _read_split(builder: tfds.core.DatasetBuilder, split: str, skipped: Collecti
   """All examples of a split, see `open_split`."""
   with naming_damage(builder.data_path):
     return list(open_split(builder, split, skipped))
-
-
-def _spacing(affine: np.ndarray) -> tuple[float, float, float]:
-  depth, height, width = map(float, voxel_sizes(affine))
-  return depth, height, width
 
 
 @contextmanager

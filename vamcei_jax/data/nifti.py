@@ -19,12 +19,11 @@ from typing import BinaryIO, Literal
 import nibabel as nib
 import numpy as np
 from nibabel import imageglobals
-from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from vamcei_jax.data.geometry import orient, orientation_of, read_geometry, stored_orientation
+from vamcei_jax.data.geometry import orient, orientation_of, read_geometry, spacing_of, stored_orientation
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
@@ -77,9 +76,8 @@ class Volume:
 
   @property
   def spacing(self) -> tuple[float, float, float]:
-    """Millimetres from voxel to voxel along D, H and W."""
-    depth, height, width = voxel_sizes(self.affine).tolist()
-    return depth, height, width
+    """Millimetres from slice to slice, and from voxel to voxel along H and W; see spacing_of."""
+    return spacing_of(self.affine)
 
   def turned(self, turn: np.ndarray) -> "Volume":
     """The volume with its slices turned as one of TURNS says."""

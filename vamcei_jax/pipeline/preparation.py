@@ -5,6 +5,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from vamcei_jax.config.schema import DataConfig
+from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.datasets import left_out, refuse_shared
 from vamcei_jax.pipeline.domains import lost_note, prepare_domain
@@ -72,7 +73,7 @@ def measure_sizes(builder: tfds.core.DatasetBuilder, split: str) -> np.ndarray:
   """
   sizes = []
   for example in builder.as_data_source(split):
-    spacing, truth = np.linalg.norm(example["affine"][:3, :3], axis=0), example["truth"]
+    spacing, truth = np.array(spacing_of(example["affine"])), example["truth"]
     millilitres = (truth == CLASSES.index("LV")).sum() * spacing.prod() / 1000
     left_heart = np.isin(truth, [CLASSES.index("LV"), CLASSES.index("Myo")])
     area = left_heart.sum((1, 2)).max() * spacing[1:].prod()
@@ -127,7 +128,7 @@ def summarise_split(builder: tfds.core.DatasetBuilder, split: str) -> dict[str, 
   counts = np.zeros(len(CLASSES))
   for example in builder.as_data_source(split):
     slices.append(len(example["truth"]))
-    spacings.append(np.linalg.norm(example["affine"][:3, :3], axis=0))
+    spacings.append(spacing_of(example["affine"]))
     ranges.append(example["range"])
     if example["labelled"]:
       labelled += 1

@@ -110,7 +110,7 @@ def test_ipa_is_the_probability_that_an_image_is_the_blend_of_two_networks(image
   assert all(np.ptp(image) > 0.5 for image in images)  # so the two networks of a blend have different keys
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_images_stay_in_their_range_and_labels_among_the_classes(seed):
   image = jax.random.uniform(jax.random.key(seed), (24, 20))

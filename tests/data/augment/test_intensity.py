@@ -78,7 +78,7 @@ def test_noise_is_white_with_at_most_the_stated_deviation():
     assert abs(neighbours) < 0.04  # 5 standard errors
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31 - 1), scale=st.floats(0.2, 1.0))
 def test_gin_does_not_depend_on_the_unit_of_the_intensities(seed, scale):
   key, image = jax.random.key(seed), jax.random.uniform(jax.random.key(1), (40, 40))
@@ -104,7 +104,7 @@ def test_gin_of_no_share_is_the_image_on_its_range():
   np.testing.assert_allclose(got, (image - image.min()) / (image.max() - image.min()), atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_a_blend_is_a_mean_by_shares_from_none_to_all_that_change_smoothly(seed):
   key, nothing = jax.random.key(seed), jnp.zeros((32, 40))
