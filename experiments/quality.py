@@ -161,7 +161,7 @@ def write_table(rows: Sequence[Mapping], output: Path) -> None:
   writer.writerows({name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()} for row in rows)
   write_text(output / "quality.csv", text.getvalue())
   lines = [
-    f"| volumes | number | Dice below {BAD} | Dice | score | mean of \|Dice − score\| | AUROC | flagged |",
+    f"| volumes | number | Dice below {BAD} | Dice | score | mean difference of the two | AUROC | flagged |",
     "|---|" + "---|" * 7,
   ]
   unseen = ("EMIDEC, damaged", "ACDC, cine")  # they chose nothing
