@@ -54,8 +54,9 @@ class Sample(NamedTuple):
 def define_flags() -> None:
   """Defines the flags."""
   flags.DEFINE_string("weights", "weights/mscmrseg_student", "Folder of exported weights.")
-  for name, title in (("mscmrseg", "MS-CMRSeg"), ("emidec", "EMIDEC"), ("acdc", "ACDC")):
-    flags.DEFINE_string(name, None, f"The {title} folder.", required=True)
+  flags.DEFINE_string("mscmrseg", None, "The MS-CMRSeg folder.", required=True)
+  flags.DEFINE_string("emidec", None, "The EMIDEC folder.", required=True)
+  flags.DEFINE_string("acdc", None, "The ACDC folder.", required=True)
   flags.DEFINE_string("output", None, "Folder for the table.", required=True)
 
 
