@@ -8,7 +8,7 @@ and change, and hospital_files.md, the table of means.
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -124,19 +124,28 @@ def blank_slices(image: nib.Nifti1Image, mask: np.ndarray, places: tuple[int, ..
   return nib.Nifti1Image(insert(image.get_fdata(dtype=np.float32)), image.affine), insert(mask)
 
 
+def class_indices(mask: np.ndarray) -> np.ndarray:
+  """Class indices of a mask of label values."""
+  return np.searchsorted(LABEL_VALUES, mask).astype(np.uint8)
+
+
 def score(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
   """Dice of each structure, of masks of label values."""
-  classes = lambda values: np.searchsorted(LABEL_VALUES, values).astype(np.uint8)
-  return dice(classes(mask), classes(truth))
+  return dice(class_indices(mask), class_indices(truth))
 
 
-def write_table(rows: list[Mapping], output: Path) -> None:
-  """Writes hospital_files.csv and .md, and prints the latter."""
+def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
+  """Writes rows of the same columns as a csv file."""
   text = io.StringIO()
   writer = csv.DictWriter(text, rows[0], lineterminator="\n")
   writer.writeheader()
   writer.writerows({name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()} for row in rows)
-  write_text(output / "hospital_files.csv", text.getvalue())
+  write_text(path, text.getvalue())
+
+
+def write_table(rows: list[Mapping], output: Path) -> None:
+  """Writes hospital_files.csv and .md, and prints the latter."""
+  write_rows(output / "hospital_files.csv", rows)
   lines = [f"| the same volumes | {' | '.join(STRUCTURES)} | mean |", "|---|" + "---|" * (len(STRUCTURES) + 1)]
   for name in dict.fromkeys(row["file"] for row in rows):
     means = [np.mean([row[structure] for row in rows if row["file"] == name]) for structure in STRUCTURES]

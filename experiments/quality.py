@@ -7,8 +7,6 @@ The constants of the score were chosen on MS-CMRSeg's LGE 1-5, EMIDEC's labelled
 damaged EMIDEC chose nothing. Writes quality.csv, with a row for each prediction, and quality.md, the table.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,18 +16,21 @@ import numpy as np
 from absl import flags
 from scipy import ndimage
 
-from experiments.hospital_files import labelled, with_header
+from experiments.hospital_files import class_indices, labelled, with_header, write_rows
 from experiments.uncertainty import auroc
 from vamcei_jax import cli, load_segmenter
-from vamcei_jax.data.labels import LABEL_VALUES
+from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import write_text
 from vamcei_jax.inference.prediction import Prediction
+from vamcei_jax.inference.quality import LOW_SCORE
 
 FLAGS = flags.FLAGS
 WITHOUT = 100  # volumes without a heart, of each kind
 BAD = 0.7  # Dice below which a mask is bad
 EVERY = 5  # of ACDC's volumes, of which each patient has two
+EMIDEC = 2  # its masks have Myo and LV
 # These findings say what was assumed of a volume, and not that its mask may be wrong.
 ASSUMPTIONS = ("voxel size assumed", "orientation assumed", "pixels resampled", "heart looked for")
 
@@ -40,15 +41,15 @@ class Sample(NamedTuple):
   group: row of the table.
   name: of the volume.
   image: its image.
-  truth: its mask, or None without a heart.
-  values: of Myo, LV and, if it was labelled, RV in the truth.
+  truth: class indices of its mask, or None without a heart.
+  labelled: number of structures, the first, that the mask has.
   """
 
   group: str
   name: str
   image: nib.Nifti1Image
   truth: np.ndarray | None = None
-  values: Sequence[int] = ()
+  labelled: int = len(STRUCTURES)
 
 
 def define_flags() -> None:
@@ -73,15 +74,15 @@ def samples(mscmrseg: Path, emidec: Path, acdc: Path) -> Iterator[Sample]:
   """All volumes, group by group."""
   rng = np.random.default_rng(0)
   for name, image, mask in labelled(mscmrseg):
-    yield Sample("LGE 1-5", name, image, mask, LABEL_VALUES[1:])
-    for damage, changed, truth in damaged(image, mask, rng):
-      yield Sample("LGE 1-5, damaged", f"{name}, {damage}", changed, truth, LABEL_VALUES[1:])
+    yield Sample("LGE 1-5", name, image, class_indices(mask))
+    for damage, changed, truth in damaged(image, class_indices(mask), rng):
+      yield Sample("LGE 1-5, damaged", f"{name}, {damage}", changed, truth)
   for name, image, mask in pairs(emidec):
-    yield Sample("EMIDEC", name, image, mask, (1, 2))
+    yield Sample("EMIDEC", name, image, mask, EMIDEC)
     for damage, changed, truth in damaged(image, mask, rng):
-      yield Sample("EMIDEC, damaged", f"{name}, {damage}", changed, truth, (1, 2))
+      yield Sample("EMIDEC, damaged", f"{name}, {damage}", changed, truth, EMIDEC)
   for name, image, mask in pairs(acdc, EVERY):
-    yield Sample("ACDC, cine", name, image, mask, (1, 2, 3))
+    yield Sample("ACDC, cine", name, image, mask)
   oblique = next(labelled(mscmrseg))[1].affine
   for number, path in zip(range(WITHOUT), sorted((emidec / "images").iterdir()), strict=False):
     yield Sample("beside the heart", path.name, corner(nib.load(path), oblique, last=number % 2 == 1))
@@ -137,18 +138,12 @@ def corner(image: nib.Nifti1Image, oblique: np.ndarray, *, last: bool) -> nib.Ni
 
 def measure(sample: Sample, prediction: Prediction) -> dict[str, str | float]:
   """A row of quality.csv."""
-  dice = 0.0
-  if sample.truth is not None:
-    dices = []
-    for value, label in zip(sample.values, LABEL_VALUES[1:], strict=False):
-      true, found = sample.truth == value, prediction.mask == label
-      dices.append(2 * (true & found).sum() / max(1, true.sum() + found.sum()))
-    dice = float(np.mean(dices))
+  dices = [] if sample.truth is None else list(dice(class_indices(prediction.mask), sample.truth).values())
   names = dict.fromkeys(finding.name for finding in prediction.quality.findings)
   return {
     "group": sample.group,
     "volume": sample.name,
-    "Dice": dice,
+    "Dice": float(np.mean(dices[: sample.labelled])) if dices else 0.0,
     "score": prediction.quality.score,
     "findings": "; ".join(names),
   }
@@ -156,19 +151,16 @@ def measure(sample: Sample, prediction: Prediction) -> dict[str, str | float]:
 
 def write_table(rows: Sequence[Mapping], output: Path) -> None:
   """Writes quality.csv and quality.md, and prints the latter."""
-  text = io.StringIO()
-  writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-  writer.writeheader()
-  writer.writerows({name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()} for row in rows)
-  write_text(output / "quality.csv", text.getvalue())
+  write_rows(output / "quality.csv", rows)
   lines = [
-    f"| volumes | number | Dice below {BAD} | Dice | score | mean difference of the two | AUROC | flagged |",
-    "|---|" + "---|" * 7,
+    f"| volumes | number | bad | Dice | score | mean difference of the two | AUROC | score below {LOW_SCORE} | bad, "
+    "flagged | good, flagged |",
+    "|---|" + "---|" * 9,
   ]
-  unseen = ("EMIDEC, damaged", "ACDC, cine")  # they chose nothing
-  hearts = ("LGE 1-5", "LGE 1-5, damaged", "EMIDEC", *unseen)
+  unused = ("EMIDEC, damaged", "ACDC, cine")  # they chose nothing
+  hearts = ("LGE 1-5", "LGE 1-5, damaged", "EMIDEC", *unused)
   groups = {name: [row for row in rows if row["group"] == name] for name in dict.fromkeys(row["group"] for row in rows)}
-  groups["EMIDEC, damaged, and ACDC"] = [row for row in rows if row["group"] in unseen]
+  groups["EMIDEC, damaged, and ACDC"] = [row for row in rows if row["group"] in unused]
   groups["all with a heart"] = [row for row in rows if row["group"] in hearts]
   groups["all"] = list(rows)
   lines += [f"| {name} | " + " | ".join(summarise(group)) + " |" for name, group in groups.items() if group]
@@ -179,12 +171,13 @@ def write_table(rows: Sequence[Mapping], output: Path) -> None:
 
 def summarise(rows: Sequence[Mapping]) -> list[str]:
   """The cells of a group of predictions."""
-  dice, score = (np.array([row[name] for row in rows]) for name in ("Dice", "score"))
-  bad = dice < BAD
-  separation = f"{auroc(-score, bad):.3f}" if 0 < bad.sum() < len(bad) else "–"
-  flagged = [bool(set(row["findings"].split("; ")) - {"", *ASSUMPTIONS}) for row in rows]
-  numbers = [f"{value:.3f}" for value in (dice.mean(), score.mean(), np.abs(dice - score).mean())]
-  return [str(len(rows)), str(bad.sum()), *numbers, separation, str(sum(flagged))]
+  dices, scores = (np.array([row[name] for row in rows]) for name in ("Dice", "score"))
+  bad = dices < BAD
+  separation = f"{auroc(-scores, bad):.3f}" if 0 < bad.sum() < len(bad) else "–"
+  flagged = np.array([bool(set(row["findings"].split("; ")) - {"", *ASSUMPTIONS}) for row in rows])
+  means = [f"{value:.3f}" for value in (dices.mean(), scores.mean(), np.abs(dices - scores).mean())]
+  counts = [(scores < LOW_SCORE).sum(), (flagged & bad).sum(), (flagged & ~bad).sum()]
+  return [str(len(rows)), str(bad.sum()), *means, separation, *map(str, counts)]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_a_row_has_the_dice_of_the_labelled_structures_and_the_score():
   mask, truth = np.array([0, 200, 500, 600, 600]), np.array([0, 1, 2, 0, 1])
   findings = (Finding("heart cut", "a"), Finding("heart cut", "b"), Finding("orientation assumed", "c"))
   prediction = SimpleNamespace(mask=mask, quality=Quality(findings, 0.4))
-  row = measure(Sample("EMIDEC", "a", None, truth, (1, 2)), prediction)
+  row = measure(Sample("EMIDEC", "a", None, truth, labelled=2), prediction)
   assert row["Dice"] == pytest.approx((2 / 3 + 1) / 2)
   assert (row["score"], row["findings"]) == (0.4, "heart cut; orientation assumed")
   assert measure(Sample("noise", "0", None), prediction)["Dice"] == 0.0
@@ -56,7 +56,7 @@ def test_the_table_counts_bad_masks_and_those_that_are_flagged(tmp_path):
     for number, (dice, score, findings) in enumerate(values)
   ]
   # Of the four pairs of a good and a bad mask, three have the higher score on the good one.
-  assert summarise(rows) == ["4", "2", "0.625", "0.670", "0.130", "0.750", "2"]
+  assert summarise(rows) == ["4", "2", "0.625", "0.670", "0.130", "0.750", "1", "2", "0"]
   assert summarise(rows[:2])[5] == "–"
   write_table(rows, tmp_path)
   table = (tmp_path / "quality.md").read_text()

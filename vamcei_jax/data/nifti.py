@@ -354,7 +354,7 @@ def load_image(path: str | os.PathLike, dimensions: int = 3) -> tuple[nib.Nifti1
       zipped = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if zipped else open(path, "rb") as file, _silent_nibabel():
       image = _read_image(path, file, dimensions)
-    return image, stored_voxels(path, image, dimensions)
+  return image, stored_voxels(path, image, dimensions)
 
 
 def stored_voxels(name: str | os.PathLike, image: nib.Nifti1Image, dimensions: int) -> np.ndarray:

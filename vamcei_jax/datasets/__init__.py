@@ -85,16 +85,16 @@ def prepare(
     "plane": plane,
     "centres": centres,
   }
-  # A phantom has no header; that which version 0.1 prepared is found by its digest.
+  # Phantoms have no headers, and those that version 0.1 prepared are found by their digest.
   from_files = issubclass(builder_class, Cases)
-  read: dict[str, Any] = {"orientation": orientation, "turns": dict(turns or {})} if from_files else {}
+  reading: dict[str, Any] = {"orientation": orientation, "turns": dict(turns or {})} if from_files else {}
   folder = expanded(root or "")
-  config: Any = builder_class.CONFIG(name=domain, root=str(folder), **settings, **read, **options)
+  config: Any = builder_class.CONFIG(name=domain, root=str(folder), **settings, **reading, **options)
   splits = builder_class.splits(folder, config)
   files = [file for cases in splits.values() for case in cases for file in case.files]
   identity = fingerprint(splits, folder, file_digests(files, Path(data_dir)))
   unread = builder_class.unread(folder, config) if from_files else {}
-  config.name = _config_name(settings | read | options, identity, [os.path.relpath(file, folder) for file in unread])
+  config.name = _config_name(settings | reading | options, identity, [os.path.relpath(file, folder) for file in unread])
   config.earlier_name = _config_name(settings | options, earlier_fingerprint(splits))
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
   prepared = Path(data_dir, name, config.name)

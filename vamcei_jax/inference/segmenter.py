@@ -87,7 +87,7 @@ class Segmenter:
     paste = partial(_paste, seen=seen, region=region)
     mask, maps = paste(classes, np.zeros_like(scan.volume.voxels, np.uint8)), paste(probs, _background(scan.volume))
     values = np.array([value[0] for value in folded_values(self.config.data.label_values)])
-    volumes_ml = _volumes(mask, scan.volume.affine)
+    volumes_ml = _volumes(mask, scan.volume.spacing)
     return Prediction(
       mask=scan.restore_axes(compact(values)[mask]),
       probabilities=scan.restore_axes(maps),
@@ -205,6 +205,6 @@ def _read_dicom(volume: DicomVolume, plane: str, spacing: Sequence[float] | None
   return scan_of_dicom(volume, plane)
 
 
-def _volumes(classes: np.ndarray, affine: np.ndarray) -> dict[str, float]:
-  millilitres = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0  # slices may be shifted against each other
+def _volumes(classes: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+  millilitres = float(np.prod(spacing)) / 1000.0
   return {name: float((classes == index).sum() * millilitres) for index, name in enumerate(STRUCTURES, start=1)}

@@ -37,9 +37,9 @@ def prepare_datasets(data: DataConfig, workdir: Path) -> Datasets:
   """
   fields: dict[str, dict] = {"source": {}, "target": {}}
   if data.located:
-    found = lambda file: json.loads((workdir / LOCATOR / file).read_text(encoding="utf-8"))
-    turns = found(TURNS_FILE) if data.orientation == "estimate" else None
-    fields = {"source": {"centres": "mask"}, "target": {"centres": found(CENTRES_FILE), "turns": turns}}
+    read = lambda file: json.loads((workdir / LOCATOR / file).read_text(encoding="utf-8"))
+    turns = read(TURNS_FILE) if data.orientation == "estimate" else None
+    fields = {"source": {"centres": "mask"}, "target": {"centres": read(CENTRES_FILE), "turns": turns}}
   # Files that cannot be used were refused, or left out, when the data were prepared for the locator.
   datasets = {role: prepare_domain(data, role, leave_out=data.located, **fields[role]) for role in ROLES}
   refuse_shared(datasets["source"], datasets["target"])
@@ -125,8 +125,8 @@ def locate_hearts(
       if not covers(patient.shape, patient.spacing, settings):
         print(f"{patient.name}: wider than the locator's field; enlarge config.stage.{LOCATOR}.data.size", flush=True)
       turn = find_turn(look, patient.image) if patient.name in lost else 0
-      seen = partial(look_turned, look, TURNS[turn])
-      centre = find_centre(seen, patient.image, patient.shape, patient.spacing, settings) or patient.centre
+      look_right = partial(look_turned, look, TURNS[turn])
+      centre = find_centre(look_right, patient.image, patient.shape, patient.spacing, settings) or patient.centre
       if patient.name in lost:
         print(f"{patient.name}: way {turn} of the eight ways in which its slices can lie", flush=True)
         turns[patient.name] = turn
