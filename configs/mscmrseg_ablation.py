@@ -8,12 +8,12 @@ About 20 minutes a seed on 2 cores. Mean Dice on LGE 1-5, over two seeds: baseli
 
 from ml_collections import ConfigDict
 
-from configs import ablation, mscmrseg
+from configs import mscmrseg
+from configs.ablation import TERMS, term_rows
 
 
 def get_config() -> ConfigDict:
   config = mscmrseg.get_config()
-  phantom_config = ablation.get_config()
-  config.stages = phantom_config.stages
-  config.grid = phantom_config.grid
+  config.stages = ("vamcei",)
+  config.grid = ConfigDict({"rows": term_rows(config, TERMS), "seeds": (0, 1)})
   return config

@@ -1,11 +1,11 @@
-"""Compares the loss terms of VAMCEI: rows of loss weights times seeds, trained as one program.
+"""Trains and compares variants of VAMCEI: rows of changed fields times seeds, as one program.
 
 python -m experiments.ablation_grid --config=configs/ablation.py --workdir=runs/ablation
 
-Runs of one seed start from the same parameters and have the same batches. Each run equals the run of vamcei_jax.main
-with the weights of its row. As many runs as fit into memory are trained together, the others after them. The same
-command resumes. It writes ablation.csv, .json, .md and .png: Dice of the target's test patients, mean ± standard
-deviation over seeds.
+A row changes loss weights, the ramp or learning rates. Each run equals the run of vamcei_jax.main with the fields of
+its row. As many runs as fit into memory are trained together, the others after them. The same command resumes. It
+writes report.html and ablation.csv, .json, .md and .png: Dice of the target's test patients, mean ± standard deviation
+over seeds. docs/ablation.md explains all of it.
 """
 
 from pathlib import Path
@@ -21,15 +21,17 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
   """Defines the flags."""
   config_flags.DEFINE_config_file("config", None, "A file of configs/ with a `grid`; --config.FIELD=VALUE.")
-  flags.DEFINE_string("workdir", "runs/ablation", "Folder of the grid.")
+  flags.DEFINE_string("workdir", None, "Folder of the grid; default: runs/NAME of the config.")
   flags.mark_flag_as_required("config")
 
 
 def main() -> None:
   """Runs the command."""
+  name = cli.config_path().stem
+  # Imported late: an error in a flag should not wait for JAX.
   from experiments.grid_training import run_grid
 
-  run_grid(FLAGS.config, Path(FLAGS.workdir))
+  run_grid(FLAGS.config, Path(FLAGS.workdir or Path("runs") / name))
 
 
 def command() -> None:

@@ -1,14 +1,15 @@
 """An ablation grid, from its configuration to its table; the command line is ablation_grid.py."""
 
-import csv
 import dataclasses
-import io
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,50 +17,47 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
 
+from experiments.grid_results import Run, Scores, write_grid_results
 from vamcei_jax import distributed
 from vamcei_jax.config.files import CONFIG_FILE, changed_field, read_config, stage_content, write_config
-from vamcei_jax.config.schema import GridConfig, StageConfig
-from vamcei_jax.data.loader import Patient, draw_batch
+from vamcei_jax.config.rules import shown
+from vamcei_jax.config.schema import GridConfig, StageConfig, vary
+from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.datasets import earlier_names
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.figures import save_bars
-from vamcei_jax.evaluation.statistics import format_mean, sample_std, summarise
+from vamcei_jax.evaluation.statistics import summarise
 from vamcei_jax.files import locked, write_text
-from vamcei_jax.grid import compile_grid, grid_placement, make_grid, maps_grids, members, runs_at_once
+from vamcei_jax.grid import averages, compile_grid, grid_placement, make_grid, maps_grids, members, runs_at_once
 from vamcei_jax.inference.volumes import predict_volume
 from vamcei_jax.methods import vamcei
-from vamcei_jax.methods.state import Params, State
+from vamcei_jax.methods.state import Params, State, config_arrays
 from vamcei_jax.pipeline.domains import prepare_datasets, scored_patients, with_datasets
 from vamcei_jax.pipeline.record import read_record, start_record
 from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.run import describe_run
 from vamcei_jax.pipeline.stages import stage_key
 from vamcei_jax.pipeline.teachers import load_stage
-from vamcei_jax.pipeline.validation import score
+from vamcei_jax.pipeline.validation import mean_dice, score
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
-from vamcei_jax.training.log import open_log
+from vamcei_jax.training.log import METRICS_FILE, read_log
 from vamcei_jax.training.shutdown import end, noted_signals
 
 STAGE = "vamcei"
 Networks = dict[str, Params]
 
 
-class Run(NamedTuple):
-  """One run of a grid: the name of its row, and its seed."""
-
-  row: str
-  seed: int
-
-
-Scores = dict[Run, dict[str, float]]  # run -> structure -> mean Dice
+Validate = Callable[[Networks], dict[str, float]]
+_WIDTH = 100  # of a printed line
 
 
 @dataclasses.dataclass(frozen=True)
 class GridProgram:
   """A compiled grid, and what its runs share.
 
-  config: of the stage; a run has another seed and other loss weights.
+  config: of the stage; a run has another seed, and the changes of its row.
   devices: over which the runs are spread.
   mapped: of grid.maps_grids.
   data: domain -> slices, on all devices.
@@ -84,11 +82,13 @@ class Part:
   name: of its folder in the workdir, and of its lines in the log.
   runs: of the part.
   padded: the same runs, the last one repeated up to a multiple of the devices.
+  later: number of runs in the parts after it.
   """
 
   name: str
   runs: Sequence[Run]
   padded: Sequence[Run]
+  later: int
 
 
 def run_grid(config: ConfigDict, workdir: Path) -> Scores:
@@ -110,9 +110,10 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
   if tuple(resolved.stages) != (STAGE,):
     raise InputError(f"config.stages={tuple(resolved.stages)}: must be ('{STAGE}',), the only stage of a grid")
   stage_config = resolved.stages[STAGE]
+  print(describe_run(stage_config.data, workdir), flush=True)
   datasets = prepare_datasets(stage_config.data, workdir)
   stage_config = with_datasets(stage_config, datasets)
-  _, patients = scored_patients(datasets["target"])
+  split, patients = scored_patients(datasets["target"])
   if patients[0].truth is None:
     raise InputError(f"{config.data.name}/{config.data.target}: no mask to score the rows by")
   refuse_changes(stage_config, resolved.content["grid"], workdir, earlier_names(datasets.values()))
@@ -123,8 +124,16 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
     start_record(workdir, resolved.content, datasets, earlier)
     slices = {domain: stored.load() for domain, stored in load_stage(stage_config, datasets, {}, {}).items()}
     program = make_program(stage_config, resolved.grid, slices)
-    scores = score_runs(stage_config, train_grid(program, grid_runs(resolved.grid), workdir), patients)
-    write_table([row for row, _ in resolved.grid.rows], scores, workdir)
+    predict, settings = jax.jit(vamcei.make_predict(stage_config)), preprocess_settings(stage_config.data)
+    maps = lambda networks, cases: [predict_volume(predict, networks, case.image) for case in cases]
+    _, watched = scored_patients(datasets["target"], ("validation",))
+    validate = lambda networks: mean_dice(watched, maps(networks, watched), settings)
+    scores = {}
+    for run, networks in train_grid(program, grid_runs(resolved.grid), validate, workdir):
+      summary = summarise(score(patients, maps(networks, patients), settings))
+      scores[run] = {structure: metrics["dice"]["mean"] for structure, metrics in summary.items()}
+    scored = f"{len(patients)} {split} patients of {stage_config.data.name}/{stage_config.data.target}"
+    write_grid_results(resolved.grid, scores, scored, resolved.content, workdir)
   return scores
 
 
@@ -140,9 +149,12 @@ def refuse_changes(config: StageConfig, grid: Mapping[str, Any], workdir: Path, 
   if not (workdir / CONFIG_FILE).exists():
     return
   before = read_config(workdir).get("grid", {})
-  changed = [name for name in grid if before.get(name) != grid[name]]
-  changes = [f"grid.{name} was {before.get(name)}, is {grid[name]}" for name in changed]
-  if field := changed_field(workdir / part_name(0), config, earlier) or next(iter(changes), None):
+  pairs = [(f"grid.{name}", before.get(name), grid[name]) for name in grid]
+  # Of rows, the first one that differs is named.
+  if isinstance(before.get("rows"), list):
+    pairs = [("grid.rows", *rows) for rows in zip_longest(before["rows"], grid["rows"])] + pairs
+  changes = (f"{name} had {shown(then)}, has {shown(now)}" for name, then, now in pairs if then != now)
+  if field := changed_field(workdir / part_name(0), config, earlier) or next(changes, None):
     raise InputError(f"{workdir}: made with another configuration: {field}; use another --workdir")
 
 
@@ -154,21 +166,6 @@ def grid_runs(grid: GridConfig) -> list[Run]:
 def part_name(number: int) -> str:
   """The name of a part of a grid."""
   return f"part{number}"
-
-
-def row_weights(config: StageConfig, terms: Sequence[str]) -> dict[str, Array]:
-  """The loss weights of a row: those of the segmentation and of its terms; the other terms have weight 0.
-
-  Args:
-    config: of the stage.
-    terms: unsupervised terms of the row.
-
-  Returns:
-    Loss term -> () or (scales,) float32.
-  """
-  used = {"segmentation", *terms}
-  weights = {name: weight if name in used else np.zeros_like(weight) for name, weight in config.loss.weights.items()}
-  return {name: jnp.asarray(weight, jnp.float32) for name, weight in weights.items()}
 
 
 def run_keys(run: Run) -> tuple[Array, Array]:
@@ -195,10 +192,11 @@ def make_program(
   step = vamcei.make_step(config)
   draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
   rows, init_state = dict(grid.rows), jax.jit(partial(vamcei.init_state, config))
+  arrays = partial(config_arrays, networks=vamcei.NETWORKS, terms=vamcei.TERMS)
 
   def init(run: Run) -> State:
     _, init_key = run_keys(run)
-    return init_state(init_key).replace(weights=row_weights(config, rows[run.row]))
+    return init_state(init_key).replace(**arrays(vary(config, rows[run.row])))
 
   first = grid_runs(grid)[0]
   at_once = runs_at_once(step, draw, init(first), data, run_keys(first)[0], devices)
@@ -206,12 +204,15 @@ def make_program(
   return GridProgram(config, devices, mapped, data, init, advance, at_once)
 
 
-def train_grid(program: GridProgram, runs: Sequence[Run], workdir: Path) -> Iterator[tuple[Run, Networks]]:
+def train_grid(
+  program: GridProgram, runs: Sequence[Run], validate: Validate, workdir: Path
+) -> Iterator[tuple[Run, Networks]]:
   """Trains all runs, as many together as fit, and yields each run with its averaged parameters.
 
   Args:
     program: of the grid.
     runs: of the grid.
+    validate: averaged parameters -> Dice of the validation patients by name; called every `train.eval_every` steps.
     workdir: of the grid; parts that it already has are resumed.
 
   Raises:
@@ -223,18 +224,20 @@ def train_grid(program: GridProgram, runs: Sequence[Run], workdir: Path) -> Iter
   for number, first in enumerate(range(0, len(runs), at_once)):
     members_of_part = list(runs[first : first + at_once])
     padding = members_of_part[-1:] * (-len(members_of_part) % len(devices))
-    part = Part(part_name(number), members_of_part, members_of_part + padding)
-    for run, networks in zip(part.runs, train_part(program, part, len(runs), workdir), strict=True):
+    later = len(runs) - first - len(members_of_part)
+    part = Part(part_name(number), members_of_part, members_of_part + padding, later)
+    for run, networks in zip(part.runs, train_part(program, part, len(runs), validate, workdir), strict=True):
       yield run, jax.device_put(networks, devices[0])
 
 
-def train_part(program: GridProgram, part: Part, total: int, workdir: Path) -> list[Networks]:
+def train_part(program: GridProgram, part: Part, total: int, validate: Validate, workdir: Path) -> list[Networks]:
   """Trains the runs of a part to their last step, from the newest checkpoint if there is one.
 
   Args:
     program: of the grid.
     part: of the grid.
     total: number of runs of the grid.
+    validate: of train_grid.
     workdir: of the grid.
 
   Returns:
@@ -247,10 +250,11 @@ def train_part(program: GridProgram, part: Part, total: int, workdir: Path) -> l
     step = int(states[0].step)
     grid = make_grid(states, program.devices, mapped=program.mapped)
     del states  # the devices may have no memory for them beside the grid
-    print(f"{part.name}: {len(part.runs)} of {total} runs, step {step} of {train.steps}", flush=True)
-    grid = advance_part(program, part, grid, step, checkpoints, workdir)
+    doing = "; compiling" if step < train.steps else ", finished"
+    print(f"{part.name}: {len(part.runs)} of {total} runs, step {step} of {train.steps}{doing}", flush=True)
+    grid = advance_part(program, part, grid, step, checkpoints, validate, workdir)
     checkpoints.wait_until_finished()
-  return [jax.device_get(state.ema_params) for state in members(grid)[: len(part.runs)]]
+  return [jax.device_get(networks) for networks in islice(averages(grid), len(part.runs))]
 
 
 def restore_states(program: GridProgram, part: Part, checkpoints: ocp.CheckpointManager) -> list[State]:
@@ -270,29 +274,39 @@ def advance_part(
   grid: list[State] | State,
   step: int,
   checkpoints: ocp.CheckpointManager,
+  validate: Validate,
   workdir: Path,
 ) -> list[State] | State:
-  """The grid after its last step; losses are logged and states are saved on the way.
+  """The grid after its last step; losses and validation Dice are logged and states are saved on the way.
 
   Args:
     program, part: of the grid.
     grid: of grid.make_grid; must not be used again.
     step: steps done.
     checkpoints: manager of the part.
+    validate: of train_grid.
     workdir: of the grid.
   """
-  train = program.config.train
+  train, first = program.config.train, step
+  intervals = (train.log_every, train.eval_every, train.checkpoint_every)
   keys = jnp.stack([run_keys(run)[0] for run in part.padded])
   skipped = [0] * len(part.padded)
-  with open_log(workdir, part.name, step) as log, noted_signals() as signals:
+  with open_grid_log(workdir, part, step) as log, noted_signals() as signals:
     while step < train.steps:
-      count = min(train.steps - step, *(every - step % every for every in (train.log_every, train.checkpoint_every)))
+      count = min(train.steps - step, *(every - step % every for every in intervals))
       started = time.perf_counter()
       grid, metrics = program.advance(grid, program.data, keys, count)
-      step, rate = step + count, count / (time.perf_counter() - started)
+      # The first steps of a session include the compilation, so they have no rate.
+      rate = count / (time.perf_counter() - started) if step > first else None
+      step += count
       skipped = count_skipped(skipped, metrics["skipped"], count)
       stop_if_stuck(part, skipped, train.max_bad_steps)
-      log(step, run_losses(part, metrics["loss"]), rate, train.steps)
+      scores = [{"loss": float(loss)} for loss in metrics["loss"][: len(part.runs)]]
+      if step % train.eval_every == 0 or step == train.steps:
+        for run_scores, networks in zip(scores, averages(grid), strict=False):
+          run_scores.update(validate(jax.device_put(networks, program.devices[0])))
+      log(step, scores)
+      print(progress(part, scores, step, train.steps, rate), flush=True)
       stopped = bool(signals)
       if step % train.checkpoint_every == 0 or step == train.steps or stopped:
         save(checkpoints, members(grid), step, None)
@@ -302,9 +316,49 @@ def advance_part(
   return grid
 
 
-def run_losses(part: Part, losses: Array) -> dict[str, float]:
-  """The losses (runs,) of a part by their names in the log."""
-  return {f"loss {run.row}, seed {run.seed}": float(losses[number]) for number, run in enumerate(part.runs)}
+@contextmanager
+def open_grid_log(workdir: Path, part: Part, step: int) -> Iterator[Callable[[int, Sequence[Mapping]], None]]:
+  """Yields log(step, scalars of each run): a line for each run in metrics.jsonl, and TensorBoard events.
+
+  Lines of the part after `step` are dropped first: a resumed part logs those steps again.
+  """
+  path = workdir / METRICS_FILE
+  earlier = [line for line in read_log(path) if line["stage"] != part.name or line["step"] <= step]
+  write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
+  with (
+    path.open("a", encoding="utf-8") as lines,
+    SummaryWriter(str(workdir / part.name), purge_step=step + 1) as events,
+  ):
+
+    def log(step: int, scores: Sequence[Mapping[str, float]]) -> None:
+      for run, scalars in zip(part.runs, scores, strict=True):
+        lines.write(json.dumps({"stage": part.name, "step": step, **run._asdict(), **scalars}) + "\n")
+        for name, value in scalars.items():
+          events.add_scalar(f"{name}/{run.row}, seed {run.seed}", value, step)
+      lines.flush()
+
+    yield log
+
+
+def progress(part: Part, scores: Sequence[Mapping[str, float]], step: int, steps: int, rate: float | None) -> str:
+  """A printed line: mean loss, range of the validation Dice and its best row, speed, time left of the whole grid.
+
+  Args:
+    part: of the grid.
+    scores: "loss" and, if it was evaluated, "dice" of each run.
+    step, steps: done, and of a run.
+    rate: steps a second of the whole part, or None.
+  """
+  speed, best = "", ""
+  if rate:
+    seconds = ((steps - step) + steps * part.later / len(part.runs)) / rate
+    speed = f"  {rate:.3g} steps/s  {seconds / 60:.1f} min left"
+  line = f"{part.name} {step:>5}/{steps}  loss {np.mean([each['loss'] for each in scores]):.3g}"
+  if dices := [each["dice"] for each in scores if math.isfinite(each.get("dice", math.nan))]:
+    line += f"  validation Dice {min(dices):.3f} to {max(dices):.3f}"
+    row, room = part.runs[int(np.argmax(dices))].row, _WIDTH - len(line) - len(speed) - 3
+    best = f" ({row if len(row) <= room else row[: room - 1] + '…'})"
+  return line + best + speed
 
 
 def count_skipped(before: Sequence[int], shares: Sequence[float], count: int) -> list[int]:
@@ -327,53 +381,3 @@ def stop_if_stuck(part: Part, skipped: Sequence[int], most: int) -> None:
       f"{run.row}, seed {run.seed}: {skipped[worst]} steps in a row were not finite; the checkpoints hold the state "
       "before them: lower config.optimizer.rates, in another --workdir"
     )
-
-
-def score_runs(config: StageConfig, trained: Iterable[tuple[Run, Networks]], patients: Sequence[Patient]) -> Scores:
-  """The mean Dice of patients by structure, of each run.
-
-  Args:
-    config: of the stage.
-    trained: runs with their networks.
-    patients: with masks.
-  """
-  predict, settings, scores = jax.jit(vamcei.make_predict(config)), preprocess_settings(config.data), {}
-  for run, networks in trained:
-    probs = [predict_volume(predict, networks, patient.image) for patient in patients]
-    summary = summarise(score(patients, probs, settings))
-    scores[run] = {structure: metrics["dice"]["mean"] for structure, metrics in summary.items()}
-  return scores
-
-
-def write_table(rows: Sequence[str], scores: Scores, workdir: Path) -> None:
-  """Writes ablation.csv, .json, .md and .png, and prints the table: mean ± standard deviation over seeds."""
-  columns = list(next(iter(scores.values())))
-  means, stds = {}, {}
-  for row in rows:
-    values = {name: [by_name[name] for run, by_name in scores.items() if run.row == row] for name in columns}
-    means[row] = {name: float(np.mean(numbers)) for name, numbers in values.items()}
-    stds[row] = {name: sample_std(numbers) for name, numbers in values.items()}
-  table = format_table(means, stds)
-  write_text(workdir / "ablation.csv", format_csv(scores))
-  write_text(workdir / "ablation.json", json.dumps({"mean": means, "std": stds}, indent=2) + "\n")
-  write_text(workdir / "ablation.md", table)
-  save_bars(workdir / "ablation.png", means, stds, "Dice, mean ± standard deviation over seeds")
-  print(f"\n{table}Tables and picture: {workdir}")
-
-
-def format_csv(scores: Scores) -> str:
-  """Scores as CSV, a line a run."""
-  text = io.StringIO()
-  lines = csv.writer(text, lineterminator="\n")
-  lines.writerow(["row", "seed", *next(iter(scores.values()))])
-  lines.writerows([*run, *(f"{value:.4f}" for value in values.values())] for run, values in scores.items())
-  return text.getvalue()
-
-
-def format_table(means: Mapping[str, Mapping], stds: Mapping[str, Mapping]) -> str:
-  """Means and standard deviations, row -> column -> value, as a Markdown table."""
-  columns = list(next(iter(means.values())))
-  lines = ["| Dice | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-  for row, values in means.items():
-    lines.append(f"| {row} | " + " | ".join(format_mean(values[name], stds[row][name]) for name in columns) + " |")
-  return "\n".join(lines) + "\n"

@@ -1,11 +1,11 @@
-"""A grid of runs that differ in arrays alone (seeds, loss weights, learning rates) as one program.
+"""A grid of runs that differ in arrays alone (seeds, loss weights, ramp, learning rates) as one program.
 
 Where the backend favours it, the runs are mapped by `jax.vmap` and spread over the devices. On the CPU the program of
 one run is called for each: under vmap over kernels, convolutions become grouped ones, which are slow there.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from vamcei_jax.distributed import AXIS, Devices, assemble, compile_steps, compiler_options, memory_of
-from vamcei_jax.methods.state import Metrics, State, skip_nonfinite
+from vamcei_jax.methods.state import Metrics, Params, State, skip_nonfinite
 
 _USABLE = 0.8  # share of a device's memory that a grid may take
 
@@ -108,14 +108,15 @@ def make_grid(states: Sequence[State], devices: Devices, *, mapped: bool) -> lis
 
 def members(grid: list[State] | State) -> list[State]:
   """The states of the runs of a grid, each on its device."""
+  return grid if isinstance(grid, list) else [_member(grid, number) for number in range(len(grid.step))]
+
+
+def averages(grid: list[State] | State) -> Iterator[dict[str, Params]]:
+  """The averaged parameters of each run of a grid, on its device, without a copy of the rest of its state."""
   if isinstance(grid, list):
-    return grid
-
-  def row(x: Array, number: int) -> Array:
-    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return shards[number * len(shards) // len(x)].data[number % (len(x) // len(shards))]
-
-  return [jax.tree.map(partial(row, number=number), grid) for number in range(len(grid.step))]
+    yield from (state.ema_params for state in grid)
+  else:
+    yield from (_member(grid.ema_params, number) for number in range(len(grid.step)))
 
 
 def runs_at_once(step: Callable, draw: Callable, state: State, data: Any, key: Array, devices: Devices) -> int:
@@ -128,3 +129,13 @@ def runs_at_once(step: Callable, draw: Callable, state: State, data: Any, key: A
   # The state before a step is in memory until the end of the step.
   bytes_of_run = size(state) + needs.temp_size_in_bytes + needs.output_size_in_bytes
   return len(devices) * max(1, int((_USABLE * memory_of(devices[0]) - size(data)) // bytes_of_run))
+
+
+def _member(stacked: Any, number: int) -> Any:
+  """The arrays of one run of stacked ones."""
+
+  def row(x: Array) -> Array:
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return shards[number * len(shards) // len(x)].data[number % (len(x) // len(shards))]
+
+  return jax.tree.map(row, stacked)

@@ -280,6 +280,13 @@ CHOICES |= {"optimizer.schedule"}
 ANY_LENGTH = {"augment.flip", "distillation.teachers", "model.widths", "grid.rows", "grid.seeds", "stages"}
 MAY_BE_NONE = {"data.root", "data.spacing"}
 MAY_BE_ZERO = {"seed", "translation.blocks"}
+# What a row of a grid may not change: unknown fields, fields that are no array of the state, values out of range.
+ROW_CHANGES = ({"loss.weights.nosuch": 1.0}, {"train.steps": 3}, {"seed": 1}, {3: 1.0}, {"loss.ramp": (0, -1)})
+ROW_CHANGES += (
+  {"loss.weights.global_alignment": (0.0,)},
+  {"optimizer.rates.segmenter": NAN},
+  {"loss": {"ramp": (0, 1)}},
+)
 OUT_OF_RANGE = {
   "seed": (2**32,),
   "data.label_values": ((0, 1, 2, 2), (0, 1, 2, 2**31), (0, 1, (2, 0), 3), (0, 1, (), 3), (0, 1, (2, (4,)), 3)),
@@ -302,7 +309,14 @@ OUT_OF_RANGE = {
   "train.ema_decay": (1, 1.0, 0.9999999999),
   "distillation.temperature": (0, 1e-30),
   "distillation.teachers": ((0, 0), (0.0, 0.0), (-0.5, 1.0), (1.0,), (1.0, 1.0, 1.0, 1.0)),
-  "grid.rows": ((("a",),), (("a", ("nosuch",)),), (("a", ()), ("a", ())), (("", ()),), (("a", "cycle"),)),
+  "grid.rows": (
+    (("a",),),
+    (("a", {}), ("a", {})),
+    (("", {}),),
+    (("a", "cycle"),),
+    (("a", ("generator",)),),
+    *((("a", changes),) for changes in ROW_CHANGES),
+  ),
   "grid.seeds": ((0, 0), (0, 2**32)),
   "stages": (("nosuch",), ("vamcei", "vamcei"), ("distill",), ("no_adaptation", ("vamcei",))),
 }

@@ -1,7 +1,7 @@
 """What the value of a configuration field may be: its type and its range."""
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vamcei_jax.data.labels import CLASSES, are_label_values
@@ -91,14 +91,8 @@ AXES = Rule(
   "axes of the image, 0 and 1",
 )
 ROW = Rule(
-  lambda row: (
-    isinstance(row, list | tuple)
-    and len(row) == 2
-    and TEXT.accepts(row[0])
-    and isinstance(row[1], list | tuple)
-    and all(map(TEXT.accepts, row[1]))
-  ),
-  "a name and the loss terms that the row uses",
+  lambda row: isinstance(row, list | tuple) and len(row) == 2 and TEXT.accepts(row[0]) and isinstance(row[1], Mapping),
+  "a name and a dictionary of the fields that the row changes",
 )
 OPTION = either(whole(0), TEXT)
 

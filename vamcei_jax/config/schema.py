@@ -274,7 +274,9 @@ class StageConfig:
 class GridConfig:
   """A grid of runs that share one program; see experiments/ablation_grid.py."""
 
-  rows: tuple[tuple[str, tuple[str, ...]], ...] = field((), each(ROW), "Rows: a name, and its unsupervised losses.")
+  rows: tuple[tuple[str, Mapping[str, Any]], ...] = field(
+    (), each(ROW), "Rows: a name, and the fields that the row changes (dotted name -> value)."
+  )
   seeds: tuple[int, ...] = field((0,), differing(each(SEED)), "Seeds of each row.")
 
 
@@ -351,6 +353,20 @@ def build(kind: type, fields: Mapping[str, Any], prefix: str = "", **given: Any)
     elif dataclasses.is_dataclass(item.default_factory):
       values[item.name] = build(item.default_factory, fields, f"{name}.")
   return kind(**values)
+
+
+def variable_fields(config: StageConfig) -> list[str]:
+  """Dotted names of the fields that a row of a grid may change: those that are arrays of the training state."""
+  weights = [f"loss.weights.{term}" for term in config.loss.weights]
+  return [*weights, "loss.ramp", *(f"optimizer.rates.{network}" for network in config.optimizer.rates)]
+
+
+def vary(config: StageConfig, changes: Mapping[str, Any]) -> StageConfig:
+  """The configuration of a stage with changes (dotted name -> value) to fields of variable_fields."""
+  changed = lambda prefix, values: {name: changes.get(prefix + name, value) for name, value in values.items()}
+  weights, rates = changed("loss.weights.", config.loss.weights), changed("optimizer.rates.", config.optimizer.rates)
+  loss = dataclasses.replace(config.loss, weights=weights, ramp=changes.get("loss.ramp", config.loss.ramp))
+  return dataclasses.replace(config, loss=loss, optimizer=dataclasses.replace(config.optimizer, rates=rates))
 
 
 def flat_fields(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The state of a training and its optimizer step, shared by all methods."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +19,7 @@ Batch = Mapping[str, Mapping[str, Array]]  # domain -> name -> array; see the do
 
 
 class State(flax.struct.PyTreeNode):
-  """All that a step reads and writes. Loss weights and learning rates are arrays, so that a grid can vary them.
+  """All that a step reads and writes. Loss weights, ramp and learning rates are arrays, so that a grid varies them.
 
   Attributes:
     step: () int32, number of steps done.
@@ -69,10 +69,26 @@ def create_state(
     opt_state={name: optimizer.init(p) for name, p in params.items()},
     # A copy: the caller may donate the state, and a buffer can be donated once.
     ema_params={averaged: jax.tree.map(jnp.copy, params[averaged])},
-    learning_rates={name: jnp.float32(config.optimizer.rates[name]) for name in params},
-    weights={name: jnp.asarray(config.loss.weights[name], jnp.float32) for name in terms},
-    ramp=jnp.asarray(config.loss.ramp, jnp.float32),
+    **config_arrays(config, networks=params, terms=terms),
   )
+
+
+def config_arrays(config: StageConfig, *, networks: Iterable[str], terms: Iterable[str]) -> dict[str, Any]:
+  """The arrays of a state that are fields of its configuration: a grid varies them (see config/schema.py).
+
+  Args:
+    config: of the stage.
+    networks: of the method.
+    terms: loss terms of the method.
+
+  Returns:
+    learning_rates, weights and ramp of State.
+  """
+  return {
+    "learning_rates": {name: jnp.float32(config.optimizer.rates[name]) for name in networks},
+    "weights": {name: jnp.asarray(config.loss.weights[name], jnp.float32) for name in terms},
+    "ramp": jnp.asarray(config.loss.ramp, jnp.float32),
+  }
 
 
 def make_optimizer(config: StageConfig) -> optax.GradientTransformation:

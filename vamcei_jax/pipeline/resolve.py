@@ -20,6 +20,8 @@ from vamcei_jax.config.schema import (
   flat_fields,
   is_section,
   records,
+  variable_fields,
+  vary,
 )
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
@@ -233,11 +235,36 @@ def _resolve_grid(content: Mapping[str, Any]) -> GridConfig | None:
 def _check_grid(grid: GridConfig | None, configs: Mapping[str, StageConfig]) -> None:
   if grid is None:
     return
-  names, terms = [name for name, _ in grid.rows], {term for _, row in grid.rows for term in row}
-  known = {term for config in configs.values() for term in config.loss.weights}
-  if len(set(names)) < len(names) or not terms <= known:
-    expected = f"rows of different names, with terms of {', '.join(sorted(known))}"
-    raise InputError(f"config.grid.rows={shown(grid.rows)}: must be {expected}")
+  names = [name for name, _ in grid.rows]
+  if len(set(names)) < len(names):
+    raise InputError(f"config.grid.rows: rows must have different names, not {shown(names)}")
+  for name, changes in grid.rows:
+    _check_row(f"config.grid.rows: {shown(name)} changes", changes, configs)
+
+
+def _check_row(row: str, changes: Mapping[str, Any], configs: Mapping[str, StageConfig]) -> None:
+  """Checks the fields that a row of a grid changes; errors begin with `row`."""
+  known = dict.fromkeys(name for config in configs.values() for name in variable_fields(config))
+  for name, value in changes.items():
+    if name not in known:
+      raise InputError(f"{row} {shown(name)}; choose from {_abridged(known)}")
+    record = find_record(name)
+    if record is not None and not record.rule.accepts(value):
+      raise InputError(f"{row} {name} to {shown(value)}: must be {record.rule.expected}")
+  for config in configs.values():
+    for name, holds, expected in _relations(vary(config, changes)):
+      if name in changes and not holds:
+        raise InputError(f"{row} {name} to {shown(changes[name])}: must be {expected}")
+
+
+def _abridged(names: Collection[str]) -> str:
+  """Dotted names with each section written once: "loss.weights.(segmentation, generator), loss.ramp"."""
+  sections: dict[str, list[str]] = {}
+  for name in names:
+    section, _, field = name.rpartition(".")
+    sections.setdefault(section, []).append(field)
+  group = lambda fields: fields[0] if len(fields) == 1 else f"({', '.join(fields)})"
+  return ", ".join(f"{section}.{group(fields)}" for section, fields in sections.items())
 
 
 def _check_order(stages: tuple[str, ...], number: int, needs: Collection[str]) -> None:

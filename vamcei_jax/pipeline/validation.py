@@ -26,15 +26,19 @@ def segmentation_evaluator(
   def evaluate(networks: Mapping, step: int) -> dict[str, float]:
     probs = [predict_volume(predict, networks, patient.image) for patient in validation_cases]
     save_panels(folder / "pictures" / f"{step:06d}.png", overlay_rows(validation_cases, {stage: probs}, settings))
-    masks = restore_masks(validation_cases, probs, settings)
-    pairs = zip(validation_cases, masks, strict=True)
-    scores = [dice(mask, patient.truth) for patient, mask in pairs if patient.truth is not None]
-    if not scores:
-      return {}
-    means = {name: float(np.mean([by_structure[name] for by_structure in scores])) for name in STRUCTURES}
-    return {f"dice_{name}": mean for name, mean in means.items()} | {"dice": float(np.mean(list(means.values())))}
+    return mean_dice(validation_cases, probs, settings)
 
   return evaluate
+
+
+def mean_dice(patients: Sequence[Patient], maps: Sequence[np.ndarray], settings: Preprocess) -> dict[str, float]:
+  """Mean Dice of the labelled patients: of each structure, as "dice_LV", and their mean, "dice"; empty without any."""
+  pairs = zip(patients, restore_masks(patients, maps, settings), strict=True)
+  scores = [dice(mask, patient.truth) for patient, mask in pairs if patient.truth is not None]
+  if not scores:
+    return {}
+  means = {name: float(np.mean([by_structure[name] for by_structure in scores])) for name in STRUCTURES}
+  return {f"dice_{name}": mean for name, mean in means.items()} | {"dice": float(np.mean(list(means.values())))}
 
 
 def translation_evaluator(
