@@ -18,6 +18,7 @@ lint: $(VENV)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/shellcheck examples/slurm/*.sh
 
 # Known vulnerabilities of the versions in the lock file. --strict: fail if one cannot be looked up.
 audit: $(VENV)

@@ -7,7 +7,6 @@ prior KL 0.502, + global KL 0.526, + prototypes 0.489, + discriminator 0.738, al
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -33,14 +32,15 @@ def get_config() -> ConfigDict:
   return config
 
 
-def term_rows(config: ConfigDict, terms: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, dict[str, Any]], ...]:
+def term_rows(config: ConfigDict, terms: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, dict[str, float]], ...]:
   """Rows of a grid that differ in their loss terms.
 
   Args:
     config: with the weights of all terms.
     terms: name of a row -> the unsupervised terms that it uses. The weights of the others are 0 in this row.
   """
-  zero = lambda weight: (0.0,) * len(weight) if isinstance(weight, tuple) else 0.0
-  unsupervised = {name: weight for name, weight in config.loss.weights.items() if name != "segmentation"}
-  without = lambda used: {f"loss.weights.{name}": zero(unsupervised[name]) for name in unsupervised if name not in used}
-  return tuple((row, without(used)) for row, used in terms.items())
+  rows = []
+  for row, used in terms.items():
+    others = [term for term in config.loss.weights if term not in ("segmentation", *used)]
+    rows.append((row, {f"loss.weights.{term}": 0.0 for term in others}))
+  return tuple(rows)

@@ -106,7 +106,9 @@ def compare_grids(config, data, key):
   draw = draw_of(config)
   devices, seeds = jax.devices()[:2], (1, 5, 7, 8)
   states = [jax.jit(lambda seed=seed: vamcei.init_state(config, jax.random.key(seed)))() for seed in seeds]
-  states = [state.replace(weights=state.weights | {"prototypes": 0.1 * i}) for i, state in enumerate(states)]
+  faster = lambda state, i: jax.tree.map(lambda rate: rate * (1 + 0.5 * i), state.learning_rates)
+  varied = lambda state, i: {"weights": state.weights | {"prototypes": 0.1 * i}, "learning_rates": faster(state, i)}
+  states = [state.replace(ramp=state.ramp * (1 + i), **varied(state, i)) for i, state in enumerate(states)]
   keys = jax.numpy.stack([jax.random.key(10 + seed) for seed in seeds])
   alone = grid.make_grid(states, devices[:1], mapped=False)
   states = [jax.device_put(*one) for one in zip(states, grid.grid_placement(4, devices), strict=True)]

@@ -1,4 +1,4 @@
-"""The walks of docs/extending.md, applied to a copy of the package and run in a process of their own."""
+"""The walks of docs/extending.md and docs/ablation.md, applied to a copy of the package and run in another process."""
 
 import json
 import math
@@ -14,7 +14,9 @@ import pytest
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "extending.md"
-WALKS = ("A loss term", "A method", "A dataset", "A row of the ablation grid")
+ABLATION = ROOT / "docs" / "ablation.md"
+WALKS = {"A loss term": PAGE, "A method": PAGE, "A dataset": PAGE, "A grid of your own": ABLATION}
+WALKS["A row with a new loss term"] = ABLATION
 RAMP = 0.5
 
 SCRIPT = """
@@ -25,6 +27,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from vamcei_jax.config.schema import vary
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import STAGES
@@ -92,16 +95,16 @@ for role, domain in (("source", data.source), ("target", data.target)):
 found["splits"] = splits
 
 grid = resolve(small("entropy_ablation"))
-found["row"] = grid.grid.rows[-1]
-found["rows"] = len(grid.grid.rows)
-found["weight in grid"] = grid.stages["vamcei"].loss.weights["entropy"]
+found["rows"] = {name: vary(grid.stages["vamcei"], changes).loss.weights for name, changes in grid.grid.rows}
+ramps = resolve(small("ramps"))
+found["ramps"] = {name: vary(ramps.stages["vamcei"], changes).loss.ramp for name, changes in ramps.grid.rows}
 print(json.dumps(found))
 """
 
 
-def blocks(heading):
+def blocks(heading, page):
   """(language, text) of the code blocks below a heading."""
-  page, multiline = PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+  page, multiline = page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
   (section,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", page, multiline)
   return re.findall(r"^```(\w*)\n(.*?)^```$", section, multiline)
 
@@ -128,8 +131,8 @@ def copy(tmp_path_factory):
   root = tmp_path_factory.mktemp("extended")
   for folder in ("vamcei_jax", "configs"):
     shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-  for walk in WALKS:
-    for language, text in blocks(walk):
+  for walk, page in WALKS.items():
+    for language, text in blocks(walk, page):
       apply_block(language, text, root)
   for file in ("cine/a", "cine/b", "cine/c", "cine_masks/a", "cine_masks/b", "lge/d", "lge/e", "lge_masks/e"):
     path = root / "hospital" / f"{file}.nii.gz"
@@ -152,7 +155,7 @@ def found(copy):
 
 def test_the_new_code_passes_the_linter(copy):
   new = [path for path in copy.rglob("*.py") if not (ROOT / path.relative_to(copy)).exists()]
-  assert len(new) == 7
+  assert len(new) == 8
   arguments = [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", "--no-cache", *new]
   linted = subprocess.run(arguments, capture_output=True, text=True)
   assert linted.returncode == 0, linted.stdout + linted.stderr
@@ -200,6 +203,12 @@ def test_a_new_dataset_splits_its_patients_by_role(found):
 
 
 def test_a_new_row_of_the_grid(found):
-  assert found["row"] == ["+ entropy", ["reconstruction", "prior_kl", "entropy"]]
-  assert found["rows"] == 7
-  assert found["weight in grid"] == pytest.approx(0.1)
+  used = {row: {term for term, weight in weights.items() if np.any(weight)} for row, weights in found["rows"].items()}
+  assert len(used) == 7
+  assert used["+ entropy"] == {"segmentation", "reconstruction", "prior_kl", "entropy"}
+  assert all("entropy" not in terms for row, terms in used.items() if row != "+ entropy")
+  assert found["rows"]["+ entropy"]["entropy"] == pytest.approx(0.1)
+
+
+def test_a_new_grid_varies_the_ramp(found):
+  assert found["ramps"] == {"as configured": [0, 4], "slow": [0, 200], "late and gentle": [100, 100]}

@@ -17,6 +17,7 @@ from tests.runs import assert_same, final_state
 from vamcei_jax.config.schema import vary
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import vamcei
+from vamcei_jax.methods.state import config_arrays
 from vamcei_jax.pipeline.domains import prepare_datasets
 from vamcei_jax.pipeline.record import read_record
 from vamcei_jax.pipeline.resolve import resolve
@@ -69,18 +70,32 @@ def test_a_run_of_the_grid_equals_the_run_alone(grid, tiny_run):
   assert None not in dices[1::2]  # every four steps, of log lines every two
 
 
-def test_a_row_equals_the_run_with_its_fields_changed(grid, tiny_config, tmp_path):
+@pytest.fixture
+def late_config(tiny_config):
+  """The stage of a run with the changes of the row "late"."""
   tiny_config.stages = (STAGE,)
   tiny_config.loss.ramp = tiny_ablation.LATE["loss.ramp"]
   tiny_config.loss.weights.generator = tiny_ablation.LATE["loss.weights.generator"]
   tiny_config.optimizer.rates.segmenter = tiny_ablation.LATE["optimizer.rates.segmenter"]
-  config = resolve(tiny_config).stages[STAGE]
+  return resolve(tiny_config).stages[STAGE]
+
+
+def test_a_row_changes_the_arrays_of_its_state(grid, late_config):
+  states = final_states(grid)
+  arrays = config_arrays(late_config, networks=vamcei.NETWORKS, terms=vamcei.TERMS)
+  for name, expected in arrays.items():
+    assert_same(getattr(states["late", 1], name), expected)
+  equal = jax.tree.map(np.array_equal, states["all", 1].ema_params, states["late", 1].ema_params)
+  assert not any(jax.tree.leaves(equal))
+
+
+@pytest.mark.slow
+def test_a_row_equals_the_run_with_its_fields_changed(grid, late_config, tmp_path):
+  config = late_config
   datasets = prepare_datasets(config.data, tmp_path)
   load = lambda: load_stage(config, datasets, {}, {})
   alone, states = train(config, vamcei, stage_key(1, STAGE), load, lambda *_: {}, tmp_path), final_states(grid)
   assert_same(states["late", 1].ema_params, alone)
-  equal = jax.tree.map(np.array_equal, states["all", 1].ema_params, alone)
-  assert not any(jax.tree.leaves(equal))
 
 
 def test_the_rows_of_the_ablation_use_the_terms_that_they_name():

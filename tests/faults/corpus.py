@@ -283,7 +283,8 @@ MAY_BE_ZERO = {"seed", "translation.blocks"}
 # What a row of a grid may not change: unknown fields, fields that are no array of the state, values out of range.
 ROW_CHANGES = ({"loss.weights.nosuch": 1.0}, {"train.steps": 3}, {"seed": 1}, {3: 1.0}, {"loss.ramp": (0, -1)})
 ROW_CHANGES += (
-  {"loss.weights.global_alignment": (0.0,)},
+  {"loss.weights.global_alignment": (0.0,) * 9},
+  {"loss.weights.prior_kl": -1.0},
   {"optimizer.rates.segmenter": NAN},
   {"loss": {"ramp": (0, 1)}},
 )

@@ -362,9 +362,15 @@ def variable_fields(config: StageConfig) -> list[str]:
 
 
 def vary(config: StageConfig, changes: Mapping[str, Any]) -> StageConfig:
-  """The configuration of a stage with changes (dotted name -> value) to fields of variable_fields."""
+  """The configuration of a stage with changes (dotted name -> value) to fields of variable_fields.
+
+  One number changes a weight that has a value for each scale in all of them.
+  """
   changed = lambda prefix, values: {name: changes.get(prefix + name, value) for name, value in values.items()}
   weights, rates = changed("loss.weights.", config.loss.weights), changed("optimizer.rates.", config.optimizer.rates)
+  for name, weight in config.loss.weights.items():
+    if isinstance(weight, tuple) and not isinstance(weights[name], list | tuple):
+      weights[name] = (weights[name],) * len(weight)
   loss = dataclasses.replace(config.loss, weights=weights, ramp=changes.get("loss.ramp", config.loss.ramp))
   return dataclasses.replace(config, loss=loss, optimizer=dataclasses.replace(config.optimizer, rates=rates))
 

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vamcei_jax.config.files import stage_content, upgrade
-from vamcei_jax.config.rules import choice, differing, each, shown
+from vamcei_jax.config.rules import STRENGTH, choice, differing, each, either, shown
 from vamcei_jax.config.schema import (
   DistillationConfig,
   GridConfig,
@@ -21,7 +21,6 @@ from vamcei_jax.config.schema import (
   is_section,
   records,
   variable_fields,
-  vary,
 )
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
@@ -245,16 +244,17 @@ def _check_grid(grid: GridConfig | None, configs: Mapping[str, StageConfig]) -> 
 def _check_row(row: str, changes: Mapping[str, Any], configs: Mapping[str, StageConfig]) -> None:
   """Checks the fields that a row of a grid changes; errors begin with `row`."""
   known = dict.fromkeys(name for config in configs.values() for name in variable_fields(config))
+  weights = {term: weight for config in configs.values() for term, weight in config.loss.weights.items()}
   for name, value in changes.items():
     if name not in known:
       raise InputError(f"{row} {shown(name)}; choose from {_abridged(known)}")
-    record = find_record(name)
-    if record is not None and not record.rule.accepts(value):
-      raise InputError(f"{row} {name} to {shown(value)}: must be {record.rule.expected}")
-  for config in configs.values():
-    for name, holds, expected in _relations(vary(config, changes)):
-      if name in changes and not holds:
-        raise InputError(f"{row} {name} to {shown(changes[name])}: must be {expected}")
+    weight, record = weights.get(name.removeprefix("loss.weights.")), find_record(name)
+    assert record is not None, name
+    # The weights of all rows have one shape, as they are mapped.
+    scales = either(STRENGTH, each(STRENGTH, len(weight))) if isinstance(weight, tuple) else STRENGTH
+    rule = record.rule if weight is None else scales
+    if not rule.accepts(value):
+      raise InputError(f"{row} {name} to {shown(value)}: must be {rule.expected}")
 
 
 def _abridged(names: Collection[str]) -> str:
