@@ -24,7 +24,7 @@ from vamcei_jax import distributed
 from vamcei_jax.config.files import CONFIG_FILE, changed_field, read_config, stage_content, write_config
 from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import GridConfig, StageConfig, vary
-from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.data.loader import draw_batch, load_patients
 from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.datasets import earlier_names
 from vamcei_jax.errors import InputError
@@ -126,8 +126,8 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
     program = make_program(stage_config, resolved.grid, slices)
     predict, settings = jax.jit(vamcei.make_predict(stage_config)), preprocess_settings(stage_config.data)
     maps = lambda networks, cases: [predict_volume(predict, networks, case.image) for case in cases]
-    _, watched = scored_patients(datasets["target"], ("validation",))
-    validate = lambda networks: mean_dice(watched, maps(networks, watched), settings)
+    validation = list(load_patients(datasets["target"], "validation"))
+    validate = lambda networks: mean_dice(validation, maps(networks, validation), settings)
     scores = {}
     for run, networks in train_grid(program, grid_runs(resolved.grid), validate, workdir):
       summary = summarise(score(patients, maps(networks, patients), settings))
