@@ -13,8 +13,8 @@ from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation.metrics import METRICS
 from vamcei_jax.evaluation.statistics import Scores, agreement, amounts
 
-WIDTH, HEIGHT = 360, 240
-LEFT, RIGHT, TOP, BOTTOM = 54, WIDTH - 8, 12, HEIGHT - 42  # of the area between the axes
+LEFT, RIGHT, TOP, BOTTOM = 54, 338, 30, 200  # of the area between the axes
+LABELLED = RIGHT - 26  # RIGHT where lines have a text
 MAIN_CURVES = {"dice": "Validation Dice, mean of the structures", "loss": "Training loss"}
 
 
@@ -125,7 +125,8 @@ def curve(log: Sequence[Mapping], name: str, series: Mapping[str, int]) -> Chart
   if not points:
     return None
   steps, values = zip(*(point for stage in points.values() for point in stage), strict=True)
-  x, y = Axis([0, *steps], LEFT, RIGHT), Axis(values, BOTTOM, TOP)
+  whole = (0.0, 1.0) if name.startswith("dice") and name != "dice_loss" else ()
+  x, y = Axis([0, *steps], LEFT, RIGHT), Axis([*values, *whole], BOTTOM, TOP)
   place = lambda stage: np.stack([x(np.array(points[stage])[:, 0]), y(np.array(points[stage])[:, 1])], axis=1)
   lines = [Line(series[stage], place(stage)) for stage in points]
   return Chart("Training step", MAIN_CURVES.get(name, name), x.ticks, y.ticks, lines=lines)
@@ -159,19 +160,19 @@ def box_plot(scores: Mapping[str, Scores], metric: str, series: Mapping[str, int
 def bland_altman(scores: Scores, series: int) -> Iterator[Chart]:
   """For each of AMOUNTS: predicted minus true value over their mean, one dot per patient.
 
-  Lines mark the bias and the limits of agreement.
+  A line marks the bias, and dashed lines the limits of agreement.
   """
   limits = agreement(scores)
   for title, (predicted, true) in amounts(scores).items():
     unit = title.rpartition(", ")[2]
     means, differences = (predicted + true) / 2, predicted - true
-    x, y = Axis(means, LEFT, RIGHT), Axis([0.0, *differences, *limits[title].values()], BOTTOM, TOP)
+    x, y = Axis(means, LEFT, LABELLED), Axis([0.0, *differences, *limits[title].values()], BOTTOM, TOP)
     dots = [
       Dot(series, float(x(mean)), float(y(difference)), f"{patient}: {difference:+.1f} {unit}")
       for patient, mean, difference in zip(scores, means, differences, strict=True)
     ]
     rules = [Rule(y(0.0), "", False)]
-    rules += [Rule(y(value), f"{name} {value:+.1f}", name != "bias") for name, value in limits[title].items()]
+    rules += [Rule(y(value), f"{value:+.1f}", name != "bias") for name, value in limits[title].items()]
     x_label, y_label = f"{title}: mean of prediction and truth", f"Prediction − truth, {unit}"
     yield Chart(x_label, y_label, x.ticks, y.ticks, dots=dots, rules=rules)
 

@@ -25,8 +25,8 @@ from vamcei_jax.inference.quality import LOW_SCORE
 
 BOXED = ("dice", "assd_mm", "hd95_mm", "volume_difference_ml")
 WORST, BEST = 4, 2  # cases in the report
-COMPARED = {"volume_difference_ml": "Absolute volume difference, ml"}  # titles that are not those of METRICS
-SIGNIFICANT = 0.05  # the largest p of a difference in bold
+COMPARED = {"volume_difference_ml": "|Volume difference|, ml"}  # titles that are not those of METRICS
+SIGNIFICANT = 0.05  # a smaller p is in bold
 SLICES = 40  # of a case, at most
 MARGIN = 10  # voxels around the heart
 PANEL = 240  # approximate width or height of a panel in screen pixels
@@ -105,6 +105,11 @@ class Change:
     """The title of what is compared."""
     return COMPARED.get(self.metric, METRICS[self.metric].title)
 
+  @property
+  def significant(self) -> bool:
+    """Whether p is small."""
+    return self.test["p_value"] < SIGNIFICANT
+
 
 def write_report(
   path: Path,
@@ -149,7 +154,7 @@ def write_report(
   content = page.render(
     title=title,
     headline=predictions_headline(predicted) if predicted else headline(scores, split, len(names)),
-    about={**about, "Date": datetime.date.today().isoformat(), "vamcei_jax": version("vamcei_jax")},
+    about={"Date": datetime.date.today().isoformat(), **about, "vamcei_jax": version("vamcei_jax")},
     metrics=METRICS,
     colours=COLOURS,
     series=series,
@@ -159,7 +164,7 @@ def write_report(
     empty_masks=list_empty_masks(scores),
     comparison=results.get("comparison"),
     changes=list_changes(scores),
-    significant=SIGNIFICANT,
+    significance=SIGNIFICANT,
     boxes=[charts.box_plot(scores, metric, series) for metric in BOXED] if scores else [],
     limits=list(charts.bland_altman(patients, series[last])) if scores else [],
     cases=[_panels(name, load_case(name), scores) for name in cases] if load_case else [],
@@ -184,10 +189,12 @@ def headline(scores: Mapping[str, Scores], split: str = "", unscored: int = 0) -
     unscored: number of patients if there are no scores.
   """
   count = len(next(iter(scores.values()))) if scores else unscored
-  patients = " ".join(filter(None, [str(count), split, "patient" if count == 1 else "patients"]))
+  kind = "training" if split == "train" else split
+  patients = " ".join(filter(None, [str(count), kind, "patient" if count == 1 else "patients"]))
   if not scores:
     return f"Predictions for {patients}. No true masks are known, so nothing is scored."
-  first, *_, last = means = {name: f"{summarise(each)['mean']['dice']['mean']:.3f}" for name, each in scores.items()}
+  means = {name: f"{summarise(each)['mean']['dice']['mean']:.3f}" for name, each in scores.items()}
+  first, last = list(means)[0], list(means)[-1]
   if len(means) == 1:
     return f"{last} has a mean Dice of {means[last]} on {patients}"
   if means[first] == means[last]:
@@ -219,7 +226,8 @@ def list_changes(scores: Mapping[str, Scores]) -> list[Change]:
     for metric, test in tests.items():
       error = lambda values, s=structure, m=metric: abs(values[s][m] - METRICS[m].best)
       gains = np.array([error(first[name]) - error(last[name]) for name in last])
-      median = np.median(gains)
+      # Equal is what the table shows as zero.
+      median = round(float(np.median(gains)), METRICS[metric].digits)
       kind = "better" if median > 0 else "worse" if median < 0 else "equal"
       changes.append(Change(structure, metric, kind, int((gains > 0).sum()), int((gains < 0).sum()), test))
   return changes

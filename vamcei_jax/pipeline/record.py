@@ -103,7 +103,7 @@ def session() -> dict:
 def describe_session(session: Mapping) -> dict[str, str]:
   """Commit, if there is one, and device of a session, as text."""
   git, devices = session["git"], session["devices"]
-  commit = {"Commit": git["commit"] + (", with changes" if git.get("dirty") else "")} if git.get("commit") else {}
+  commit = {"Commit": git["commit"][:12] + (", with changes" if git.get("dirty") else "")} if git.get("commit") else {}
   device = f"{devices.get('count')} × {devices.get('kind')}"
   if devices.get("platform") == "cpu":
     device = f"CPU, {devices.get('cores')} cores, {devices.get('processor')}"
