@@ -250,7 +250,8 @@ def test_tables_say_what_was_measured(page, scores):
 
 def test_a_larger_error_is_worse_and_said_so_without_colour(page):
   one = lambda dice, error: {name: {"dice": dice, "volume_difference_ml": error} for name in STRUCTURES}
-  changes = list_changes({"first": {"a": one(0.5, -12.0)}, "second": {"a": one(0.7, 29.0)}})
+  scores = {"first": {"a": one(0.5, -12.0)}, "second": {"a": one(0.7, 29.0)}}
+  changes = list_changes(scores, compare(scores["second"], scores["first"]))
   kinds = [(change.metric, change.title, change.kind) for change in changes[:2]]
   title = "|Volume difference|, ml"
   assert kinds == [("dice", "Dice", "better"), ("volume_difference_ml", title, "worse")]

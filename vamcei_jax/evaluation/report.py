@@ -19,7 +19,7 @@ from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation import charts
 from vamcei_jax.evaluation.figures import COLOURS, WEBP_PIXELS, slice_stack
 from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.statistics import Scores, compare, format_mean, results_table, summarise
+from vamcei_jax.evaluation.statistics import Comparison, Scores, format_mean, results_table, summarise
 from vamcei_jax.files import write_text
 from vamcei_jax.inference.quality import LOW_SCORE
 
@@ -106,6 +106,12 @@ class Change:
     return COMPARED.get(self.metric, METRICS[self.metric].title)
 
   @property
+  def difference(self) -> str:
+    """The median difference as text."""
+    digits = METRICS[self.metric].digits
+    return f"{round(self.test['median_difference'], digits) + 0.0:+.{digits}f}"  # no "-0.00"
+
+  @property
   def significant(self) -> bool:
     """Whether p is small."""
     return self.test["p_value"] < SIGNIFICANT
@@ -145,6 +151,7 @@ def write_report(
 
   scores = scores or {}
   results = results_table(scores)
+  comparison = results.get("comparison")
   last, patients = list(scores.items())[-1] if scores else ("", {})
   cases = pick_cases(patients) or list(names)[: WORST + BEST]
   series = {name: number for number, name in enumerate(dict.fromkeys([*scores, *(line["stage"] for line in log)]))}
@@ -162,8 +169,8 @@ def write_report(
     last=last,
     scores=patients,
     empty_masks=list_empty_masks(scores),
-    comparison=results.get("comparison"),
-    changes=list_changes(scores),
+    comparison=comparison,
+    changes=list_changes(scores, comparison["tests"]) if comparison else [],
     significance=SIGNIFICANT,
     boxes=[charts.box_plot(scores, metric, series) for metric in BOXED] if scores else [],
     limits=list(charts.bland_altman(patients, series[last])) if scores else [],
@@ -212,22 +219,19 @@ def predictions_headline(predicted: Sequence[Predicted]) -> str:
   return f"{volumes}, {low} with a score below {LOW_SCORE}: look at {'this mask' if low == 1 else 'these masks'} first"
 
 
-def list_changes(scores: Mapping[str, Scores]) -> list[Change]:
-  """A Change for each structure and metric that is good or bad, from the first to the last method.
+def list_changes(scores: Mapping[str, Scores], tests: Comparison) -> list[Change]:
+  """A Change for each structure and metric of the tests, from the first to the last method.
 
-  A metric that is best at 0, such as a volume difference, is better where its absolute value is smaller. Empty if there
-  is one method.
+  A metric that is best at 0, such as a volume difference, is better where its absolute value is smaller.
   """
-  if len(scores) < 2:
-    return []
-  first, *_, last = scores.values()
+  first, last = list(scores.values())[0], list(scores.values())[-1]
   changes = []
-  for structure, tests in compare(last, first).items():
-    for metric, test in tests.items():
-      error = lambda values, s=structure, m=metric: abs(values[s][m] - METRICS[m].best)
+  for structure, by_metric in tests.items():
+    for metric, test in by_metric.items():
+      best, digits = METRICS[metric].best or 0.0, METRICS[metric].digits
+      error = lambda values, s=structure, m=metric, b=best: abs(values[s][m] - b)
       gains = np.array([error(first[name]) - error(last[name]) for name in last])
-      # Equal is what the table shows as zero.
-      median = round(float(np.median(gains)), METRICS[metric].digits)
+      median = round(float(np.median(gains)), digits)  # equal is what the table shows as zero
       kind = "better" if median > 0 else "worse" if median < 0 else "equal"
       changes.append(Change(structure, metric, kind, int((gains > 0).sum()), int((gains < 0).sum()), test))
   return changes
