@@ -447,8 +447,8 @@ def predictions(tmp_path_factory):
 def test_predictions_have_a_row_and_a_montage_each_and_low_scores_are_marked(browser, predictions):
   browser.get(predictions.as_uri())
   assert cells(browser, "predictions") == [
-    ["sub-01/a.nii.gz", "", "101.2", "80.5", "94.5", "0.810"],
-    [HOSTILE, "heart cut; other", "101.2", "80.5", "94.5", "0.420"],
+    ["sub-01/a.nii.gz", "0.810", "101.2", "80.5", "94.5", ""],
+    [HOSTILE, "0.420", "101.2", "80.5", "94.5", "heart cut; other"],
   ]
   assert [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#predictions-table .low")] == ["0.420"]
   expected = "2 volumes segmented, 1 with a score below 0.5: look at this mask first"

@@ -73,7 +73,7 @@ def outlined(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> np.ndarra
   if mask is None:
     return colours
   classes = enlarge(mask)
-  inside, width = np.zeros(classes.shape, bool), -(-zoom // 2)
+  inside, width = np.zeros(classes.shape, bool), -(-2 * zoom // 3)
   for structure in INNER_FIRST:
     structure_mask = classes == CLASSES.index(structure)
     inside |= structure_mask
