@@ -95,6 +95,15 @@ def test_phases_are_told_apart_by_their_trigger_times(tmp_path, delay):
   np.testing.assert_array_equal(list(found.values()), stored)
 
 
+def test_images_of_one_position_are_ordered_by_their_times_and_not_by_their_numbers(tmp_path):
+  """Each position has trigger times of its own, and images are numbered from the last phase to the first."""
+  stored = [dicoms.voxels(3, seed=phase) for phase in range(4)]
+  times = lambda place, phase: {"TriggerTime": 50.0 * phase + 3.7 * place, "InstanceNumber": 9 * place - phase + 9}
+  slices = [dicoms.make_slice(stored[n][place], place, **times(place, n)) for place in range(3) for n in range(4)]
+  dicoms.write(tmp_path, slices)
+  np.testing.assert_array_equal(list(read_all(tmp_path).values()), stored)
+
+
 @pytest.mark.parametrize(
   ("types", "names"),
   [

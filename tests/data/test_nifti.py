@@ -539,6 +539,7 @@ def touch(folder, *names):
 def test_volumes_are_found_in_folders_in_a_folder_and_images_of_other_formats_are_named(tmp_path):
   source = tmp_path / "source"
   touch(source, "b.nii", "sub-01/lge.nii.gz", "sub-01/lge_manual.nii.gz", "sub-01/deep/lge.nii", "masks/b.nii")
+  touch(source, "b_entropy.nii.gz", "b_probabilities.nii", "c_entropy.nii")
   touch(source, "lge_manual.nii", ".hidden/c.nii", "notes.txt", "sub-01/lge.json")
   unread = {
     "sub-01/D.NII.GZ": "its suffix is .NII.GZ. Rename it to D.nii.gz.",
@@ -555,7 +556,8 @@ def test_volumes_are_found_in_folders_in_a_folder_and_images_of_other_formats_ar
   (source / "empty.nii").mkdir()  # is listed as a file that cannot be read
   (tmp_path / "result").symlink_to(source / "masks")
   found = [str(path.relative_to(source)) for path in list_volumes(source, leave_out=tmp_path / "result")]
-  expected = ["b.nii", "empty.nii", "lge_manual.nii", "linked/g.nii", "sub-01/deep/lge.nii", "sub-01/lge.nii.gz"]
+  expected = ["b.nii", "c_entropy.nii", "empty.nii", "lge_manual.nii", "linked/g.nii"]
+  expected += ["sub-01/deep/lge.nii", "sub-01/lge.nii.gz"]
   assert found == expected
   assert sorted(list_unread(source)) == sorted(f"{source / name}: {reason}" for name, reason in unread.items())
 

@@ -74,6 +74,7 @@ def test_a_retrained_stage_is_discarded_with_those_that_need_it(config):
   assert plan(configs, ["source_vamcei"]).discard == {"source_vamcei", "distill"}
   assert plan(configs, ["source_vamcei"]).actions["target_vamcei"] == "skip"
   assert plan(configs, ORDER).starts_over
+  assert not plan(configs, ["source_vamcei"]).starts_over  # the record keeps the stages that stay
   with pytest.raises(InputError, match="--stages=nosuch: not a stage of this run; choose from no_adaptation, tr"):
     plan(configs, ["nosuch"])
 
