@@ -67,6 +67,8 @@ def test_files_may_be_nested_and_named_and_ordered_in_any_way(tmp_path):
 def test_a_single_slice_has_the_thickness_of_the_header(tmp_path):
   dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(1)))
   np.testing.assert_allclose(np.linalg.norm(read_dicom(tmp_path).affine[:3, 2]), dicoms.THICKNESS)
+  dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(1), SpacingBetweenSlices=10.0))  # with a gap
+  np.testing.assert_allclose(np.linalg.norm(read_dicom(tmp_path).affine[:3, 2]), 10.0)
 
 
 def test_each_slice_has_its_own_scale(tmp_path):

@@ -130,6 +130,8 @@ def test_voxels_beyond_the_percentiles_count_when_all_others_are_constant():
   voxels[1, 3, 4] = 50.0
   image = preprocess_image(voxels, SPACING, Preprocess(size=(30, 30)))
   np.testing.assert_array_equal(image, voxels / 50.0)
+  faint = preprocess_image(voxels / 200.0, SPACING, Preprocess(size=(30, 30)))
+  np.testing.assert_array_equal(faint, image)
 
 
 # Grids

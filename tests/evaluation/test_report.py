@@ -472,6 +472,14 @@ def test_each_tile_of_a_montage_is_a_whole_slice(browser, predictions):
     np.testing.assert_allclose(middle, grey(number), atol=0.03)
 
 
+def test_slices_around_the_heart_keep_their_numbers(tmp_path):
+  mask = np.zeros((12, 30, 30), np.uint8)
+  mask[5:8, 10:20, 10:20] = 2
+  load = lambda name: Case(np.zeros(mask.shape), mask, {"a": mask})
+  write_report(tmp_path / "report.html", "Run", {}, load_case=load, names=["p"])
+  assert 'data-slices="4 5 6 7 8"' in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(("shape", "box"), [((3, 700, 900), None), ((60, 40, 40), (5, 9)), ((1, 8, 8), (0, 8))])
 def test_a_montage_is_small_and_shows_slices_without_a_mask(shape, box):
   mask = np.zeros(shape, np.uint8)

@@ -52,6 +52,14 @@ def test_samples_have_the_mean_and_variance_that_the_latent_states(images, varia
   assert abs(noise.var() - 1.0) < 0.05
 
 
+def test_the_segmentation_is_a_function_of_the_sample(images, variables):
+  """Also through the coarse scale alone, whose sample is the input of the next block."""
+  mean, sampled = segment(variables, images), segment(variables, images, example_keys(jax.random.key(7), jnp.arange(3)))
+  for scale in (0, 1):
+    assert float(jnp.abs(mean.scale_logits[scale] - sampled.scale_logits[scale]).max()) > 1e-3
+  assert float(jnp.abs(mean.latents[0].mu - sampled.latents[0].mu).max()) > 1e-3
+
+
 def test_the_pooled_latent_is_the_mean_of_16_independent_pixels():
   mu, logvar = jax.random.normal(jax.random.key(5), (2, 1, 4, 4, 1))
   noise = jax.random.normal(jax.random.key(6), (40_000, 4, 4, 1))
