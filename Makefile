@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV = .venv/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
-.PHONY: install demo test lint audit
+.PHONY: install demo test lint audit docs
 
 install: $(VENV)
 
@@ -19,6 +19,13 @@ lint: $(VENV)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/shellcheck examples/slurm/*.sh
+
+# The site. A link that leads nowhere is a warning, and --fail-on-warning makes it an error.
+docs: $(VENV)
+	test -x .venv/bin/sphinx-build || .venv/bin/python -m pip install --quiet --editable '.[docs]'
+	.venv/bin/sphinx-build --quiet --fail-on-warning --fresh-env -c docs --builder html . site
+	echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > site/index.html
+	@echo 'Open site/index.html in a browser.'
 
 # Known vulnerabilities of the versions in the lock file. --strict: fail if one cannot be looked up.
 audit: $(VENV)

@@ -437,6 +437,14 @@ def test_a_dispatch_ends_where_something_is_due():
   assert steps_to_go(0, settings, jax.devices("cpu")) == 1
 
 
+def test_a_flag_of_one_host_is_that_of_all(monkeypatch):
+  monkeypatch.setattr(distributed, "on_many_hosts", lambda: True)
+  for flags, expected in (([True, False], True), ([False, True], True), ([False, False], False)):
+    gather = lambda flag, flags=flags: np.array(flags)
+    monkeypatch.setattr(distributed.multihost_utils, "process_allgather", gather)
+    assert distributed.any_host(flags[0]) is expected
+
+
 def test_devices_get_equal_shares(monkeypatch):
   class Device:
     def __init__(self, number):

@@ -1,4 +1,4 @@
-"""What the pages name exists: files, anchors, functions, commands, flags, fields, and the errors of errors.md."""
+"""Pages are short, and what they name exists: files, anchors, functions, commands, flags, fields, errors."""
 
 import ast
 import contextlib
@@ -6,9 +6,12 @@ import functools
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
+import vamcei_jax
 from tests.commands import ROOT
 from vamcei_jax.config.schema import InferenceConfig, find_record, records
 from vamcei_jax.pipeline.resolve import resolve
@@ -18,10 +21,56 @@ FOLDERS = [ROOT / name for name in ("docs", "experiments", "weights")]
 TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
 PAGES = [*TOP, *sorted(page for folder in FOLDERS for page in folder.rglob("*.md"))]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-HISTORY = ("CHANGELOG.md", "mscmrseg.md", "results.md", "notes.md")  # pages that name flags of version 0.1
+# Pages that name flags of version 0.1.
+HISTORY = ("CHANGELOG.md", "notes.md", "results.md", "results-mscmrseg.md", "what-was-tried.md")
 COMMANDS = ("main", "prepare", "predict", "evaluate", "export")
-# Files that a reader of the pages writes; the blocks of extending.md are others.
+# Files that a reader of the pages writes; the blocks of extending*.md are others.
 WRITTEN = {"configs/mine.py"}
+
+
+def words(text):
+  return len(text.split())
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_of_docs_has_at_most_900_words(page):
+  text = page.read_text()
+  if page.name == "trust.md":  # its tables are the evidence
+    text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+  assert words(text) <= 900
+
+
+def test_the_readme_is_one_page():
+  text = (ROOT / "README.md").read_text()
+  assert words(text) <= 900
+  assert len(text.splitlines()) <= 150
+
+
+def test_the_api_reference_has_an_example_of_every_public_name():
+  names = re.findall(r"^\.\. auto\w+:: (\S+)\n((?:   .*\n)*)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+  assert {name.removeprefix("vamcei_jax.") for name, _ in names} >= {*vamcei_jax.__all__} - {"__version__"}
+  for name, options in names:
+    module, _, item = name.rpartition(".")
+    public = getattr(importlib.import_module(module), item)
+    members = re.findall(r"\w+", options.partition(":members:")[2])
+    for documented in (public, *(getattr(public, member) for member in members)):
+      assert "Example:" in documented.__doc__, (name, documented)
+
+
+def test_the_start_page_lists_every_page_of_docs():
+  text = (ROOT / "docs" / "index.md").read_text()
+  blocks = re.findall(r"^```{toctree}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+  listed = {re.sub(r".*<(.*)>", r"\1", line) for block in blocks for line in block.splitlines()}
+  assert {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"} <= listed
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+  pytest.importorskip("furo", reason="needs the extra docs")
+  build = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "-c", "docs", ".", tmp_path]
+  built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+  assert built.returncode == 0, built.stderr
+  assert (tmp_path / "docs" / "index.html").exists()
 
 
 def anchors(page):
@@ -52,8 +101,10 @@ PATH = re.compile(
 
 
 def written(page):
-  """The files that a reader of the page writes."""
-  return WRITTEN | set(re.findall(r"^```python\n# (\S+\.py)$", page.read_text(), re.MULTILINE))
+  """The files that a reader of the page writes; of extending*.md, a reader of all of them."""
+  pages = page.parent.glob("extending*.md") if page.name.startswith("extending") else [page]
+  found = [re.findall(r"^```python\n# (\S+\.py)$", each.read_text(), re.MULTILINE) for each in pages]
+  return WRITTEN.union(*found)
 
 
 @every_page
@@ -125,7 +176,7 @@ def is_field(name):
   if name.startswith("grid."):
     return True
   if found := re.fullmatch(r"loss\.weights\.(\w+)", name):
-    # That of the first walk of extending.md is computed after the walk.
+    # That of extending.md is computed after its changes.
     return found[1] == "entropy" or any(found[1] in stage.method.TERMS for stage in STAGES.values())
   return name == "stages" or find_record(name) is not None
 
@@ -186,14 +237,14 @@ def test_documented_configurations_are_accepted(path, overrides):
 
 def test_the_method_names_what_exists():
   """`[losses/prior.py](../vamcei_jax/losses/prior.py)` and the functions before or after it, in a row of a table."""
-  text = (ROOT / "docs" / "method.md").read_text()
+  text = "".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("method", "stages", "beyond-the-paper"))
   checked = set()
   for line in text.splitlines():
     link = re.search(r"\]\(\.\./(vamcei_jax/[\w/]+)\.py\)(.*)", line)
     if not link:
       continue
     module = importlib.import_module(module_of(link[1]))
-    # In the first two tables, functions and classes stand before their file; elsewhere they follow it.
+    # In the tables of method.md, functions and classes stand before their file; elsewhere they follow it.
     cells = line.split(" | ")
     names = re.findall(r"`(\w+)`", cells[-2] if len(cells) == 4 or "models/" in line else link[2])
     for name in names:
@@ -203,7 +254,7 @@ def test_the_method_names_what_exists():
 
 
 def test_stages_learn_from_the_images_that_the_method_names():
-  text = (ROOT / "docs" / "method.md").read_text()
+  text = (ROOT / "docs" / "stages.md").read_text()
   names = {"S": "source", "T": "target", "S→T": "source_as_target", "T→S": "target_as_source", "": "target"}
   rows = re.findall(r"^\| `(\w+)` \| .+ \| (\S+) \| ?([^\s,]*)(?:, .+)? \|$", text, re.MULTILINE)
   documented = {stage: (names[source], names[target]) for stage, source, target in rows}
@@ -216,7 +267,8 @@ FOREIGN = {"No module named", "No matching distribution found", "An NVIDIA GPU m
 
 def test_errors_are_quoted_as_they_are_printed():
   source = " ".join(file.read_text() for file in (ROOT / "vamcei_jax").rglob("*.py"))
-  rows = re.findall(r"^\| (`.+?) \| ", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+  pages = (ROOT / "docs").glob("errors*.md")
+  rows = [row for page in pages for row in re.findall(r"^\| (`.+?) \| ", page.read_text(), re.MULTILINE)]
   quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row)]
   assert len(quotes) > 15
   for quote in quotes:

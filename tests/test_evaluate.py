@@ -9,6 +9,7 @@ import pytest
 
 from tests.commands import error_of
 from tests.evaluation.masks import assert_close, scores_of, write_folders, write_predictions
+from vamcei_jax.evaluate import choose_label_values
 from vamcei_jax.evaluation.statistics import compare
 from vamcei_jax.phantom.scanner import draw_patient, write_patient
 
@@ -99,6 +100,13 @@ def test_wrong_input_is_named_in_one_line(root, evaluate):
   assert "metrics.jsonl: a damaged line" in error_of(evaluate("near", "labels", f"--workdir={root}"))
   assert not (root / "scores").exists()
   assert "a run, whose own report would be replaced" in error_of(evaluate("near", "labels", f"--output={root}"))
+
+
+def test_label_values_that_are_given_come_before_those_of_the_run(tmp_path):
+  (tmp_path / "config.json").write_text('{"stages": ["vamcei"], "data": {"label_values": [0, 1, 2, 3]}}')
+  assert choose_label_values("0,200,500,600", tmp_path) == (0, 200, 500, 600)
+  assert list(choose_label_values(None, tmp_path)) == [0, 1, 2, 3]
+  assert choose_label_values(None, None) == (0, 200, 500, 600)
 
 
 def test_a_run_and_its_predictions_score_the_same(run_command, tiny_run, tmp_path):

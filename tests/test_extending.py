@@ -1,4 +1,4 @@
-"""The walks of docs/extending.md and docs/ablation.md, applied to a copy of the package and run in another process."""
+"""The code of docs/extending*.md and docs/ablation.md, applied to a copy of the package and run in a process of its own."""
 
 import json
 import math
@@ -13,10 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGE = ROOT / "docs" / "extending.md"
-ABLATION = ROOT / "docs" / "ablation.md"
-WALKS = {"A loss term": PAGE, "A method": PAGE, "A dataset": PAGE, "A grid of your own": ABLATION}
-WALKS["A row with a new loss term"] = ABLATION
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("extending", "extending-method", "extending-dataset", "ablation")]
 RAMP = 0.5
 
 SCRIPT = """
@@ -102,11 +99,9 @@ print(json.dumps(found))
 """
 
 
-def blocks(heading, page):
-  """(language, text) of the code blocks below a heading."""
-  page, multiline = page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-  (section,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", page, multiline)
-  return re.findall(r"^```(\w*)\n(.*?)^```$", section, multiline)
+def blocks(page):
+  """(language, text) of the code blocks of a page."""
+  return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def apply_block(language, text, root):
@@ -127,12 +122,12 @@ def apply_block(language, text, root):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-  """A copy of the package and the configs, changed as the page says."""
+  """A copy of the package and the configs, changed as the pages say."""
   root = tmp_path_factory.mktemp("extended")
   for folder in ("vamcei_jax", "configs"):
     shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-  for walk, page in WALKS.items():
-    for language, text in blocks(walk, page):
+  for page in PAGES:
+    for language, text in blocks(page):
       apply_block(language, text, root)
   for file in ("cine/a", "cine/b", "cine/c", "cine_masks/a", "cine_masks/b", "lge/d", "lge/e", "lge_masks/e"):
     path = root / "hospital" / f"{file}.nii.gz"
@@ -178,7 +173,7 @@ def test_a_weight_of_an_unknown_term_is_refused_with_the_list_of_terms(found):
   assert found["refused"].startswith("config.loss.weights.entropie: no method computes such a term; choose from ")
   listed = found["refused"].split("choose from ")[1].split(", ")
   assert {"segmentation", "reconstruction", "prior_kl", "global_alignment", "prototypes", "entropy"} <= set(listed)
-  (line,) = re.findall(r"^error: (.*), …$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+  (line,) = re.findall(r"^error: (.*), …$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
   assert found["refused"].startswith(line)
 
 

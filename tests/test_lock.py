@@ -15,7 +15,7 @@ def test_the_lock_has_every_dependency_in_an_allowed_version():
   assert len(locked) == len(lines)
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
   extras = project["optional-dependencies"]
-  needed = [*project["dependencies"], *extras["dev"], *extras["experiments"]]
+  needed = [*project["dependencies"], *extras["dev"], *extras["docs"], *extras["experiments"]]
   assert len(needed) > 20
   for requirement in map(Requirement, needed):
     assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement

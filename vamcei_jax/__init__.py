@@ -27,10 +27,11 @@ def load_segmenter(path: str | Path, **options: Any) -> "Segmenter":
 
   Args:
     path: folder of exported weights, of a run (its last stage is used) or of one stage of a run.
-    **options: fields of vamcei_jax.config.schema.InferenceConfig, such as tta=True, in place of the weights' defaults.
+    **options: tta, postprocess, smooth, samples or resample, in place of the weights' defaults; see
+      vamcei_jax.config.schema.InferenceConfig.
 
   Returns:
-    A callable: `segmenter(volume) -> Prediction`. A volume is a NIfTI file, the folder of a DICOM series, a nibabel
+    A callable, segmenter(volume) -> Prediction. A volume is a NIfTI file, the folder of a DICOM series, a nibabel
     image, or an array (D, H, W) with spacing=(mm, mm, mm).
 
   Raises:
@@ -56,7 +57,7 @@ def train(config: "ConfigDict", workdir: str | Path, retrain: Collection[str] = 
     retrain: stages to train from the start, with all stages that need them.
 
   Returns:
-    The content of results.json: "methods" maps each stage to the scores of its predictions.
+    The content of results.json. Its "methods" map each stage to the scores of its predictions.
 
   Raises:
     InputError: config, data or workdir cannot be used.
@@ -90,13 +91,16 @@ def evaluate(
     images: of the patients, for the report.
 
   Returns:
-    A table: `print(table)`, `table.summary["LV"]["dice"]["mean"]`, `table.save("scores")`.
+    A Table of scores over patients.
 
   Raises:
     InputError: no prediction has a label, or none can be read.
 
   Example:
-    >>> print(vamcei_jax.evaluate("masks", "labels"))
+    >>> table = vamcei_jax.evaluate("masks", "labels")
+    >>> print(table)
+    >>> table.summary["LV"]["dice"]["mean"]
+    >>> table.save("scores")
   """
   from vamcei_jax.evaluation.scoring import evaluate
 

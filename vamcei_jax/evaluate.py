@@ -56,10 +56,13 @@ def read_run(workdir: Path) -> dict:
   """What a run adds to the report: arguments of Table.save."""
   from vamcei_jax.config.files import CONFIG_FILE
   from vamcei_jax.inference.load import run_folder
+  from vamcei_jax.pipeline.results import describe_circumstances
   from vamcei_jax.training.log import METRICS_FILE, read_log
 
-  log = read_log(run_folder(workdir.resolve()) / METRICS_FILE)
-  return {"about": {"run": str(workdir)}, "log": log, "config": (workdir / CONFIG_FILE).read_text(encoding="utf-8")}
+  folder = run_folder(workdir.resolve())
+  log = read_log(folder / METRICS_FILE)
+  about = {"run": str(workdir), **describe_circumstances(folder, log)}
+  return {"about": about, "log": log, "config": (workdir / CONFIG_FILE).read_text(encoding="utf-8")}
 
 
 def choose_label_values(given: str | None, workdir: Path | None) -> LabelValues:

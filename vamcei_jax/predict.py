@@ -13,6 +13,7 @@ adds a DICOM segmentation (NAME_seg.dcm).
 import csv
 import dataclasses
 import io
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +87,7 @@ def main() -> None:
   """Runs the command."""
   from vamcei_jax.data.nifti import list_unread
   from vamcei_jax.inference.load import load_segmenter
+  from vamcei_jax.pipeline.record import describe_session, devices, git_state
 
   source, output = cli.required_path("input"), cli.required_path("output")
   tasks, unusable = plan_tasks(source, output, dicom_only=FLAGS.dicom_seg)
@@ -97,7 +99,8 @@ def main() -> None:
   segmenter = load_segmenter(FLAGS.weights or FLAGS.workdir, **cli.inference_options(*OPTIONS))
   if values is not None:
     segmenter = with_label_values(segmenter, values)
-  about = {"Network": FLAGS.weights or FLAGS.workdir, "Volumes": FLAGS.input}
+  program = describe_session({"git": git_state(Path(__file__).parent), "devices": devices()})
+  about = {"Network": FLAGS.weights or FLAGS.workdir, "Volumes": FLAGS.input, **program}
   failures = segment(
     segmenter, tasks, about, spacing=spacing, probabilities=FLAGS.probabilities, dicom_seg=FLAGS.dicom_seg
   )
@@ -226,6 +229,7 @@ def segment(
 
   failures: list[str] = []
   entries: list[Predicted] = []
+  started = time.perf_counter()
   written: dict[tuple[int, int] | None, str] = {}
   for task in tqdm(tasks, "volumes", unit="volume", disable=None):
     try:
@@ -245,7 +249,8 @@ def segment(
   if not entries:
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
-  about = {**about, "Not segmented": "; ".join(failures)} if failures else about
+  about = {**about, "Time": f"{time.perf_counter() - started:.0f} seconds, with compilation"}
+  about |= {"Not segmented": "; ".join(failures)} if failures else {}
   write_report(tasks[0].folder / REPORT_FILE, "Predictions", about, predicted=entries)
   return failures
 

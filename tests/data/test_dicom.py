@@ -67,6 +67,8 @@ def test_files_may_be_nested_and_named_and_ordered_in_any_way(tmp_path):
 def test_a_single_slice_has_the_thickness_of_the_header(tmp_path):
   dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(1)))
   np.testing.assert_allclose(np.linalg.norm(read_dicom(tmp_path).affine[:3, 2]), dicoms.THICKNESS)
+  dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(1), SpacingBetweenSlices=10.0))  # with a gap
+  np.testing.assert_allclose(np.linalg.norm(read_dicom(tmp_path).affine[:3, 2]), 10.0)
 
 
 def test_each_slice_has_its_own_scale(tmp_path):
@@ -93,6 +95,15 @@ def test_phases_are_told_apart_by_their_trigger_times(tmp_path, delay):
   found = read_all(tmp_path)
   assert [name[:-7] for name in found] == [f"LGE-sax-8-mm_series7_phase{n:02d}" for n in range(1, 12)]
   np.testing.assert_array_equal(list(found.values()), stored)
+
+
+def test_images_of_one_position_are_ordered_by_their_times_and_not_by_their_numbers(tmp_path):
+  """Each position has trigger times of its own, and images are numbered from the last phase to the first."""
+  stored = [dicoms.voxels(3, seed=phase) for phase in range(4)]
+  times = lambda place, phase: {"TriggerTime": 50.0 * phase + 3.7 * place, "InstanceNumber": 9 * place - phase + 9}
+  slices = [dicoms.make_slice(stored[n][place], place, **times(place, n)) for place in range(3) for n in range(4)]
+  dicoms.write(tmp_path, slices)
+  np.testing.assert_array_equal(list(read_all(tmp_path).values()), stored)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def header(affine=OBLIQUE, pixdim=SIZE, codes=(2, 0), unit="mm"):
   """A header with this sform (or without one) and these voxel sizes in pixdim."""
   made = nib.Nifti1Header()
   made.set_data_shape((192, 160, 12))
-  made.set_xyzt_units(unit)
+  made.set_xyzt_units(unit, "sec")
   if codes[1]:
     made.set_qform(affine, codes[1])
   made.set_sform(affine, codes[0])
@@ -160,6 +160,7 @@ def test_the_slice_axis_is_found_wherever_it_is_stored(order):
     "a step below the pixel size": (OBLIQUE, (0.75, 0.8, 0.5), (192, 160, 12)),
     "unequal pixels and a small step": (np.eye(4), (0.9, 1.6, 0.6), (256, 256, 9)),
     "few thick slices of a small image": (np.eye(4), (1.0, 1.0, 8.0), (16, 16, 12)),
+    "thick slices of a narrow strip": (OBLIQUE, SIZE, (160, 12, 20)),
     "isotropic": (OBLIQUE, (1.0, 1.0, 1.0), (140, 120, 96)),
     "isotropic without directions": (np.eye(4), (1.0, 1.0, 1.0), (140, 140, 96)),
   }
@@ -177,6 +178,9 @@ def test_a_slice_axis_that_cannot_be_told_is_named():
 
 def test_an_affine_is_parallel_to_the_body_or_not():
   assert not is_parallel(OBLIQUE)
+  turned = np.eye(4)
+  turned[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]  # about the body's long axis, which stays the third one
+  assert not is_parallel(turned)
   assert is_parallel(np.diag([0.7, -0.8, 9.0, 1.0]))
   assert is_parallel(np.diag([0.7, -0.8, 9.0, 1.0])[:, [2, 0, 1, 3]])
 

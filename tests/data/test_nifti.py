@@ -247,6 +247,13 @@ def test_unknown_labels_are_named(tmp_path, image, unknown, named):
   assert str(error.value).startswith(message)
 
 
+def test_a_mask_with_voxels_that_are_no_numbers_is_refused(tmp_path, image):
+  stored = np.zeros(SHAPE, np.float32)
+  stored[0, 0, 0] = np.nan
+  with pytest.raises(InputError, match="1 of 168 voxels are NaN or infinite"):
+    read_classes(save(tmp_path / "mask.nii", stored), image, LABELS)
+
+
 def test_several_values_are_folded_into_a_class_and_written_as_the_first(tmp_path, image, classes):
   folded = (0, (200, 1220, 2221), (500,), 600)
   values = np.take((0, 200, 500, 600), classes)
@@ -539,6 +546,7 @@ def touch(folder, *names):
 def test_volumes_are_found_in_folders_in_a_folder_and_images_of_other_formats_are_named(tmp_path):
   source = tmp_path / "source"
   touch(source, "b.nii", "sub-01/lge.nii.gz", "sub-01/lge_manual.nii.gz", "sub-01/deep/lge.nii", "masks/b.nii")
+  touch(source, "b_entropy.nii.gz", "b_probabilities.nii", "c_entropy.nii", "._b.nii", ".d.nii.gz")
   touch(source, "lge_manual.nii", ".hidden/c.nii", "notes.txt", "sub-01/lge.json")
   unread = {
     "sub-01/D.NII.GZ": "its suffix is .NII.GZ. Rename it to D.nii.gz.",
@@ -555,7 +563,8 @@ def test_volumes_are_found_in_folders_in_a_folder_and_images_of_other_formats_ar
   (source / "empty.nii").mkdir()  # is listed as a file that cannot be read
   (tmp_path / "result").symlink_to(source / "masks")
   found = [str(path.relative_to(source)) for path in list_volumes(source, leave_out=tmp_path / "result")]
-  expected = ["b.nii", "empty.nii", "lge_manual.nii", "linked/g.nii", "sub-01/deep/lge.nii", "sub-01/lge.nii.gz"]
+  expected = ["b.nii", "c_entropy.nii", "empty.nii", "lge_manual.nii", "linked/g.nii"]
+  expected += ["sub-01/deep/lge.nii", "sub-01/lge.nii.gz"]
   assert found == expected
   assert sorted(list_unread(source)) == sorted(f"{source / name}: {reason}" for name, reason in unread.items())
 

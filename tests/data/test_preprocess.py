@@ -80,6 +80,11 @@ def test_settings_do_not_change_where_the_size_of_pixels_is_unknown_or_makes_no_
   assert match_pixels(by_pixels, (8.0, 1.195, 1.31), (1.2, 1.3)) == by_pixels
 
 
+def test_pixels_with_one_side_of_another_size_are_resampled():
+  assert match_pixels(Preprocess(), (8.0, 1.25, 1.0), (1.2, 1.3)).spacing == pytest.approx(1.2)
+  assert match_pixels(Preprocess(), (8.0, 1.5, 1.25), (1.2, 1.3)).spacing == pytest.approx(1.3)
+
+
 def test_pixels_are_resampled_to_the_nearest_size_that_was_trained_on():
   resampled = lambda *pixels: match_pixels(Preprocess(zoom=0.75), (8.0, *pixels), (1.0, 1.4)).spacing * 0.75
   assert resampled(0.5, 0.5) == pytest.approx(1.0)
@@ -125,6 +130,8 @@ def test_voxels_beyond_the_percentiles_count_when_all_others_are_constant():
   voxels[1, 3, 4] = 50.0
   image = preprocess_image(voxels, SPACING, Preprocess(size=(30, 30)))
   np.testing.assert_array_equal(image, voxels / 50.0)
+  faint = preprocess_image(voxels / 200.0, SPACING, Preprocess(size=(30, 30)))
+  np.testing.assert_array_equal(faint, image)
 
 
 # Grids

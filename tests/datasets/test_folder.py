@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.datasets.trees import GRID, build, draw, labelled, patients, write
+from vamcei_jax.data.loader import load_patients
 from vamcei_jax.data.nifti import write_volume
 from vamcei_jax.datasets import left_out
 from vamcei_jax.errors import InputError
@@ -39,7 +40,9 @@ def test_nnunet_folders_are_a_source_and_a_target(root, tmp_path):
 
 def test_a_target_needs_no_mask_at_all(root, tmp_path):
   shutil.rmtree(root / "lge" / "labelsTr")
-  assert patients(build_folder(root, "lge", "target", tmp_path)) == {"train": [f"lge_00{n}" for n in (1, 2, 3, 4)]}
+  target = build_folder(root, "lge", "target", tmp_path)
+  assert patients(target) == {"train": [f"lge_00{n}" for n in (1, 2, 3, 4)]}
+  assert all(patient.truth is None for patient in load_patients(target, "train", labelled=False))
 
 
 def test_masks_of_other_names_are_not_passed_over(root, tmp_path):

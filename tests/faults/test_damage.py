@@ -12,7 +12,7 @@ from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import restore_stage
 from vamcei_jax.methods.state import State, create_state
-from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
+from vamcei_jax.training.checkpoints import open_checkpoints, restore_last, restore_newest, save, set_aside
 
 CONFIG = StageConfig("no_adaptation")
 # Orbax and TensorStore leave coroutines behind when a file that they read is damaged.
@@ -135,3 +135,13 @@ def test_a_run_is_resumed_from_the_newest_intact_checkpoint(run_command, tiny_ru
   assert "vamcei/checkpoints/8: cannot be used" in finished.stderr
   assert "vamcei: resumes at step 6 of 8" in finished.stdout
   assert_same(final_state(workdir, "vamcei"), final_state(tiny_run, "vamcei"))
+
+
+def test_the_last_networks_are_those_of_the_last_step_or_none(checkpoints, tmp_path):
+  """An older checkpoint does not stand in for a last one that is damaged or missing."""
+  abstract, folder = jax.eval_shape(lambda: state_of(2)), shutil.copytree(checkpoints, tmp_path / "copy")
+  assert_same(restore_last(folder, 2, abstract), state_of(2).ema_params)
+  assert restore_last(folder, 3, abstract) is None
+  for file in (file for file in (folder / "2").rglob("*") if file.is_file()):
+    file.write_bytes(b"")
+  assert restore_last(folder, 2, abstract) is None

@@ -10,6 +10,7 @@ import pytest
 
 from tests.commands import ROOT, command, error_of
 from tests.runs import assert_same, final_state
+from vamcei_jax.training.log import read_log
 from vamcei_jax.training.shutdown import SIGNALS, noted_signals
 
 
@@ -20,7 +21,7 @@ def flags_of(prepared, workdir):
 
 @pytest.fixture
 def start(prepared, tmp_path):
-  """Starts a tiny run in tmp_path; returns the process after it printed a line with this beginning."""
+  """Starts a tiny run in tmp_path; returns the process and its lines, up to one with this beginning."""
   processes = []
 
   def run(beginning):
@@ -32,9 +33,11 @@ def start(prepared, tmp_path):
       text=True,
     )
     processes.append(process)
+    lines = []
     for line in process.stdout:
+      lines.append(line)
       if line.startswith(beginning):
-        return process
+        return process, lines
     pytest.fail(f"ended before {beginning!r}: {process.communicate()[1]}")
 
   yield run
@@ -46,25 +49,35 @@ def start(prepared, tmp_path):
 @pytest.mark.parametrize(
   ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
-def test_a_run_that_gets_a_signal_saves_the_step_and_is_resumed_from_it(
+def test_a_run_that_is_stopped_and_then_killed_ends_as_an_uninterrupted_one(
   start, run_command, tiny_run, prepared, tmp_path, number, code
 ):
-  process = start("vamcei     2/8")
+  stopped, _ = start("vamcei     2/8")
   sent = time.monotonic()
-  process.send_signal(number)
-  _, errors = process.communicate()
+  stopped.send_signal(number)
+  _, errors = stopped.communicate()
   assert time.monotonic() - sent < 10
-  assert process.returncode == code, errors
+  assert stopped.returncode == code, errors
   step = int(errors.split("vamcei stopped at step ")[1].split(",")[0])
   assert (tmp_path / "vamcei" / "checkpoints" / str(step)).is_dir()
+
+  # Step 6 is done and step 8 is not. The newest checkpoint is of step 4 or 6, complete or not.
+  killed, lines = start("vamcei     6/8")
+  killed.kill()
+  assert f"vamcei: resumes at step {step} of 8" in "".join(lines)
+  assert killed.wait() == -signal.SIGKILL
   assert not (tmp_path / "results.json").exists()
 
   resumed = run_command("vamcei_jax.main", *flags_of(prepared, tmp_path))
   assert resumed.returncode == 0, resumed.stderr
-  assert f"vamcei: resumes at step {step} of 8" in resumed.stdout
+  assert "no_adaptation: finished at step 8" in resumed.stdout
+  assert "vamcei: resumes at step" in resumed.stdout
   for stage in ("no_adaptation", "vamcei"):
     assert_same(final_state(tmp_path, stage), final_state(tiny_run, stage))
   assert json.loads((tmp_path / "results.json").read_text()) == json.loads((tiny_run / "results.json").read_text())
+  logged = lambda workdir: [(line["stage"], line["step"]) for line in read_log(workdir / "metrics.jsonl")]
+  assert logged(tmp_path) == logged(tiny_run)
+  assert not list(tmp_path.rglob("*tmp*"))
 
 
 BLOCKED = """
@@ -107,9 +120,10 @@ def test_signal_handlers_are_restored_afterwards():
 
 
 def test_one_run_at_a_time_in_a_folder_and_a_killed_one_leaves_no_lock(start, run_command, prepared, tmp_path):
-  first = start("no_adaptation: starts")
+  first, _ = start("no_adaptation: starts")
   refused = run_command("vamcei_jax.main", *flags_of(prepared, tmp_path))
   assert f"{tmp_path}: another run is at work in it" in error_of(refused)
   first.kill()
   first.communicate()
-  assert start("no_adaptation: ").poll() is None
+  second, _ = start("no_adaptation: ")
+  assert second.poll() is None

@@ -101,6 +101,16 @@ def test_files_have_nothing_of_the_patient_but_in_the_segmentation(run_command, 
   assert not any(secret in printed for secret in dicoms.SECRETS), printed
 
 
+def test_a_series_that_cannot_be_used_is_named_and_the_others_are_segmented(run_command, tiny_run, tmp_path):
+  bad = dicoms.make_slice(dicoms.voxels(1)[0], 0, "bad", PixelSpacing=None)
+  dicoms.write(tmp_path / "in", [*dicoms.stack(dicoms.voxels(3, 40, 40)), bad])
+  flags = [f"--workdir={tiny_run}", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
+  finished = run_command("vamcei_jax.predict", *flags)
+  assert finished.returncode == 1
+  assert "1 of 2 volumes segmented" in finished.stdout
+  assert f"{tmp_path / 'in' / 'IM0003'}: " in finished.stderr
+
+
 def test_a_folder_of_one_volume_is_segmented_from_python(segmenter, tmp_path):
   for file in files_of_phase(1):
     shutil.copy(file, tmp_path)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vamcei_jax.models.layers import InstanceNorm, Upsample, average_pool, pointwise
+from vamcei_jax.models.layers import NORMS, InstanceNorm, Upsample, average_pool, pointwise
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
 
@@ -18,6 +18,14 @@ def test_instance_norm_is_that_of_flax_and_has_its_parameters(dtype, tolerance):
   ours = InstanceNorm(dtype).apply({"params": params}, x)
   assert ours.dtype == dtype
   np.testing.assert_allclose(ours, nn.InstanceNorm(dtype=dtype).apply({"params": params}, x), tolerance, tolerance)
+
+
+def test_group_norm_has_eight_groups_whatever_the_width():
+  x = 3 + jax.random.normal(jax.random.key(2), (2, 4, 6, 32)) * jnp.arange(1.0, 33.0)[None, None, None]
+  groups = np.asarray(x).reshape(2, 4, 6, 8, 4)
+  normed = (groups - groups.mean((1, 2, 4), keepdims=True)) / groups.std((1, 2, 4), keepdims=True)
+  got, _ = NORMS["group"](jnp.float32).init_with_output(jax.random.key(0), x)
+  np.testing.assert_allclose(got, normed.reshape(x.shape), atol=1e-4)
 
 
 def test_a_pointwise_convolution_is_the_convolution_and_has_its_parameters():

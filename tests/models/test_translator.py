@@ -23,6 +23,20 @@ def test_the_published_size_has_the_published_3_by_3_convolutions():
   assert got == 9 * (64 * 128 + 128 * 256 + 18 * 256 * 256)
 
 
+def test_a_residual_block_adds_to_what_it_gets():
+  """A block whose last norm gives zeros changes nothing, and any other block changes the image."""
+  images = jax.random.uniform(jax.random.key(0), (1, 16, 16, 1))
+  expected, variables = Translator(width=2, blocks=0).init_with_output(INIT_KEY, images)
+  params = Translator(width=2, blocks=1).init(INIT_KEY, images)["params"]
+  same = {"Conv_5": "Conv_3", "InstanceNorm_5": "InstanceNorm_3", "InstanceNorm_6": "InstanceNorm_4"}
+  block = {name: params[name] for name in ("Conv_3", "Conv_4", "InstanceNorm_3", "InstanceNorm_4")}
+  rest = {name: variables["params"][same.get(name, name)] for name in params if name not in block}
+  zeros = jax.tree.map(jnp.zeros_like, params["InstanceNorm_4"])
+  translate = lambda block: Translator(width=2, blocks=1).apply({"params": rest | block}, images)
+  np.testing.assert_allclose(translate(block | {"InstanceNorm_4": zeros}), expected, atol=1e-6)
+  assert float(jnp.abs(translate(block) - expected).max()) > 1e-3
+
+
 def test_one_answer_sees_70_by_70_pixels(monkeypatch):
   """Without the norms, which see the whole image."""
   monkeypatch.setitem(NORMS, "none", lambda dtype: lambda x: x)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vamcei_jax.models.unet import UNet, VariationalUNet
+from vamcei_jax.models.unet import Latent, UNet, VariationalUNet, pool_latent
 from vamcei_jax.prng import example_keys
 
 MODEL = VariationalUNet(classes=4, widths=(8, 8, 16), latent_scales=2, logvar_range=(-3.0, 1.0))
@@ -50,6 +50,24 @@ def test_samples_have_the_mean_and_variance_that_the_latent_states(images, varia
   # 18,432 draws: the standard errors of mean and variance are 0.007 and 0.010.
   assert abs(noise.mean()) < 0.03
   assert abs(noise.var() - 1.0) < 0.05
+
+
+def test_the_segmentation_is_a_function_of_the_sample(images, variables):
+  """Also through the coarse scale alone, whose sample is the input of the next block."""
+  mean, sampled = segment(variables, images), segment(variables, images, example_keys(jax.random.key(7), jnp.arange(3)))
+  for scale in (0, 1):
+    assert float(jnp.abs(mean.scale_logits[scale] - sampled.scale_logits[scale]).max()) > 1e-3
+  assert float(jnp.abs(mean.latents[0].mu - sampled.latents[0].mu).max()) > 1e-3
+
+
+def test_the_pooled_latent_is_the_mean_of_16_independent_pixels():
+  mu, logvar = jax.random.normal(jax.random.key(5), (2, 1, 4, 4, 1))
+  noise = jax.random.normal(jax.random.key(6), (40_000, 4, 4, 1))
+  draws = (mu + jnp.exp(0.5 * logvar) * noise).mean((1, 2, 3))
+  mean, log_variance = pool_latent(Latent(mu, logvar, mu))
+  # Standard errors of 40,000 draws: 0.0014 and 0.7 %.
+  assert float(mean[0, 0]) == pytest.approx(float(draws.mean()), abs=0.006)
+  assert float(jnp.exp(log_variance[0, 0])) == pytest.approx(float(draws.var()), rel=0.03)
 
 
 def test_scales_draw_independent_noise():

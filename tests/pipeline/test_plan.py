@@ -67,6 +67,9 @@ def test_an_interrupted_stage_is_resumed_and_those_that_need_it_are_discarded(co
   assert interrupted.actions == expected
   assert interrupted.discard == {"target_vamcei", "source_vamcei", "distill"}
   assert not interrupted.keeps_results
+  last = plan(resolve(config).stages, distill=STARTED)
+  assert (last.actions["distill"], last.discard) == ("resume", frozenset())
+  assert not last.keeps_results
 
 
 def test_a_retrained_stage_is_discarded_with_those_that_need_it(config):
@@ -74,6 +77,7 @@ def test_a_retrained_stage_is_discarded_with_those_that_need_it(config):
   assert plan(configs, ["source_vamcei"]).discard == {"source_vamcei", "distill"}
   assert plan(configs, ["source_vamcei"]).actions["target_vamcei"] == "skip"
   assert plan(configs, ORDER).starts_over
+  assert not plan(configs, ["source_vamcei"]).starts_over  # the record keeps the stages that stay
   with pytest.raises(InputError, match="--stages=nosuch: not a stage of this run; choose from no_adaptation, tr"):
     plan(configs, ["nosuch"])
 

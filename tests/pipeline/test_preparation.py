@@ -1,6 +1,7 @@
 """The table of prepared data, and the sizes of hearts."""
 
 import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -96,8 +97,13 @@ def test_sizes_that_differ_or_are_no_heart_s_are_named(source, target, named):
 
 @pytest.mark.skipif("MSCMRSEG_DIR" not in os.environ, reason="MSCMRSEG_DIR names no MS-CMRSeg folder")
 def test_the_wrong_headers_of_mscmrseg_are_warned_of(tmp_path, capsys):
+  (tmp_path / "LGE").mkdir()
+  (tmp_path / "C0").symlink_to(Path(os.environ["MSCMRSEG_DIR"], "C0"))
+  for number in range(1, 6):  # the patients with masks, of whom the medians are
+    for file in Path(os.environ["MSCMRSEG_DIR"], "LGE").glob(f"patient{number}_*"):
+      (tmp_path / "LGE" / file.name).symlink_to(file)
   config = mscmrseg.get_config()
-  config.data.update(root=os.environ["MSCMRSEG_DIR"], prepared_dir=str(tmp_path))
+  config.data.update(root=str(tmp_path), prepared_dir=str(tmp_path / "prepared"))
   assert prepare_run(config)
   warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
   assert [line.partition(" (medians)")[0] for line in warnings] == [

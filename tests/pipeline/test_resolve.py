@@ -45,6 +45,16 @@ def test_a_student_has_no_latents(config):
     resolve(config)
 
 
+def test_crops_are_multiples_of_the_coarsest_latent_pooled_by_four(config):
+  config.model.update(widths=(4, 8, 8, 8), latent_scales=3)
+  config.loss.weights.global_alignment = (1e-6, 1e-6, 1e-6)
+  config.data.update(size=(64, 48), crop=(32, 48))
+  assert resolve(config).stages["target_vamcei"].data.crop == (32, 48)
+  config.data.crop = (24, 48)  # a multiple of the 8 of the widths
+  with pytest.raises(InputError, match=r"data.crop=\(24, 48\): must be two multiples of 16"):
+    resolve(config)
+
+
 def test_a_stage_has_the_weights_and_rates_of_its_method_only(config):
   configs = resolve(config).stages
   assert set(configs["no_adaptation"].loss.weights) == {"segmentation"}

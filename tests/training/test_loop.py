@@ -1,9 +1,8 @@
-"""Training: the same parameters after a kill, no recompilation, averaged parameters, nothing from target labels."""
+"""Training: no recompilation, averaged parameters, nothing from target labels."""
 
 import csv
 import json
 import signal
-import subprocess
 from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.commands import ROOT, command
 from tests.configs import tiny_multistage
 from tests.runs import assert_same, final_state
 from vamcei_jax.data.loader import draw_batch
@@ -27,31 +25,6 @@ from vamcei_jax.training.log import open_log, read_log
 from vamcei_jax.training.loop import train
 
 SLOW_STAGES = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("no_adaptation", "target_vamcei", "translate")]
-
-
-def test_a_killed_run_ends_with_the_parameters_of_an_uninterrupted_one(tiny_run, prepared, tmp_path):
-  arguments = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path}"]
-  options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-  with subprocess.Popen(command("vamcei_jax.main", *arguments), **options) as process:
-    # Step 6 is done and step 8 is not. The newest checkpoint is of step 4 or 6, complete or not.
-    for line in process.stdout:
-      if line.startswith("vamcei     6/8"):
-        process.send_signal(signal.SIGKILL)
-        break
-    process.stdout.read()
-    assert process.wait() == -signal.SIGKILL
-  assert not (tmp_path / "results.json").exists()
-
-  resumed = subprocess.run(command("vamcei_jax.main", *arguments), cwd=ROOT, capture_output=True, text=True)
-  assert resumed.returncode == 0, resumed.stderr
-  assert "no_adaptation: finished at step 8" in resumed.stdout
-  assert "vamcei: resumes at step" in resumed.stdout
-  for stage in ("no_adaptation", "vamcei"):
-    assert_same(final_state(tmp_path, stage), final_state(tiny_run, stage))
-  assert json.loads((tmp_path / "results.json").read_text()) == json.loads((tiny_run / "results.json").read_text())
-  logged = lambda workdir: [(line["stage"], line["step"]) for line in read_log(workdir / "metrics.jsonl")]
-  assert logged(tmp_path) == logged(tiny_run)
-  assert not list(tmp_path.rglob("*tmp*"))
 
 
 def test_a_run_writes_its_log_scores_and_pictures(tiny_run):

@@ -48,6 +48,10 @@ def list_dicom(source: Path, leave_out: Path | None = None) -> tuple[list[DicomV
 
   Returns:
     The volumes, and one line for each file or series that cannot be used.
+
+  Example:
+    >>> volumes, problems = list_dicom(Path("study"))
+    >>> predictions = {volume.name: segmenter(volume) for volume in volumes}
   """
   paths = list(_candidates(source, leave_out))
   if not paths:

@@ -1,20 +1,20 @@
-"""Figures of predictions, scores and training: PNG files, and SVG and WebP images for the report."""
+"""Figures of predictions and scores: PNG files, and WebP images for the report."""
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vamcei_jax.data.labels import CLASSES, STRUCTURES
-from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.statistics import AMOUNTS, Scores, agreement, amounts
+from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.files import replacing
 
 COLOURS = {"Myo": "#35b779", "LV": "#e4572e", "RV": "#3f8efc"}
 MARKERS = {"source": "o", "target": "x"}
+INNER_FIRST = ("LV", "Myo", "RV")  # a line between two structures belongs to the first of them
 WEBP_PIXELS = 16383  # the largest height of a WebP image
+PANEL = 480  # approximate width or height of an image before it is drawn in a figure
 
 
 def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.ndarray | None]]]) -> None:
@@ -31,11 +31,9 @@ def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.nd
     for axis in row_axes:
       axis.axis("off")
     for axis, (title, image, mask) in zip(row_axes, panels, strict=False):
-      axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+      zoom = max(1, round(PANEL / max(image.shape)))
+      axis.imshow(outlined(image[None], None if mask is None else mask[None], zoom)[0])
       axis.set_title(title, fontsize=8)
-      for index, structure in enumerate(STRUCTURES, start=1):
-        if mask is not None and (mask == index).any():
-          axis.contour(mask == index, levels=[0.5], colors=COLOURS[structure], linewidths=1.2)
   handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()]
   figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
   inch = 1 / (2.5 * len(rows))  # as a share of the figure: below are the names, above a title
@@ -43,104 +41,45 @@ def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.nd
   _save(figure, path)
 
 
-def curves(lines: Sequence[Mapping]) -> Iterator[tuple[str, str]]:
-  """(metric, SVG) for each metric in the lines of metrics.jsonl; one curve per stage."""
-  colours = _stage_colours(lines)
-  for name in _logged(lines):
-    figure, axis = _pyplot().subplots(figsize=(3.6, 2.4))
-    draw_curve(axis, lines, name, colours)
-    _add_legend(axis, {stage: colour for stage, colour in colours.items() if _points(lines, stage, name)})
-    yield name, _svg(figure)
-
-
-def draw_curve(axis, lines: Sequence[Mapping], name: str, colours: Mapping[str, str]) -> None:
-  """Draws the metric `name` over steps, one line for each stage that has logged it."""
-  for stage, colour in colours.items():
-    if points := _points(lines, stage, name):
-      axis.plot(*zip(*points, strict=True), color=colour, linewidth=1)
-  axis.set_title(name, fontsize=9)
-  axis.tick_params(labelsize=7)
-
-
-def box_plot(scores: Mapping[str, Scores], metric: str) -> str:
-  """SVG of a metric: for each structure, one box per method over its patients, and one dot per patient."""
-  figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
-  draw_boxes(axis, scores, metric)
-  return _svg(figure)
-
-
-def draw_boxes(axis, scores: Mapping[str, Scores], metric: str) -> None:
-  """Draws what box_plot describes; the axis holds one scatter for each method and structure, in this order."""
-  width = 0.8 / len(scores)
-  for number, patients in enumerate(scores.values()):
-    values = [[patient[structure][metric] for patient in patients.values()] for structure in STRUCTURES]
-    places = np.arange(len(STRUCTURES)) + (number - (len(scores) - 1) / 2) * width
-    axis.boxplot(
-      values,
-      positions=places,
-      widths=0.7 * width,
-      showfliers=False,
-      patch_artist=True,
-      boxprops={"facecolor": "none", "edgecolor": f"C{number}"},
-      **{f"{part}props": {"color": f"C{number}"} for part in ("whisker", "cap", "median")},
-    )
-    # Random places make dots of equal values visible; the seed makes them the same in every figure.
-    spread = np.random.default_rng(0).uniform(-0.2, 0.2, len(patients)) * width
-    for place, dots in zip(places, values, strict=True):
-      axis.scatter(place + spread, dots, s=12, color=f"C{number}", alpha=0.6, linewidths=0)
-  axis.set_xticks(range(len(STRUCTURES)), STRUCTURES)
-  axis.set_ylabel(METRICS[metric].title)
-  _add_legend(axis, {method: f"C{number}" for number, method in enumerate(scores)})
-
-
-def bland_altman(scores: Scores) -> Iterator[tuple[str, str]]:
-  """(title, SVG) for each of AMOUNTS: predicted minus true value over their mean, one dot per patient.
-
-  Lines mark the bias and the limits of agreement.
-  """
-  for title in AMOUNTS:
-    figure, axis = _pyplot().subplots(figsize=(4.2, 3.0))
-    draw_agreement(axis, scores, title)
-    yield title, _svg(figure)
-
-
-def draw_agreement(axis, scores: Scores, title: str) -> None:
-  """Draws what bland_altman describes, for `title` of AMOUNTS."""
-  predicted, true = amounts(scores)[title]
-  axis.scatter((predicted + true) / 2, predicted - true, s=10, color="C0", linewidths=0)
-  axis.axhline(0.0, color="0.8", linewidth=0.8)
-  for name, value in agreement(scores)[title].items():
-    axis.axhline(value, color="C3", linewidth=1, linestyle="-" if name == "bias" else "--")
-    axis.annotate(f" {value:.1f}", (1, value), xycoords=("axes fraction", "data"), va="center", fontsize=7)
-  axis.tick_params(labelsize=7)
-  axis.set_xlabel(f"Mean of prediction and truth: {title}", fontsize=8)
-  axis.set_ylabel("Prediction minus truth", fontsize=8)
-
-
 def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
   """WebP image of the slices of a volume, one below the other, each with the outlines of its mask.
 
   Args:
+    image, mask, zoom: see `outlined`; D * h * zoom must not exceed WEBP_PIXELS.
+  """
+  from PIL import Image
+
+  colours, file = outlined(image, mask, zoom), io.BytesIO()
+  Image.fromarray(colours.reshape(-1, *colours.shape[2:])).save(file, "WEBP", quality=75)
+  return file.getvalue()
+
+
+def outlined(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> np.ndarray:
+  """RGB image (D, h * zoom, w * zoom, 3) of a volume's slices with the outlines of a mask.
+
+  Where two structures touch, there is one line: it belongs to the inner one of LV, Myo and RV. So LV has a closed line,
+  Myo has one outside, and the line of RV ends where it meets Myo.
+
+  Args:
     image: (D, h, w) in [0, 1].
     mask: (D, h, w) class indices, or None.
-    zoom: screen pixels per voxel; D * h * zoom must not exceed WEBP_PIXELS.
+    zoom: screen pixels per voxel.
   """
-  from matplotlib.colors import to_rgb
-  from PIL import Image
+  from PIL import ImageColor
   from scipy import ndimage
 
   enlarge = lambda stack: stack.repeat(zoom, axis=1).repeat(zoom, axis=2)
-  grey = enlarge((np.clip(image, 0, 1) * 255).astype(np.uint8))
-  colours = np.stack([grey] * 3, axis=-1)
-  for index, structure in enumerate(STRUCTURES, start=1):
-    if mask is not None:
-      inside = enlarge(mask == index)
-      width = -(-2 * zoom // 3)
-      within = ndimage.binary_erosion(inside, np.ones((1, 3, 3)), iterations=width, border_value=1)
-      colours[inside & ~within] = np.multiply(to_rgb(COLOURS[structure]), 255)
-  file = io.BytesIO()
-  Image.fromarray(colours.reshape(-1, *colours.shape[2:])).save(file, "WEBP", quality=75)
-  return file.getvalue()
+  colours = np.stack([enlarge((np.clip(image, 0, 1) * 255).astype(np.uint8))] * 3, axis=-1)
+  if mask is None:
+    return colours
+  classes = enlarge(mask)
+  inside, width = np.zeros(classes.shape, bool), -(-2 * zoom // 3)
+  for structure in INNER_FIRST:
+    structure_mask = classes == CLASSES.index(structure)
+    inside |= structure_mask
+    within = ndimage.binary_erosion(inside, np.ones((1, 3, 3)), iterations=width, border_value=1)
+    colours[structure_mask & ~within] = ImageColor.getrgb(COLOURS[structure])
+  return colours
 
 
 def save_scatter(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, Sequence[str], np.ndarray]]]) -> None:
@@ -189,25 +128,6 @@ def save_bars(path: Path, means: Mapping[str, Mapping], stds: Mapping[str, Mappi
   _save(figure, path)
 
 
-def _logged(lines: Sequence[Mapping]) -> list[str]:
-  return sorted({name for line in lines for name in line} - {"step", "stage", "steps_per_second"})
-
-
-def _stage_colours(lines: Sequence[Mapping]) -> dict[str, str]:
-  return {stage: f"C{number}" for number, stage in enumerate(dict.fromkeys(line["stage"] for line in lines))}
-
-
-def _points(lines: Sequence[Mapping], stage: str, name: str) -> list[tuple[int, float]]:
-  return [(line["step"], line[name]) for line in lines if line["stage"] == stage and name in line]
-
-
-def _add_legend(axis, colours: Mapping[str, str]) -> None:
-  """Puts names below the axis. The blank before each is for Matplotlib, which hides names that begin with "_"."""
-  handles = [_pyplot().Line2D([], [], color=colour, label=f" {name}") for name, colour in colours.items()]
-  where = {"loc": "upper left", "bbox_to_anchor": (0, -0.12), "ncols": 2}
-  axis.legend(handles=handles, frameon=False, fontsize=7, **where)
-
-
 def _pyplot():
   # Imported late: the import takes a second, and most users of this package draw nothing.
   import matplotlib
@@ -223,12 +143,3 @@ def _save(figure, path: Path) -> None:
   with replacing(path) as temporary:
     figure.savefig(temporary, dpi=100, format="png")
   _pyplot().close(figure)
-
-
-def _svg(figure) -> str:
-  text = io.StringIO()
-  # Text stays text, in a font of the reader's browser, and equal figures are equal files.
-  with _pyplot().rc_context({"svg.fonttype": "none", "svg.hashsalt": "", "font.family": "sans-serif"}):
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-  _pyplot().close(figure)
-  return text.getvalue()

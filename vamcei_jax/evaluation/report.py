@@ -1,4 +1,4 @@
-"""The report on predicted masks: one HTML file with sortable tables, plots, and the slices of the worst and best cases.
+"""The report on predicted masks: one HTML file with a headline, sortable tables, charts, and slices of cases.
 
 Of predictions without true masks, it has a table, and a montage of the slices of each case.
 
@@ -7,6 +7,7 @@ The file holds its images and its script, so it opens from disk and fetches noth
 
 import base64
 import dataclasses
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -15,14 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from vamcei_jax.data.labels import STRUCTURES
-from vamcei_jax.evaluation.figures import COLOURS, WEBP_PIXELS, bland_altman, box_plot, curves, slice_stack
+from vamcei_jax.evaluation import charts
+from vamcei_jax.evaluation.figures import COLOURS, WEBP_PIXELS, slice_stack
 from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.statistics import Scores, format_mean, results_table
+from vamcei_jax.evaluation.statistics import Comparison, Scores, format_mean, results_table, summarise
 from vamcei_jax.files import write_text
 from vamcei_jax.inference.quality import LOW_SCORE
 
 BOXED = ("dice", "assd_mm", "hd95_mm", "volume_difference_ml")
 WORST, BEST = 4, 2  # cases in the report
+COMPARED = {"volume_difference_ml": "|Volume difference|, ml"}  # titles that are not those of METRICS
+SIGNIFICANT = 0.05  # a smaller p is in bold
 SLICES = 40  # of a case, at most
 MARGIN = 10  # voxels around the heart
 PANEL = 240  # approximate width or height of a panel in screen pixels
@@ -80,6 +84,39 @@ class Predicted:
   montage: Montage
 
 
+@dataclasses.dataclass(frozen=True)
+class Change:
+  """How a metric of a structure changes from one method to another.
+
+  kind: "better", "worse" or "equal", by the median of the patients.
+  better, worse: numbers of patients.
+  test: of statistics.compare.
+  """
+
+  structure: str
+  metric: str
+  kind: str
+  better: int
+  worse: int
+  test: Mapping[str, float]
+
+  @property
+  def title(self) -> str:
+    """The title of what is compared."""
+    return COMPARED.get(self.metric, METRICS[self.metric].title)
+
+  @property
+  def difference(self) -> str:
+    """The median difference as text."""
+    digits = METRICS[self.metric].digits
+    return f"{round(self.test['median_difference'], digits) + 0.0:+.{digits}f}"  # no "-0.00"
+
+  @property
+  def significant(self) -> bool:
+    """Whether p is small."""
+    return self.test["p_value"] < SIGNIFICANT
+
+
 def write_report(
   path: Path,
   title: str,
@@ -87,6 +124,7 @@ def write_report(
   scores: Mapping[str, Scores] | None = None,
   load_case: Callable[[str], Case] | None = None,
   *,
+  split: str = "",
   names: Sequence[str] = (),
   predicted: Sequence[Predicted] = (),
   log: Sequence[Mapping] = (),
@@ -96,12 +134,13 @@ def write_report(
 
   Args:
     path: of the HTML file.
-    title: its heading.
+    title: what the report is of; the heading is the main result.
     about: lines below the heading: name -> value.
     scores: method -> patient -> structure -> metric -> value, with the same patients for all methods. The report lists
       the patients of the last method, shows its worst and best cases, and compares it with the first method. Empty or
       None if no truth is known.
     load_case: patient -> Case; None if no patient is given.
+    split: what the patients are, in the heading: "test", "validation" or "train".
     names: patients to show if there are no scores.
     predicted: predictions without truth.
     log: lines of metrics.jsonl, for the curves.
@@ -112,32 +151,90 @@ def write_report(
 
   scores = scores or {}
   results = results_table(scores)
+  comparison = results.get("comparison")
   last, patients = list(scores.items())[-1] if scores else ("", {})
   cases = pick_cases(patients) or list(names)[: WORST + BEST]
+  series = {name: number for number, name in enumerate(dict.fromkeys([*scores, *(line["stage"] for line in log)]))}
+  main_curves, other_curves = charts.curves(log, series)
   template = files("vamcei_jax.evaluation").joinpath("report.html").read_text(encoding="utf-8")
   page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
   content = page.render(
     title=title,
-    about={**about, "vamcei_jax": version("vamcei_jax")},
+    headline=predictions_headline(predicted) if predicted else headline(scores, split, len(names)),
+    about={"Date": datetime.date.today().isoformat(), **about, "vamcei_jax": version("vamcei_jax")},
     metrics=METRICS,
     colours=COLOURS,
+    series=series,
     methods=results["methods"],
     last=last,
     scores=patients,
     empty_masks=list_empty_masks(scores),
-    comparison=results.get("comparison"),
-    boxes=[(METRICS[metric].title, _svg_source(box_plot(scores, metric))) for metric in BOXED] if scores else [],
-    limits=[(amount, _svg_source(svg)) for amount, svg in bland_altman(patients)] if scores else [],
-    cases=[_panels(name, load_case(name), patients.get(name)) for name in cases] if load_case else [],
+    comparison=comparison,
+    changes=list_changes(scores, comparison["tests"]) if comparison else [],
+    significance=SIGNIFICANT,
+    boxes=[charts.box_plot(scores, metric, series) for metric in BOXED] if scores else [],
+    limits=list(charts.bland_altman(patients, series[last])) if scores else [],
+    cases=[_panels(name, load_case(name), scores) for name in cases] if load_case else [],
     predicted=predicted,
     low_score=LOW_SCORE,
-    low=sum(case.score < LOW_SCORE for case in predicted),
     worst=cases[:WORST] if len(patients) > WORST + BEST else [],
-    curves=[(metric, _svg_source(svg)) for metric, svg in curves(log)],
+    curves=main_curves,
+    other_curves=other_curves,
+    stages=list(dict.fromkeys(line["stage"] for line in log)),
     config=config,
     format_mean=format_mean,
   )
   write_text(path, content)
+
+
+def headline(scores: Mapping[str, Scores], split: str = "", unscored: int = 0) -> str:
+  """The main result in one sentence: the mean Dice of the last method, and of the first one if there are several.
+
+  Args:
+    scores: as in write_report.
+    split: of the patients.
+    unscored: number of patients if there are no scores.
+  """
+  count = len(next(iter(scores.values()))) if scores else unscored
+  kind = "training" if split == "train" else split
+  patients = " ".join(filter(None, [str(count), kind, "patient" if count == 1 else "patients"]))
+  if not scores:
+    return f"Predictions for {patients}. No true masks are known, so nothing is scored."
+  means = {name: f"{summarise(each)['mean']['dice']['mean']:.3f}" for name, each in scores.items()}
+  first, last = list(means)[0], list(means)[-1]
+  if len(means) == 1:
+    return f"{last} has a mean Dice of {means[last]} on {patients}"
+  if means[first] == means[last]:
+    return f"{last} and {first} have the same mean Dice on {patients}: {means[last]}"
+  verb = "raises" if float(means[last]) > float(means[first]) else "lowers"
+  return f"{last} {verb} the mean Dice of {patients} from {means[first]} ({first}) to {means[last]}"
+
+
+def predictions_headline(predicted: Sequence[Predicted]) -> str:
+  """How many predictions there are, and how many have a low score, in one sentence."""
+  low = sum(case.score < LOW_SCORE for case in predicted)
+  volumes = f"{len(predicted)} {'volume' if len(predicted) == 1 else 'volumes'} segmented"
+  if not low:
+    return f"{volumes}, none with a score below {LOW_SCORE}"
+  return f"{volumes}, {low} with a score below {LOW_SCORE}: look at {'this mask' if low == 1 else 'these masks'} first"
+
+
+def list_changes(scores: Mapping[str, Scores], tests: Comparison) -> list[Change]:
+  """A Change for each structure and metric of the tests, from the first to the last method.
+
+  A metric that is best at 0, such as a volume difference, is better where its absolute value is smaller.
+  """
+  first, last = list(scores.values())[0], list(scores.values())[-1]
+  changes = []
+  for structure, by_metric in tests.items():
+    for metric, test in by_metric.items():
+      best, digits = METRICS[metric].best or 0.0, METRICS[metric].digits
+      error = lambda values, s=structure, m=metric, b=best: abs(values[s][m] - b)
+      gains = np.array([error(first[name]) - error(last[name]) for name in last])
+      median = round(float(np.median(gains)), digits)  # equal is what the table shows as zero
+      kind = "better" if median > 0 else "worse" if median < 0 else "equal"
+      changes.append(Change(structure, metric, kind, int((gains > 0).sum()), int((gains < 0).sum()), test))
+  return changes
 
 
 def pick_cases(scores: Scores) -> list[str]:
@@ -174,7 +271,7 @@ def draw_montage(case: Case) -> Montage:
   thin = lambda maps: maps[(slice(None), *window)][chosen, ::step, ::step]
   picture = slice_stack(thin(_image_of(case, mask.shape)), thin(mask), zoom)
   size = width * case.pixel[1], height * case.pixel[0]
-  return Montage(_source("image/webp", picture), chosen.tolist(), *size)
+  return Montage(_source(picture), chosen.tolist(), *size)
 
 
 def _image_of(case: Case, shape: tuple[int, ...]) -> np.ndarray:
@@ -182,23 +279,25 @@ def _image_of(case: Case, shape: tuple[int, ...]) -> np.ndarray:
   return np.full(shape, 0.25) if case.image is None else case.image
 
 
-def _panels(name: str, case: Case, scores: Mapping | None) -> dict:
+def _panels(name: str, case: Case, scores: Mapping[str, Scores]) -> dict:
   """The template's entries for a case: panels as stacks of slices, the slices' numbers, and the size of a slice."""
-  masks = [(method, mask) for method, mask in (("truth", case.truth), *case.masks.items()) if mask is not None]
-  foreground = np.any([mask > 0 for _, mask in masks], axis=0)
+  masks: list[tuple] = [] if case.truth is None else [("truth", case.truth, None)]
+  for method, mask in case.masks.items():
+    dice = {each: scores[method][name][each]["dice"] for each in STRUCTURES} if method in scores else None
+    masks.append((method, mask, dice))
+  foreground = np.any([mask > 0 for _, mask, _ in masks], axis=0)
   window = _window(foreground)
   depth, height, width = foreground[window].shape
   zoom = max(1, round(PANEL / max(height, width)))
   count = min(depth, SLICES, WEBP_PIXELS // (height * zoom))
   chosen = np.unique(np.linspace(0, depth - 1, count).round().astype(int))
   image = _image_of(case, foreground.shape)
-  stack = lambda mask: slice_stack(image[window][chosen], mask, zoom)
-  stacks = [] if case.image is None else [("image", stack(None))]
-  stacks += [(title, stack(mask[window][chosen])) for title, mask in masks]
+  stack = lambda mask: _source(slice_stack(image[window][chosen], mask, zoom))
+  stacks = [] if case.image is None else [("image", stack(None), None)]
+  stacks += [(title, stack(mask[window][chosen]), dice) for title, mask, dice in masks]
   return {
     "name": name,
-    "scores": scores,
-    "panels": [(title, _source("image/webp", picture)) for title, picture in stacks],
+    "panels": stacks,
     "slices": np.arange(len(foreground))[window[0]][chosen].tolist(),
     "first": len(chosen) // 2,
     "width": width * case.pixel[1],
@@ -215,9 +314,5 @@ def _window(foreground: np.ndarray) -> tuple[slice, slice, slice]:
   return box(slices, 1), box(rows, MARGIN), box(columns, MARGIN)
 
 
-def _svg_source(svg: str) -> str:
-  return _source("image/svg+xml", svg.encode())
-
-
-def _source(kind: str, content: bytes) -> str:
-  return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _source(webp: bytes) -> str:
+  return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"

@@ -34,11 +34,17 @@ PRINTED = ("dice", "assd_mm", "hd95_mm")
 class Table:
   """Scores of predicted masks. `str` gives the tables of Dice, ASSD and HD95 over patients.
 
-  methods: method -> patient -> structure -> metric -> value, for the patients of all methods. The last method is that
-    of `predictions`; with `against`, the first one is that of `against`.
-  failures: a line for each file that was not scored, and for each label without a prediction.
-  pairs: the files.
-  label_values: the masks' values of each class.
+  Attributes:
+    methods: method -> patient -> structure -> metric -> value, for the patients of all methods. The last method is that
+      of `predictions`; with `against`, the first one is that of `against`.
+    failures: a line for each file that was not scored, and for each label without a prediction.
+    pairs: the files.
+    label_values: the masks' values of each class.
+
+  Example:
+    >>> table = vamcei_jax.evaluate("masks", "labels")
+    >>> print(table)
+    >>> table.scores["patient1"]["LV"]["hd95_mm"]
   """
 
   methods: Mapping[str, Scores]
@@ -48,17 +54,29 @@ class Table:
 
   @property
   def scores(self) -> Scores:
-    """Patient -> structure -> metric -> value of the predictions."""
+    """Patient -> structure -> metric -> value of the predictions.
+
+    Example:
+      >>> table.scores["patient1"]["LV"]["dice"]
+    """
     return list(self.methods.values())[-1]
 
   @property
   def summary(self) -> Summary:
-    """Structure -> metric -> {"mean", "std", "median", "worst"} over patients; see statistics.summarise."""
+    """Structure -> metric -> {"mean", "std", "median", "worst"} over patients; see statistics.summarise.
+
+    Example:
+      >>> table.summary["LV"]["dice"]["mean"]
+    """
     return summarise(self.scores)
 
   @property
   def comparison(self) -> Comparison:
-    """Structure -> metric -> Wilcoxon's test against the other masks; see statistics.compare. Empty without others."""
+    """Structure -> metric -> Wilcoxon's test against the other masks; see statistics.compare. Empty without others.
+
+    Example:
+      >>> table.comparison["LV"]["dice"]["p_value"]
+    """
     return compare(self.scores, next(iter(self.methods.values()))) if len(self.methods) > 1 else {}
 
   def __str__(self) -> str:
@@ -92,7 +110,10 @@ class Table:
       A line for each case that the report shows without its image.
 
     Raises:
-      InputError: the folder cannot be used, see check_output.
+      InputError: the folder is a file or a run.
+
+    Example:
+      >>> table.save("scores")
     """
     folder, failures = Path(folder), []
     check_output(folder)

@@ -38,6 +38,10 @@ def save_dicom_seg(path: Path, prediction: Prediction, label_values: LabelValues
 
   Raises:
     InputError: the images are no DICOM volume, or lack what a segmentation must refer to; highdicom is not installed.
+
+  Example:
+    >>> prediction = segmenter("patient1_dicom")
+    >>> save_dicom_seg(Path("patient1_seg.dcm"), prediction, segmenter.config.data.label_values)
   """
   volume = prediction.scan.dicom
   if volume is None:

@@ -30,6 +30,11 @@ class Prediction:
     uncertainty: structure -> statistics over latent samples; empty without samples.
     entropy: (X, Y, Z) of the probabilities in nats, or None without samples.
     scan: the volume.
+
+  Example:
+    >>> prediction = segmenter("patient1.nii.gz")
+    >>> prediction.mask, prediction.volumes_ml["LV"], prediction.quality.score
+    >>> prediction.save("mask.nii.gz")
   """
 
   mask: np.ndarray = dataclasses.field(repr=False)
@@ -42,7 +47,11 @@ class Prediction:
 
   @property
   def myocardial_mass_g(self) -> float:
-    """Mass of the myocardium in g, at 1.05 g/ml."""
+    """Mass of the myocardium in g, at 1.05 g/ml.
+
+    Example:
+      >>> print(f"{prediction.myocardial_mass_g:.0f} g")
+    """
     return DENSITY * self.volumes_ml["Myo"]
 
   def save(self, path: str | Path, what: str = "mask") -> None:
@@ -69,6 +78,9 @@ class Prediction:
 
     Raises:
       InputError: see `save`.
+
+    Example:
+      >>> prediction.save_maps({"mask": "mask.nii.gz", "probabilities": "probabilities.nii.gz"})
     """
     paths, remove = {what: expanded(path) for what, path in files.items()}, list(remove)
     for what, path in paths.items():

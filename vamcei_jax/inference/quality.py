@@ -20,8 +20,12 @@ _VOLUMES_ML = {"Myo": (20.0, 400.0), "LV": (15.0, 500.0), "RV": (10.0, 500.0)}
 class Finding:
   """One thing that may be wrong with a prediction.
 
-  name: short and fixed, to select by.
-  text: one sentence on this prediction.
+  Attributes:
+    name: short and fixed, to select by.
+    text: one sentence on this prediction.
+
+  Example:
+    >>> any(finding.name == "heart cut" for finding in prediction.quality.findings)
   """
 
   name: str
@@ -32,11 +36,19 @@ class Finding:
 class Quality:
   """Findings, and a score in [0, 1].
 
-  The score is E (1 - w) (1 - s): E is the Dice that the network's probabilities predict of its own mask, mean over
-  structures; w and s are by how much the share of the LV's border without a wall, and the LV's step from slice to slice
-  in radii, exceed 0.1. The last two are there because a network can be sure of what is no heart. That predicted
+  The score is E (1 - w) (1 - s). E is the Dice that the network's probabilities predict for its own mask, mean over
+  structures. w is the share of the LV's border that has no wall, s is the LV's step from slice to slice in radii; of
+  both, only what exceeds 0.1 counts. They are there because a network can be sure of what is no heart. Predicted
   uncertainty tells the quality of a structure: Roy et al., NeuroImage 195:11-22, 2019; Mehrtash et al., IEEE TMI
   39(12), 2020.
+
+  Attributes:
+    findings: what may be wrong.
+    score: the Dice that is expected of the mask.
+
+  Example:
+    >>> if prediction.quality.score < 0.5:
+    ...   print([finding.text for finding in prediction.quality.findings])
   """
 
   findings: tuple[Finding, ...]

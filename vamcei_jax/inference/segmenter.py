@@ -48,6 +48,10 @@ class Segmenter:
     inference: how it predicts.
     segment: (prepared volume (D, h, w), key = None) -> class probabilities (D, h, w, K).
     locate: volume -> pixel on which the field is centred, or None for the middle of the image.
+
+  Example:
+    >>> segmenter = vamcei_jax.load_segmenter("weights/mscmrseg_student", tta=True)
+    >>> prediction = segmenter("patient1.nii.gz")
   """
 
   config: StageConfig

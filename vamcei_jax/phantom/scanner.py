@@ -94,9 +94,16 @@ def write_nnunet(
   """Writes patients in nnU-Net's layout: the folders bssfp, all with masks, and lge.
 
   Args:
-    folder, seed, sources, targets, masks, grid: see `write_nifti`.
+    folder: root of the two folders.
+    seed: of the patients.
+    sources, targets: number of patients in bssfp and in lge.
+    masks: number of patients in lge, the first, that have masks.
+    grid: voxels of the stacks.
     window: pixels of a square that is cut from a random position of each stack, so that the heart is off the middle;
       None for the whole stacks.
+
+  Example:
+    >>> write_nnunet("runs/own", sources=2, targets=2, masks=1)
   """
   for domain, patients, masked in (("bssfp", sources, sources), ("lge", targets, masks)):
     domain_folder = Path(folder, domain)

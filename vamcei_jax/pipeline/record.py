@@ -100,6 +100,17 @@ def session() -> dict:
   return {"versions": versions(), "git": git_state(Path(__file__).parent), "devices": devices()}
 
 
+def describe_session(session: Mapping) -> dict[str, str]:
+  """Commit, if there is one, and device of a session, as text."""
+  git, devices = session["git"], session["devices"]
+  commit = {"Commit": git["commit"][:12] + (", with changes" if git.get("dirty") else "")} if git.get("commit") else {}
+  device = f"{devices.get('count')} × {devices.get('kind')}"
+  if devices.get("platform") == "cpu":
+    device = f"CPU, {devices.get('cores')} cores, {devices.get('processor')}"
+  hosts = f" on {devices['hosts']} hosts" if devices.get("hosts", 1) > 1 else ""
+  return {**commit, "Device": device + hosts}
+
+
 def versions() -> dict[str, str]:
   """Versions of Python, of this package and of all installed distributions that it depends on, by name."""
   normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()

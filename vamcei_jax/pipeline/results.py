@@ -12,6 +12,7 @@ from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.evaluation.figures import save_panels
 from vamcei_jax.evaluation.report import Case, write_report
 from vamcei_jax.evaluation.statistics import format_table, write_csv, write_results
+from vamcei_jax.pipeline.record import describe_session, read_record
 from vamcei_jax.pipeline.validation import overlay_rows, prepared_masks, score
 from vamcei_jax.training.log import METRICS_FILE, read_log
 
@@ -63,9 +64,11 @@ def write_run_results(
     return Case(patient.image, masks.pop("truth", None), masks, pixel)
 
   target, report = f"{data.name}/{data.target}", workdir / "report.html"
-  about = {"Masks of": f"{len(patients)} {split} patients of {target}", "Run": str(workdir)}
   text, log = json.dumps(content, indent=2, sort_keys=True), read_log(workdir / METRICS_FILE)
-  write_report(report, f"Run {workdir.name}", about, scores, load_case, names=list(index), log=log, config=text)
+  about = {"Data": f"{data.name}: source {data.source}, target {data.target}", "Run": str(workdir)}
+  about |= describe_circumstances(workdir, log)
+  title, names = f"Run {workdir.name}", list(index)
+  write_report(report, title, about, scores, load_case, split=split, names=names, log=log, config=text)
   if scores:
     table = format_table({stage: method["summary"] for stage, method in results["methods"].items()})
     print(f"\n{len(patients)} {split} patients of {target}\n{table}")
@@ -73,3 +76,31 @@ def write_run_results(
     print(f"\n{target} has no masks to score predictions with; see the predictions in {report}")
   print(f"Report, pictures and numbers: {workdir}")
   return results
+
+
+def describe_circumstances(workdir: Path, log: Sequence[Mapping]) -> dict[str, str]:
+  """Commit and device of the sessions of a run, and how long it was trained, for the report.
+
+  Args:
+    workdir: of the run.
+    log: lines of its metrics.jsonl.
+  """
+  record, about = read_record(workdir), {}
+  sessions = [describe_session(session) for session in record["sessions"]] if record else []
+  for name in dict.fromkeys(name for session in sessions for name in session):
+    about[name] = "; ".join(dict.fromkeys(session[name] for session in sessions if name in session))
+  if seconds := training_seconds(log):
+    minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+    about["Training time"] = f"{minutes}, without compilation and evaluation"
+  return about
+
+
+def training_seconds(log: Sequence[Mapping]) -> float:
+  """Seconds that the logged steps took. The steps before the first line of a session have no rate, and do not count."""
+  seconds, steps = 0.0, dict[str, int]()
+  for line in log:
+    stage, step = line["stage"], line["step"]
+    if rate := line.get("steps_per_second"):
+      seconds += (step - steps.get(stage, 0)) / rate
+    steps[stage] = step
+  return seconds
