@@ -1,4 +1,4 @@
-"""The code of docs/extending*.md and docs/ablation.md, applied to a copy of the package and run in a process of its own."""
+"""The code of docs/extending*.md and docs/ablation.md, applied to a copy of the package and run in another process."""
 
 import json
 import math

@@ -101,6 +101,6 @@ def test_a_long_run_is_queued_again_after_sigterm_only(submit, code, queued):
 
 
 def test_the_page_lists_every_script():
-  page = (ROOT / "docs" / "hardware.md").read_text()
+  page = (ROOT / "docs" / "slurm.md").read_text()
   listed = re.findall(r"examples/slurm/(\w+)\.sh\)", page)
   assert sorted(listed) == sorted(path.stem for path in FOLDER.iterdir()) == sorted(COMMANDS)
