@@ -112,6 +112,17 @@ def test_a_second_signal_ends_the_process_at_once():
   assert ended.value.code == 130
 
 
+def test_a_signal_that_is_sent_twice_in_a_row_counts_once(monkeypatch):
+  clock = iter((10.0, 10.2, 12.0))
+  monkeypatch.setattr("vamcei_jax.training.shutdown.time.monotonic", lambda: next(clock, 13.0))
+  with noted_signals() as noted:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert noted == [signal.SIGTERM] * 2
+    with pytest.raises(SystemExit):
+      signal.raise_signal(signal.SIGTERM)
+
+
 def test_signal_handlers_are_restored_afterwards():
   before = [signal.getsignal(number) for number in SIGNALS]
   with noted_signals():

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 8.0  # seconds until the process ends: Python handles no signal during a compilation or a long step
+REPEAT = 1.0  # seconds within which the same signal counts once: schedulers may send it twice in a row
 
 
 def end_on_signals() -> None:
@@ -32,10 +33,11 @@ def end(number: int, state: str) -> NoReturn:
 def noted_signals() -> Iterator[list[int]]:
   """Yields a list to which the numbers of signals are appended, in place of ending the program.
 
-  A second signal ends the program at once. A single signal does, if Python does not handle the signal
-  within PATIENCE seconds.
+  A second signal ends the program at once, unless it repeats the first one within REPEAT seconds. A single signal does,
+  if Python does not handle it within PATIENCE seconds.
   """
   noted: list[int] = []
+  received: list[float] = []
   if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
     yield noted
     return
@@ -43,7 +45,8 @@ def noted_signals() -> Iterator[list[int]]:
   def note(number: int, frame) -> None:
     del frame
     noted.append(number)
-    if len(noted) > 1:
+    received.append(time.monotonic())
+    if len(noted) > 1 and (number != noted[0] or received[-1] - received[0] > REPEAT):
       end(number, "stopped at once; the same command resumes from the last checkpoint")
 
   handlers = {number: signal.signal(number, note) for number in SIGNALS}
@@ -52,9 +55,9 @@ def noted_signals() -> Iterator[list[int]]:
   earlier_fd = signal.set_wakeup_fd(writer)
 
   def end_unless_handled() -> None:
-    while (received := os.read(reader, 1)) and received[0] not in SIGNALS:
+    while (byte := os.read(reader, 1)) and byte[0] not in SIGNALS:
       pass
-    if not received:
+    if not byte:
       return
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -62,8 +65,8 @@ def noted_signals() -> Iterator[list[int]]:
         return
       time.sleep(0.1)
     reason = f"stopped after {PATIENCE:.0f} s without a response"
-    _say(received[0], f"{reason}; the same command resumes from the last checkpoint")
-    os._exit(128 + received[0])
+    _say(byte[0], f"{reason}; the same command resumes from the last checkpoint")
+    os._exit(128 + byte[0])
 
   watcher = threading.Thread(target=end_unless_handled, daemon=True)
   watcher.start()
