@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,8 @@ from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Params
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
-from vamcei_jax.training.log import open_log
+from vamcei_jax.training.log import open_log, say
+from vamcei_jax.training.progress import Workload
 from vamcei_jax.training.shutdown import end, noted_signals
 
 
@@ -31,6 +32,8 @@ def train(
   load: Callable[[], dict[str, StoredSlices]],
   evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
+  workloads: Sequence[Workload] = (),
+  compilation: float | None = None,
 ) -> dict[str, Params]:
   """Trains one stage to its last step, from its newest checkpoint if it has one.
 
@@ -44,6 +47,8 @@ def train(
     evaluate: (averaged parameters by network, step) -> scores by name; called every `train.eval_every` steps. The best
       checkpoint is chosen by the score "dice", if there is one.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
+    workloads: of all stages of the run, for the time that is left; by default of this one alone.
+    compilation: expected seconds of the compilation, if known.
 
   Returns:
     Network name -> averaged parameters, on one device.
@@ -64,14 +69,15 @@ def train(
       state = distributed.replicate(jax.jit(init)(), devices)
     first = int(state.step)
     if first == steps:
-      print(f"{stage}: finished at step {steps}", flush=True)
+      say(f"{stage}: finished at step {steps}")
       return distributed.replica(state.ema_params)
 
     spread = f" on {len(devices)} devices" if len(devices) > 1 else ""
-    print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}{spread}; compiling", flush=True)
+    say(f"{stage}: {f'resumes at step {first} of' if first else 'starts,'} {steps} steps{spread}")
     run, next_data = prepare_steps(config, method, load(), draw_key, first, devices)
+    say(f"{stage}: compiling" + (f", about {compilation:.0f} s the first time" if compilation else ""))
 
-    with open_log(workdir, stage, first) as log, noted_signals() as signals:
+    with open_log(workdir, stage, first, workloads) as log, noted_signals() as signals:
       started: float | None = None
       step, pending, stopped, bad = first, [], False, 0
       while step < steps and not stopped:
@@ -138,7 +144,7 @@ def prepare_steps(
   if not streamed:
     data = distributed.replicate({domain: stored.load() for domain, stored in slices.items()}, devices)
     return run, lambda count: data
-  print(f"{config.name}: slices are read from disk", flush=True)
+  say(f"{config.name}: slices are read from disk")
   ahead = 2 * distributed.steps_in_dispatch(settings.steps_per_call, devices)
   share = distributed.host_share(batch)
   batches: Iterator = stream_batches(slices, key, range(first, settings.steps), batch, share, ahead)
