@@ -41,6 +41,8 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], doc: str | N
     doc: docstring of the command's file; --help prints its parts, see usage.format_help.
   """
   set_variables()
+  # Hide the warnings of XLA. Errors that matter are raised as well.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   make_printable()
   clear_groups()
   with group("flags"):

@@ -5,7 +5,7 @@ python -m vamcei_jax.evaluate --predictions=masks --against=earlier --labels=DIR
 
 The label of sub-01/lge.nii.gz has the same folder and name in --labels. If --labels has files named NAME_manual, these
 are the labels, and its other files are images. The channel of nnU-Net (_0000) in the names of predictions and images
-is ignored. A single prediction and a single label belong together, whatever their names.
+is ignored. If --labels is a single file, the others may be single files of any name.
 
 Predictions without a label are not scored. If predictions and labels have different values, give all values of each
 class: --label_values="0,(1,200),(2,500),(3,600)".

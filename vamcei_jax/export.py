@@ -3,8 +3,9 @@
 python -m vamcei_jax.export --workdir=runs/best --output=weights/student --postprocess
 python -m vamcei_jax.export --workdir=runs/multistage/target_vamcei --output=weights/teacher
 
---tta, --postprocess and --smooth become the defaults of `predict --weights=weights/student`. Where the training kept the pixel grid
-(data.spacing=None), the pixel sizes of its target are stored, and prediction resamples pixels of other sizes to them.
+--tta, --postprocess and --smooth become the defaults of `predict --weights=weights/student`. Where the training kept
+the pixel grid (data.spacing=None), the pixel sizes of its target are stored, and prediction resamples pixels of other
+sizes to them.
 """
 
 from absl import flags

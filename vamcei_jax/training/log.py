@@ -28,8 +28,7 @@ def say(line: str) -> None:
 def open_log(workdir: Path, stage: str, step: int, workloads: Sequence[Workload] = ()) -> Iterator[Callable[..., None]]:
   """Yields log(step, scalars, rate, steps), where `rate` is in steps a second, or None.
 
-  The files get all scalars. The printed line has "loss" and the latest "dice". Where a grid logs them for each run, as
-  "loss ROW", it has their means.
+  The files get all scalars; the printed line has "loss" and the latest "dice".
 
   Lines of the stage after `step` are dropped first: a resumed run logs those steps again. Of several hosts, the first
   one logs.
@@ -59,12 +58,11 @@ def open_log(workdir: Path, stage: str, step: int, workloads: Sequence[Workload]
         events.add_scalar(name, value, step)
       if rate:
         seconds.setdefault(stage, deque(maxlen=_RECENT)).append(1 / rate)
-      dice = _mean(scalars, "dice", dice)
+      dice = scalars.get("dice", dice)
       ahead = [each if each.name != stage else each._replace(steps=steps - step) for each in workloads]
       medians = {name: statistics.median(values) for name, values in seconds.items()}
       left = seconds_left(ahead or [Workload(stage, steps - step)], medians)
-      loss = _mean(scalars, "loss", None)
-      say(progress_line(stage, step, steps, loss=loss, dice=dice, rate=rate, left=left))
+      say(progress_line(stage, step, steps, loss=scalars.get("loss"), dice=dice, rate=rate, left=left))
 
     yield log
 
@@ -76,12 +74,6 @@ def _step_seconds(lines: Sequence[Mapping]) -> dict[str, deque[float]]:
     if line.get("steps_per_second"):
       seconds.setdefault(line["stage"], deque(maxlen=_RECENT)).append(1 / line["steps_per_second"])
   return seconds
-
-
-def _mean(scalars: Mapping[str, float], name: str, default: float | None) -> float | None:
-  """The mean of the scalars of this name, or of this name and a run's; the default where there are none."""
-  values = [value for key, value in scalars.items() if key == name or key.startswith(f"{name} ")]
-  return statistics.fmean(values) if values else default
 
 
 def read_log(path: Path) -> list[dict]:
