@@ -21,7 +21,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Params
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.training.log import open_log, say
-from vamcei_jax.training.progress import Workload
+from vamcei_jax.training.progress import Workload, format_duration
 from vamcei_jax.training.shutdown import end, noted_signals
 
 
@@ -82,7 +82,10 @@ def train(
       step, pending, stopped, bad = first, [], False, 0
       while step < steps and not stopped:
         count = steps_to_go(step, settings, devices)
-        state, metrics = run(state, next_data(count), draw_key, count)
+        data, called = next_data(count), time.perf_counter()
+        state, metrics = run(state, data, draw_key, count)
+        if step == first:
+          say(f"{stage}: compiled in {format_duration(time.perf_counter() - called)}")
         is_first, step = step == 0, step + count
         pending += metrics
         due = lambda every, step=step: step % every == 0 or step == steps
