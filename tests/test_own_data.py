@@ -148,7 +148,7 @@ def test_a_class_that_no_mask_has_is_named(run_command, root, prepared, tmp_path
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [
-    ([], "give either --dataset or --config"),
+    (["--source=nosuch"], "give either --dataset or --config"),
     ([CONFIG, "--dataset=phantom"], "give either --dataset or --config"),
     (["--config=configs/nosuch.py"], "configs/nosuch.py: no such config"),
     (["--dataset=nosuch"], "phantom, mscmrseg, myops, mmwhs, folder"),

@@ -9,7 +9,7 @@ from vamcei_jax.training.progress import Workload
 
 # Measured with configs/multistage.py, its networks all scaled to 16 channels: a step, relative to that of `supervised`
 # for equally many pixels, and the seconds of CPU time of its compilation.
-_STEP = {supervised: 1.0, vamcei: 3.0, cyclegan: 3.0, distillation: 2.0}
+_STEP = {supervised: 1.0, vamcei: 2.7, cyclegan: 4.9, distillation: 2.3}
 _COMPILATION = {supervised: 10.0, vamcei: 30.0, cyclegan: 20.0, distillation: 15.0}
 
 

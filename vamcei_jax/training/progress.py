@@ -53,7 +53,7 @@ def progress_line(
     loss: of the step.
     dice: latest validation Dice of the stage.
     rate: steps a second.
-    left: seconds to the end of the run.
+    left: seconds to the end of the run; not printed where they are unknown or 0.
   """
   parts = [
     f"{step:>5}/{steps}",
@@ -62,7 +62,7 @@ def progress_line(
   ]
   if rate is not None:
     parts.append(f"{_three_digits(rate)} steps/s")
-  if left is not None:
+  if left:
     parts.append(f"run ends in {format_duration(left)}")
   rest = " " + "  ".join(parts).rstrip()
   room = max(WIDTH - len(rest), 1)
