@@ -2,6 +2,8 @@
 
 from types import ModuleType
 
+import pytest
+
 from configs import multistage
 from vamcei_jax.pipeline import effort
 from vamcei_jax.pipeline.resolve import resolve
@@ -20,11 +22,16 @@ def test_finished_stages_have_no_steps_left_and_larger_batches_cost_more():
   assert cost["no_adaptation"] < cost["target_vamcei"]
 
 
-def test_a_method_that_was_not_measured_has_a_cost_and_no_expected_compilation(monkeypatch):
+def test_the_time_of_a_compilation_is_expected_from_those_before():
+  configs = resolve(multistage.get_config()).stages
+  expected = lambda stage, **measured: effort.compilation_seconds(configs, stage, measured)
+  assert expected("no_adaptation") is None
+  assert expected("source_vamcei", target_vamcei=30.0) == pytest.approx(30)
+  assert expected("target_vamcei", no_adaptation=10.0) > 10
+
+
+def test_a_method_that_was_not_measured_counts_as_vamcei(monkeypatch):
   config = resolve(multistage.get_config()).stages["target_vamcei"]
-  assert effort.compilation_seconds(config, "cpu") > 0
-  assert effort.compilation_seconds(config, "gpu") is None
-  before = effort.step_cost(config)
+  before = effort.step_cost(config), effort.compilation_cost(config)
   monkeypatch.setitem(STAGES, "target_vamcei", Stage(ModuleType("mine")))
-  assert effort.compilation_seconds(config, "cpu") is None
-  assert effort.step_cost(config) == before
+  assert (effort.step_cost(config), effort.compilation_cost(config)) == before

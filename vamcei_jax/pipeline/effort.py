@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
 from vamcei_jax.pipeline.stages import STAGES
-from vamcei_jax.training.progress import Workload
+from vamcei_jax.training.progress import Workload, seconds_left
 
-# Measured with configs/multistage.py, its networks all scaled to 16 channels: a step, relative to that of `supervised`
-# for equally many pixels, and the seconds of CPU time of its compilation.
+# Relative CPU time of a step, for equally many pixels and channels, and of the compilation of a network with four
+# levels, as measured with configs/multistage.py.
 _STEP = {supervised: 1.0, vamcei: 2.7, cyclegan: 4.9, distillation: 2.3}
-_COMPILATION = {supervised: 10.0, vamcei: 30.0, cyclegan: 20.0, distillation: 15.0}
+_COMPILATION = {supervised: 1.0, vamcei: 1.6, cyclegan: 1.1, distillation: 0.7}
 
 
 def workloads(configs: Mapping[str, StageConfig], finished: Collection[str]) -> list[Workload]:
@@ -22,7 +22,7 @@ def workloads(configs: Mapping[str, StageConfig], finished: Collection[str]) -> 
 def step_cost(config: StageConfig) -> float:
   """The cost of a step relative to those of other stages: by method, pixels of a batch, and channels.
 
-  The exponent of the channels lies between those of small networks and large ones.
+  The channels count with an exponent between that of small networks (1) and that of large ones (2).
   """
   method = STAGES[config.name].method
   channels = config.translation.width if method is cyclegan else config.model.widths[0]
@@ -30,12 +30,22 @@ def step_cost(config: StageConfig) -> float:
   return _STEP.get(method, _STEP[vamcei]) * config.train.batch_size * height * width * channels**1.5
 
 
-def compilation_seconds(config: StageConfig, platform: str) -> float | None:
-  """Expected seconds of a compilation that is not in the folder of compiled programs; None if none were measured.
+def compilation_seconds(configs: Mapping[str, StageConfig], stage: str, measured: Mapping[str, float]) -> float | None:
+  """Expected seconds of the compilation of a stage, from those of other stages; None while there are none.
 
-  That of a segmenter is in proportion to its levels.
+  It suits the device and, where the programs of other stages were in the folder of compiled programs, that as well.
+
+  Args:
+    configs: of all stages.
+    stage: to compile.
+    measured: stage -> seconds that its compilation took in this session.
   """
+  once = lambda name, config: Workload(name, int(name == stage), compilation_cost(config))
+  return seconds_left([once(name, config) for name, config in configs.items()], measured)
+
+
+def compilation_cost(config: StageConfig) -> float:
+  """The time of a stage's compilation relative to other stages: by method and, of segmenters, by levels."""
   method = STAGES[config.name].method
-  if platform != "cpu" or method not in _COMPILATION:
-    return None
-  return _COMPILATION[method] * (1.0 if method is cyclegan else len(config.model.widths) / 4)
+  levels = 4 if method is cyclegan else len(config.model.widths)
+  return _COMPILATION.get(method, _COMPILATION[vamcei]) * levels / 4

@@ -137,7 +137,7 @@ def run_stages(
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(config)) for stage, config in configs.items()}
   networks: dict[str, dict[str, Params]] = {}
   probs: dict[str, list[np.ndarray]] = {}
-  platform = jax.default_backend()
+  compiled: dict[str, float] = {}  # stage -> seconds
   for stage in configs:
     config, folder, method = configs[stage], workdir / stage, STAGES[stage].method
     if distributed.is_first_host():
@@ -145,8 +145,8 @@ def run_stages(
     evaluate = make_evaluator(config, predict[stage], datasets, folder)
     load = partial(load_stage, config, datasets, predict, networks)
     key, ahead = stage_key(resolved.seed, stage), workloads(configs, {*finished, *networks})
-    compilation = compilation_seconds(config, platform)
-    networks[stage] = train(config, method, key, load, evaluate, workdir, ahead, compilation)
+    expected, note = compilation_seconds(configs, stage, compiled), partial(compiled.__setitem__, stage)
+    networks[stage] = train(config, method, key, load, evaluate, workdir, ahead, expected, note)
     if distributed.is_first_host():
       record_stage(workdir, stage, networks[stage])
 

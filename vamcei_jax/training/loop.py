@@ -33,7 +33,8 @@ def train(
   evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
   workloads: Sequence[Workload] = (),
-  compilation: float | None = None,
+  expected: float | None = None,
+  on_compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Params]:
   """Trains one stage to its last step, from its newest checkpoint if it has one.
 
@@ -48,7 +49,8 @@ def train(
       checkpoint is chosen by the score "dice", if there is one.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
     workloads: of all stages of the run, for the time that is left; by default of this one alone.
-    compilation: expected seconds of the compilation, if known.
+    expected: seconds that the compilation may take, if known.
+    on_compiled: called with the seconds that it took.
 
   Returns:
     Network name -> averaged parameters, on one device.
@@ -75,7 +77,7 @@ def train(
     spread = f" on {len(devices)} devices" if len(devices) > 1 else ""
     say(f"{stage}: {f'resumes at step {first} of' if first else 'starts,'} {steps} steps{spread}")
     run, next_data = prepare_steps(config, method, load(), draw_key, first, devices)
-    say(f"{stage}: compiling" + (f", about {compilation:.0f} s the first time" if compilation else ""))
+    say(f"{stage}: compiling" + (f", about {format_duration(expected)}" if expected else ""))
 
     with open_log(workdir, stage, first, workloads) as log, noted_signals() as signals:
       started: float | None = None
@@ -85,7 +87,9 @@ def train(
         data, called = next_data(count), time.perf_counter()
         state, metrics = run(state, data, draw_key, count)
         if step == first:
-          say(f"{stage}: compiled in {format_duration(time.perf_counter() - called)}")
+          took = time.perf_counter() - called
+          say(f"{stage}: compiled in {format_duration(took)}")
+          on_compiled(took)
         is_first, step = step == 0, step + count
         pending += metrics
         due = lambda every, step=step: step % every == 0 or step == steps
