@@ -1,6 +1,7 @@
 """Trains and compares variants of VAMCEI: rows of changed fields times seeds, as one program.
 
 python -m experiments.ablation_grid --config=configs/ablation.py --workdir=runs/ablation
+python -m experiments.ablation_grid --config=configs/ablation.py --config.train.steps=100 --workdir=runs/short
 
 A row changes loss weights, the ramp or learning rates. Each run equals the run of vamcei_jax.main with the fields of
 its row. As many runs as fit into memory are trained together, the others after them. The same command resumes. It
@@ -14,15 +15,19 @@ from absl import flags
 from ml_collections import config_flags
 
 from vamcei_jax import cli
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
   """Defines the flags."""
-  config_flags.DEFINE_config_file("config", None, "A file of configs/ with a `grid`; --config.FIELD=VALUE.")
-  flags.DEFINE_string("workdir", None, "Folder of the grid; default: runs/NAME of the config.")
-  flags.mark_flag_as_required("config")
+  with group(REQUIRED):
+    config_flags.DEFINE_config_file(
+      "config", None, "FILE: Configuration with a grid. --config.FIELD=VALUE changes a field."
+    )
+  with group("grid"):
+    flags.DEFINE_string("workdir", None, "DIR: Folder of the grid; default: runs/NAME of the configuration.")
 
 
 def main() -> None:

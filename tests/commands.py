@@ -55,7 +55,7 @@ def _isolated(module):
   app.define_help_flags()
   parsed, verbosity = flags.FLAGS.is_parsed(), logging.get_verbosity()
   handlers = {number: signal.getsignal(number) for number in SIGNALS}
-  hooks, usage = (threading.excepthook, sys.unraisablehook), sys.modules["__main__"].__doc__
+  hooks = threading.excepthook, sys.unraisablehook
   try:
     with contextlib.chdir(ROOT):
       yield
@@ -68,7 +68,7 @@ def _isolated(module):
     logging.set_verbosity(verbosity)
     for number, handler in handlers.items():
       signal.signal(number, handler)
-    (threading.excepthook, sys.unraisablehook), sys.modules["__main__"].__doc__ = hooks, usage
+    threading.excepthook, sys.unraisablehook = hooks
 
 
 def error_of(finished):

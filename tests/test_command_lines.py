@@ -24,11 +24,6 @@ from vamcei_jax.pipeline.resolve import resolve
 TINY = "--config=tests/configs/tiny.py"
 
 
-@pytest.mark.parametrize("name", ["main", "prepare", "predict", "evaluate", "export"])
-def test_a_command_without_flags_ends_its_process_with_one_line(run_process, name):
-  assert "--" in error_of(run_process(f"vamcei_jax.{name}"))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """A folder in the layout of MS-CMRSeg."""

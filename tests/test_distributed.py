@@ -528,7 +528,7 @@ def test_two_hosts_of_two_devices_train_as_one_device_does(one_device, prepared,
     target = tmp_path / name
     shutil.rmtree(target) if target.is_dir() else target.unlink()
   (output,) = finish([start(tmp_path, prepared)])
-  assert "vamcei: resumes at step 6 of 8; compiling" in output
+  assert "vamcei: resumes at step 6 of 8 steps" in output
   compare_runs(tmp_path, one_device)
   devices = [session["devices"] for session in read_record(tmp_path)["sessions"]]
   assert [(each["count"], each["hosts"]) for each in devices] == [(4, 2), (1, 1)]

@@ -148,8 +148,8 @@ def test_a_class_that_no_mask_has_is_named(run_command, root, prepared, tmp_path
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [
-    ([], "by --dataset=NAME or by --config=FILE; neither was given"),
-    ([CONFIG, "--dataset=phantom"], "by --dataset=NAME or by --config=FILE; not both"),
+    (["--source=nosuch"], "give either --dataset or --config"),
+    ([CONFIG, "--dataset=phantom"], "give either --dataset or --config"),
     (["--config=configs/nosuch.py"], "configs/nosuch.py: no such config"),
     (["--dataset=nosuch"], "phantom, mscmrseg, myops, mmwhs, folder"),
     (["--dataset=mscmrseg"], "config.data.root: not set"),

@@ -24,6 +24,7 @@ from vamcei_jax.environment import set_variables
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded, writable
 from vamcei_jax.training.shutdown import end_on_signals
+from vamcei_jax.usage import MORE, clear_groups, format_help, format_usage, group, groups, missing_flags
 
 flags.disclaim_key_flags()  # a flag belongs to the command line that defines it
 
@@ -31,23 +32,27 @@ _PLAIN = {"±": "+-", "–": "-", "−": "-", "×": "x"}  # in terminals without
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def run(define_flags: Callable[[], None], main: Callable[[], None], usage: str | None) -> NoReturn:
+def run(define_flags: Callable[[], None], main: Callable[[], None], doc: str | None) -> NoReturn:
   """Runs a command line, and ends the program.
 
   Args:
-    define_flags: defines the flags of the command.
+    define_flags: defines the flags of the command, see usage.group.
     main: the command; its InputErrors are printed in one line.
-    usage: text of --help, the docstring of the command's file.
+    doc: docstring of the command's file; --help prints its parts, see usage.format_help.
   """
   set_variables()
+  # Hide the warnings of XLA. Errors that matter are raised as well.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   make_printable()
-  flags.DEFINE_string("compiled", "~/.cache/vamcei_jax/compiled", "Folder of compiled programs.")
-  define_flags()
-  # --help lists the flags of the main module, which of an installed script is not the one that defines them.
-  for flag in flags.FLAGS.get_flags_for_module(define_flags.__module__):
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-  if usage:
-    sys.modules["__main__"].__doc__ = usage
+  clear_groups()
+  with group("flags"):
+    define_flags()
+  with group(MORE):
+    flags.DEFINE_string(
+      "compiled", "~/.cache/vamcei_jax/compiled", "DIR: Folder of compiled programs, which later commands use again."
+    )
+  if doc:
+    answer_help(doc, sys.argv[1:])
 
   def guarded(argv: list[str]) -> None:
     del argv
@@ -70,6 +75,16 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], usage: str |
 
   app.run(guarded, flags_parser=parse)
   raise SystemExit  # app.run does not return
+
+
+def answer_help(doc: str, arguments: list[str]) -> None:
+  """Prints the help and ends the program where it is asked for, or where required flags and all others are missing."""
+  if {"--help", "-help", "-h"} & set(arguments):
+    print(format_help(doc, groups()))
+    sys.exit(0)
+  if not arguments and missing_flags(groups()):
+    print(format_usage(doc, groups()), file=sys.stderr)
+    sys.exit(2)
 
 
 def define_inference_flags(*names: str) -> None:
@@ -217,6 +232,8 @@ def parse(argv: list[str]) -> list[str]:
     fail(f"unknown config field {cause.args[0]}" if isinstance(cause, KeyError) else str(cause))
   if rest[1:]:
     fail(f"unexpected argument {rest[1]}; flags are written --name=value")
+  if missing := missing_flags(groups()):
+    fail(missing)
   return rest
 
 

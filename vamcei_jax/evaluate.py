@@ -1,13 +1,16 @@
 """Scores predicted masks by true masks: metrics.csv, metrics.json and report.html.
 
 python -m vamcei_jax.evaluate --predictions=masks --labels=DIR/LGE --images=DIR/LGE --output=scores
+python -m vamcei_jax.evaluate --predictions=masks --against=earlier --labels=DIR/LGE --output=scores
 
-The label of a prediction NAME is NAME_manual if --labels has such files (its other files are images then), else NAME.
-nnU-Net's channel (_0000) in names of predictions and images is ignored. Predictions without a label are not scored.
-Folders are searched with the folders in them, so that sub-01/lge.nii.gz belongs to sub-01/lge.nii.gz. All of them may
-be single files; a single label belongs to a single prediction of any name. If predictions and labels have other values,
-give all of each class: --label_values="0,(1,200),(2,500),(3,600)".
-Labels without a prediction and files that cannot be used are named at the end, and the exit code is 1.
+The label of sub-01/lge.nii.gz has the same folder and name in --labels. If --labels has files named NAME_manual, these
+are the labels, and its other files are images. The channel of nnU-Net (_0000) in the names of predictions and images
+is ignored. If --labels is a single file, the others may be single files of any name.
+
+Predictions without a label are not scored. If predictions and labels have different values, give all values of each
+class: --label_values="0,(1,200),(2,500),(3,600)".
+
+Labels without a prediction and files that cannot be used are named at the end, and the exit code is then 1.
 """
 
 from pathlib import Path
@@ -17,22 +20,26 @@ from absl import flags
 
 from vamcei_jax import cli
 from vamcei_jax.data.labels import LABEL_VALUES, LabelValues
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("predictions", None, "Folder of predicted masks, or a single file.")
-  flags.DEFINE_string("labels", None, "Folder of true masks, or of images and NAME_manual; or a single file.")
-  flags.DEFINE_string("output", None, "Folder for metrics.csv, metrics.json and report.html.")
-  flags.DEFINE_string("against", None, "Folder of other predicted masks to compare with, or a single file.")
-  flags.DEFINE_string(
-    "images", None, "Folder of the images, named as the predictions, for the report; or a single file."
-  )
-  flags.DEFINE_string("workdir", None, "Folder of a run: its label values, curves and configuration.")
-  flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV; default: of the run, or 0,200,500,600.")
-  flags.mark_flags_as_required(["predictions", "labels", "output"])
+  with group(REQUIRED):
+    flags.DEFINE_string("predictions", None, "PATH: Folder of predicted masks, or a single file.")
+    flags.DEFINE_string("labels", None, "PATH: Folder of true masks, or of images and NAME_manual; or a single file.")
+    flags.DEFINE_string("output", None, "DIR: Folder for metrics.csv, metrics.json and report.html.")
+  with group("input"):
+    flags.DEFINE_string("against", None, "PATH: Other predicted masks to compare with: a folder, or a single file.")
+    flags.DEFINE_string("images", None, "PATH: Images for the report, named as the predictions: a folder, or a file.")
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a run: its label values, curves and configuration.")
+    flags.DEFINE_string(
+      "label_values",
+      None,
+      "N,N,N,N: Values of background, Myo, LV and RV. Default: of the run, or 0,200,500,600.",
+    )
 
 
 def main() -> None:

@@ -1,14 +1,17 @@
 """Exports the network of a finished run, or of one of its stages, as weights to ship.
 
 python -m vamcei_jax.export --workdir=runs/best --output=weights/student --postprocess
+python -m vamcei_jax.export --workdir=runs/multistage/target_vamcei --output=weights/teacher
 
-The flags become the defaults of `predict --weights=weights/student`. Where the training kept the pixel grid
-(data.spacing=None), the pixel sizes of its target are stored, and prediction resamples pixels of other sizes to them.
+--tta, --postprocess and --smooth become the defaults of `predict --weights=weights/student`. Where the training kept
+the pixel grid (data.spacing=None), the pixel sizes of its target are stored, and prediction resamples pixels of other
+sizes to them.
 """
 
 from absl import flags
 
 from vamcei_jax import cli
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 OPTIONS = ("tta", "postprocess", "smooth")
@@ -16,10 +19,11 @@ OPTIONS = ("tta", "postprocess", "smooth")
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("workdir", None, "Folder of a run (its last stage is exported) or of one of its stages.")
-  flags.DEFINE_string("output", None, "Folder for weights.safetensors and config.json.")
-  cli.define_inference_flags(*OPTIONS)
-  flags.mark_flags_as_required(["workdir", "output"])
+  with group(REQUIRED):
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a run (its last stage is exported) or of one of its stages.")
+    flags.DEFINE_string("output", None, "DIR: Folder for weights.safetensors and config.json.")
+  with group("defaults of prediction with these weights"):
+    cli.define_inference_flags(*OPTIONS)
 
 
 def main() -> None:

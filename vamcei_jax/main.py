@@ -4,9 +4,11 @@ python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 python -m vamcei_jax.main --config=configs/uda.py --print_config
 python -m vamcei_jax.main --reproduce=runs/uda
 
-The same command resumes an interrupted run. --reproduce trains a run again from its run.json, and compares: exit code 1
-if the parameters differ in a bit. All devices of the host are used. Give each host of a job the same command with
---multihost, or with --coordinator, --hosts and --host.
+The same command resumes an interrupted run. All devices of the host are used. Give each host of a job the same
+command with --multihost, or with --coordinator, --hosts and --host.
+
+--reproduce trains a run again from its run.json, and compares the parameters. The exit code is 1 if they differ in a
+bit.
 """
 
 import os
@@ -18,27 +20,31 @@ from ml_collections import config_flags
 
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
+from vamcei_jax.usage import ONE_OF, group
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
   """Defines the flags."""
-  config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
-  flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME of the config, or RUN-again.")
-  flags.DEFINE_bool("print_config", False, "Print the resolved configuration of each stage, and end.")
-  flags.DEFINE_string("reproduce", None, "Workdir of a finished run to train again and compare.")
-  flags.DEFINE_list("stages", [], "Stages to retrain, with all that need them; without it, the run is resumed.")
-  flags.DEFINE_bool("multihost", False, "This is one of several hosts of a TPU pod, SLURM, Open MPI or GKE job.")
-  flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several hosts, on other clusters.")
-  flags.DEFINE_integer("hosts", None, "With --coordinator: number of hosts.", 1)
-  flags.DEFINE_integer("host", None, "With --coordinator: number of this host, from 0.", 0)
+  with group(ONE_OF):
+    config_flags.DEFINE_config_file(
+      "config", None, "FILE: Configuration of the run. --config.FIELD=VALUE changes a field."
+    )
+    flags.DEFINE_string("reproduce", None, "DIR: Folder of a finished run, to train it again and compare.")
+  with group("run"):
+    flags.DEFINE_string("workdir", None, "DIR: Folder of the run. Default: runs/NAME of the config, or RUN-again.")
+    flags.DEFINE_list("stages", [], "NAME,NAME: Stages to retrain, with all that need them. Default: resume the run.")
+    flags.DEFINE_bool("print_config", False, "Print the resolved configuration of each stage, and end.")
+  with group("several hosts"):
+    flags.DEFINE_bool("multihost", False, "This is one of the hosts of a TPU pod, or of a SLURM, Open MPI or GKE job.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT: Address of the first host, on other clusters.")
+    flags.DEFINE_integer("hosts", None, "N: With --coordinator: number of hosts.", 1)
+    flags.DEFINE_integer("host", None, "N: With --coordinator: number of this host, from 0.", 0)
 
 
 def main() -> None:
   """Runs the command."""
-  if (FLAGS.config is None) == (FLAGS.reproduce is None):
-    raise InputError("give either --config=FILE, to train, or --reproduce=RUN, to train a run again")
   if (FLAGS.hosts is not None or FLAGS.host is not None) and not FLAGS.coordinator:
     raise InputError("--hosts and --host go with --coordinator=HOST:PORT")
   name = cli.config_path().stem if FLAGS.config is not None else None

@@ -3,11 +3,12 @@
 python -m vamcei_jax.predict --weights=weights/mscmrseg_student --input=volumes --output=masks
 python -m vamcei_jax.predict --workdir=runs/uda --input=volumes/patient1.nii.gz --output=mask.nii.gz
 
-Folders are searched with the folders in them, and --output gets the same tree. Each mask has the name, grid and header
-of its volume. volumes.csv has a row for each volume, and report.html shows all masks of the command. --samples=N adds
-an entropy map in nats (NAME_entropy.nii.gz) and uncertainty.csv; --probabilities adds the class probabilities
-(NAME_probabilities.nii.gz, classes as the fourth axis). A DICOM series gives one NIfTI mask for each phase; --dicom_seg
-adds a DICOM segmentation (NAME_seg.dcm).
+The folders in --input are searched, too, and --output gets the same folders. Each mask has the name, grid and header
+of its volume. volumes.csv has a row for each volume, and report.html shows all masks.
+
+--samples=N adds an entropy map in nats (NAME_entropy.nii.gz) and uncertainty.csv. --probabilities adds the class
+probabilities (NAME_probabilities.nii.gz, classes as the fourth axis). A DICOM series gives one NIfTI mask for each
+phase; --dicom_seg adds a DICOM segmentation (NAME_seg.dcm).
 """
 
 import csv
@@ -22,6 +23,7 @@ from absl import flags
 
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
+from vamcei_jax.usage import ONE_OF, REQUIRED, group
 
 if TYPE_CHECKING:
   from vamcei_jax.data.dicom_series import DicomVolume
@@ -70,17 +72,23 @@ class Task:
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("weights", None, "Folder of exported weights.")
-  flags.DEFINE_string("workdir", None, "Folder of a run (its last stage predicts) or of one of its stages.")
-  flags.DEFINE_string("input", None, "A volume, or a folder of NIfTI volumes or DICOM series, with the folders in it.")
-  flags.DEFINE_string("output", None, "Folder for the masks or, for one volume, the file of its mask.")
-  flags.DEFINE_bool("probabilities", False, "Write the class probabilities as well.")
-  flags.DEFINE_bool("dicom_seg", False, "Write a DICOM segmentation of each DICOM volume as well.")
-  flags.DEFINE_string("spacing", None, "Voxel size as MM,MM,MM along the axes of the files, in place of the headers'.")
-  flags.DEFINE_string("label_values", None, "Of background, Myo, LV and RV in the masks; default: of the training.")
-  cli.define_inference_flags(*OPTIONS)
-  flags.mark_flags_as_required(["input", "output"])
-  flags.mark_flags_as_mutual_exclusive(["workdir", "weights"], required=True)
+  with group(REQUIRED):
+    flags.DEFINE_string("input", None, "PATH: A volume, or a folder of NIfTI volumes or DICOM series.")
+    flags.DEFINE_string("output", None, "PATH: Folder for the masks or, for one volume, the file of its mask.")
+  with group(ONE_OF):
+    flags.DEFINE_string("weights", None, "DIR: Folder of exported weights.")
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a run (its last stage predicts) or of one of its stages.")
+  with group("input and output"):
+    flags.DEFINE_string("spacing", None, "MM,MM,MM: Voxel size along the axes of the files, in place of the headers'.")
+    flags.DEFINE_string(
+      "label_values",
+      None,
+      "N,N,N,N: Values of background, Myo, LV and RV in the masks. Default: of the training.",
+    )
+    flags.DEFINE_bool("probabilities", False, "Write the class probabilities, too.")
+    flags.DEFINE_bool("dicom_seg", False, "Write a DICOM segmentation of each DICOM volume, too.")
+  with group("prediction (default: as exported with the weights)"):
+    cli.define_inference_flags(*OPTIONS)
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 python -m vamcei_jax.prepare --dataset=mscmrseg --source=DIR
 python -m vamcei_jax.prepare --config=configs/folder.py --source=DIR
 
-A run prepares its data by itself, but refuses files that it cannot use. This command leaves them out, names them, and
-ends with exit code 1; the run then trains without them.
+A run prepares its data by itself, but stops at files that it cannot use. This command leaves these files out, names
+them, and ends with exit code 1. The run then trains without them.
 """
 
 import importlib
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
+from vamcei_jax.usage import ONE_OF, group
 
 FLAGS = flags.FLAGS
 CONFIGS = {"phantom": "uda"}  # dataset -> name of its config, where they differ
@@ -23,9 +24,13 @@ CONFIGS = {"phantom": "uda"}  # dataset -> name of its config, where they differ
 
 def define_flags() -> None:
   """Defines the flags."""
-  config_flags.DEFINE_config_file("config", None, "A file of configs/, whose data are prepared.")
-  flags.DEFINE_string("dataset", None, "Short for --config=configs/DATASET.py.")
-  flags.DEFINE_string("source", None, "Folder of the NIfTI volumes; short for --config.data.root.")
+  with group(ONE_OF):
+    flags.DEFINE_string("dataset", None, "NAME: phantom, mscmrseg, myops, mmwhs or folder; uses configs/NAME.py.")
+    config_flags.DEFINE_config_file(
+      "config", None, "FILE: Configuration of the run. --config.FIELD=VALUE changes a field."
+    )
+  with group("input"):
+    flags.DEFINE_string("source", None, "DIR: Folder of the NIfTI volumes, in place of config.data.root.")
 
 
 def main() -> None:
@@ -43,13 +48,10 @@ def choose_config() -> ConfigDict:
   """The config that --config or --dataset names.
 
   Raises:
-    InputError: both or none of them is given, or there is no such dataset.
+    InputError: there is no such config or dataset.
   """
   from vamcei_jax.datasets import BUILDERS
 
-  if FLAGS["config"].present == FLAGS["dataset"].present:
-    given = "not both" if FLAGS["config"].present else "neither was given"
-    raise InputError(f"name the data by --dataset=NAME or by --config=FILE; {given}")
   if FLAGS["config"].present:
     cli.config_path()
     return FLAGS.config

@@ -198,6 +198,6 @@ def test_a_run_that_cannot_be_reproduced_is_named_before_training(tiny_run, tmp_
 
 def test_commands_that_do_not_fit_are_named(run_command, tiny_run, tmp_path):
   main = lambda *flags: error_of(run_command("vamcei_jax.main", *flags))
-  assert "either --config=FILE" in main(TINY, f"--reproduce={tiny_run}")
+  assert "either --config or --reproduce" in main(TINY, f"--reproduce={tiny_run}")
   assert "run.json: not found" in main(f"--reproduce={tmp_path}")
   assert "use another --workdir" in main(f"--reproduce={tiny_run}", f"--workdir={tiny_run}")

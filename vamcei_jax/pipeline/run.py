@@ -27,6 +27,7 @@ from vamcei_jax.pipeline.domains import (
   translate_datasets,
   with_datasets,
 )
+from vamcei_jax.pipeline.effort import compilation_seconds, workloads
 from vamcei_jax.pipeline.plan import Plan, inspect_folders, make_plan, remove_stages
 from vamcei_jax.pipeline.record import read_record, record_stage, start_record
 from vamcei_jax.pipeline.resolve import RunConfig, resolve
@@ -81,7 +82,8 @@ def run(
     if distributed.is_first_host():
       on_start(prepare_workdir(resolved, plan, datasets, earlier, workdir))
     distributed.wait_for_hosts("cleared")
-    results = run_stages(resolved, configs, datasets, workdir)
+    finished = [stage for stage, action in plan.actions.items() if action == "skip"]
+    results = run_stages(resolved, configs, datasets, workdir, finished)
     distributed.wait_for_hosts("finished")
     return results
 
@@ -116,7 +118,13 @@ def name_datasets(
   return {stage: with_datasets(config, datasets) if named(stage) else config for stage, config in configs.items()}
 
 
-def run_stages(resolved: RunConfig, configs: Mapping[str, StageConfig], datasets: Datasets, workdir: Path) -> dict:
+def run_stages(
+  resolved: RunConfig,
+  configs: Mapping[str, StageConfig],
+  datasets: Datasets,
+  workdir: Path,
+  finished: Collection[str],
+) -> dict:
   """Trains the stages of a checked run, and writes its results; returns the content of results.json.
 
   Args:
@@ -124,17 +132,21 @@ def run_stages(resolved: RunConfig, configs: Mapping[str, StageConfig], datasets
     configs: of each stage, in order, with the names of their datasets.
     datasets: role -> prepared dataset of the first stage.
     workdir: of the run.
+    finished: stages that need no training.
   """
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(config)) for stage, config in configs.items()}
   networks: dict[str, dict[str, Params]] = {}
   probs: dict[str, list[np.ndarray]] = {}
+  compiled: dict[str, float] = {}  # stage -> seconds
   for stage in configs:
     config, folder, method = configs[stage], workdir / stage, STAGES[stage].method
     if distributed.is_first_host():
       write_config(folder, stage_content(config))
     evaluate = make_evaluator(config, predict[stage], datasets, folder)
     load = partial(load_stage, config, datasets, predict, networks)
-    networks[stage] = train(config, method, stage_key(resolved.seed, stage), load, evaluate, workdir)
+    key, ahead = stage_key(resolved.seed, stage), workloads(configs, {*finished, *networks})
+    expected, note = compilation_seconds(configs, stage, compiled), partial(compiled.__setitem__, stage)
+    networks[stage] = train(config, method, key, load, evaluate, workdir, ahead, expected, note)
     if distributed.is_first_host():
       record_stage(workdir, stage, networks[stage])
 

@@ -1,7 +1,9 @@
 """The log of a run: a line in metrics.jsonl, TensorBoard events and a printed line, for each logged step."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,16 +12,32 @@ from tensorboardX import SummaryWriter
 from vamcei_jax.distributed import is_first_host
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
+from vamcei_jax.training.progress import Workload, progress_line, seconds_left
 
 METRICS_FILE = "metrics.jsonl"
+_RECENT = 10  # lines of a stage by which its speed is measured
+
+
+def say(line: str) -> None:
+  """Prints a line on the first host."""
+  if is_first_host():
+    print(line, flush=True)
 
 
 @contextmanager
-def open_log(workdir: Path, stage: str, step: int) -> Iterator[Callable[..., None]]:
+def open_log(workdir: Path, stage: str, step: int, workloads: Sequence[Workload] = ()) -> Iterator[Callable[..., None]]:
   """Yields log(step, scalars, rate, steps), where `rate` is in steps a second, or None.
+
+  The files get all scalars; the printed line has "loss" and the latest "dice".
 
   Lines of the stage after `step` are dropped first: a resumed run logs those steps again. Of several hosts, the first
   one logs.
+
+  Args:
+    workdir: of the run.
+    stage: name of the stage.
+    step: at which it starts.
+    workloads: of all stages, for the time that is left of the run; by default of this one alone.
   """
   if not is_first_host():
     yield lambda *_: None
@@ -27,19 +45,35 @@ def open_log(workdir: Path, stage: str, step: int) -> Iterator[Callable[..., Non
   path = workdir / METRICS_FILE
   earlier = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
   write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
+  seconds = _step_seconds(earlier)
+  dice = next((line["dice"] for line in reversed(earlier) if line["stage"] == stage and "dice" in line), None)
   with path.open("a", encoding="utf-8") as lines, SummaryWriter(str(workdir / stage), purge_step=step + 1) as events:
 
     def log(step: int, scalars: Mapping[str, float], rate: float | None, steps: int) -> None:
+      nonlocal dice
       speed = {"steps_per_second": rate} if rate else {}
       lines.write(json.dumps({"stage": stage, "step": step, **scalars, **speed}) + "\n")
       lines.flush()
       for name, value in {**scalars, **speed}.items():
         events.add_scalar(name, value, step)
-      left = f"{rate:6.2f} steps/s  ETA {(steps - step) / rate / 60:5.1f} min" if rate else ""
-      terms = "  ".join(f"{name} {value:.3g}" for name, value in scalars.items())
-      print(f"{stage} {step:>5}/{steps}  {left}  {terms}", flush=True)
+      if rate:
+        seconds.setdefault(stage, deque(maxlen=_RECENT)).append(1 / rate)
+      dice = scalars.get("dice", dice)
+      ahead = [each if each.name != stage else each._replace(steps=steps - step) for each in workloads]
+      medians = {name: statistics.median(values) for name, values in seconds.items()}
+      left = seconds_left(ahead or [Workload(stage, steps - step)], medians)
+      say(progress_line(stage, step, steps, loss=scalars.get("loss"), dice=dice, rate=rate, left=left))
 
     yield log
+
+
+def _step_seconds(lines: Sequence[Mapping]) -> dict[str, deque[float]]:
+  """Stage -> seconds of a step, by its latest lines that have a speed."""
+  seconds: dict[str, deque[float]] = {}
+  for line in lines:
+    if line.get("steps_per_second"):
+      seconds.setdefault(line["stage"], deque(maxlen=_RECENT)).append(1 / line["steps_per_second"])
+  return seconds
 
 
 def read_log(path: Path) -> list[dict]:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,8 @@ from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Params
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
-from vamcei_jax.training.log import open_log
+from vamcei_jax.training.log import open_log, say
+from vamcei_jax.training.progress import Workload, format_duration
 from vamcei_jax.training.shutdown import end, noted_signals
 
 
@@ -31,6 +32,9 @@ def train(
   load: Callable[[], dict[str, StoredSlices]],
   evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
+  workloads: Sequence[Workload] = (),
+  expected: float | None = None,
+  on_compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Params]:
   """Trains one stage to its last step, from its newest checkpoint if it has one.
 
@@ -44,6 +48,9 @@ def train(
     evaluate: (averaged parameters by network, step) -> scores by name; called every `train.eval_every` steps. The best
       checkpoint is chosen by the score "dice", if there is one.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
+    workloads: of all stages of the run, for the time that is left; by default of this one alone.
+    expected: seconds that the compilation may take, if known.
+    on_compiled: called with the seconds that it took.
 
   Returns:
     Network name -> averaged parameters, on one device.
@@ -64,19 +71,25 @@ def train(
       state = distributed.replicate(jax.jit(init)(), devices)
     first = int(state.step)
     if first == steps:
-      print(f"{stage}: finished at step {steps}", flush=True)
+      say(f"{stage}: finished at step {steps}")
       return distributed.replica(state.ema_params)
 
     spread = f" on {len(devices)} devices" if len(devices) > 1 else ""
-    print(f"{stage}: {'resumes at' if first else 'starts,'} step {first} of {steps}{spread}; compiling", flush=True)
+    say(f"{stage}: {f'resumes at step {first} of' if first else 'starts,'} {steps} steps{spread}")
     run, next_data = prepare_steps(config, method, load(), draw_key, first, devices)
+    say(f"{stage}: compiling" + (f", about {format_duration(expected)}" if expected else ""))
 
-    with open_log(workdir, stage, first) as log, noted_signals() as signals:
+    with open_log(workdir, stage, first, workloads) as log, noted_signals() as signals:
       started: float | None = None
       step, pending, stopped, bad = first, [], False, 0
       while step < steps and not stopped:
         count = steps_to_go(step, settings, devices)
-        state, metrics = run(state, next_data(count), draw_key, count)
+        data, called = next_data(count), time.perf_counter()
+        state, metrics = run(state, data, draw_key, count)
+        if step == first:
+          took = time.perf_counter() - called
+          say(f"{stage}: compiled in {format_duration(took)}")
+          on_compiled(took)
         is_first, step = step == 0, step + count
         pending += metrics
         due = lambda every, step=step: step % every == 0 or step == steps
@@ -138,7 +151,7 @@ def prepare_steps(
   if not streamed:
     data = distributed.replicate({domain: stored.load() for domain, stored in slices.items()}, devices)
     return run, lambda count: data
-  print(f"{config.name}: slices are read from disk", flush=True)
+  say(f"{config.name}: slices are read from disk")
   ahead = 2 * distributed.steps_in_dispatch(settings.steps_per_call, devices)
   share = distributed.host_share(batch)
   batches: Iterator = stream_batches(slices, key, range(first, settings.steps), batch, share, ahead)
