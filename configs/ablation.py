@@ -1,4 +1,4 @@
-"""Ablation of VAMCEI's loss terms on the embedded phantom: six rows, two seeds, one program.
+"""Ablation of VAMCEI's loss terms on the embedded phantom: six rows, two seeds.
 
 python -m experiments.ablation_grid --config=configs/ablation.py
 

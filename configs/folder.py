@@ -4,7 +4,7 @@ python -m vamcei_jax.prepare --dataset=folder --source=DIR
 python -m vamcei_jax.main --config=configs/folder.py --config.data.root=DIR
 
 DIR has a folder for each domain, in the layout of nnU-Net (imagesTr, labelsTr, dataset.json) or a flat one (images,
-labels). Masks of the target, if it has some, are used for evaluation only. Copy this file, and change the fields that
+labels). If the target has masks, the program uses them for evaluation only. Copy this file, and change the fields that
 differ for your data.
 """
 

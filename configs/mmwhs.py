@@ -2,7 +2,7 @@
 
 python -m vamcei_jax.main --config=configs/mmwhs.py --config.data.root=DIR
 
-Not yet run: no time and no score are known.
+We have not run it yet: we know neither its time nor its scores.
 """
 
 from ml_collections import ConfigDict

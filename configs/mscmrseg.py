@@ -3,7 +3,7 @@
 python -m vamcei_jax.main --config=configs/mscmrseg.py --config.data.root=DIR
 
 11 minutes on 2 cores. Dice on LGE 1-5 (Myo / LV / RV): no_adaptation 0.464 / 0.646 / 0.562, vamcei
-0.598 / 0.766 / 0.670. These five patients were used to choose loss weights and strengths of augmentation.
+0.598 / 0.766 / 0.670. We used these five patients to choose loss weights and strengths of augmentation.
 """
 
 from ml_collections import ConfigDict

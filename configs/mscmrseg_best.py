@@ -2,9 +2,9 @@
 
 python -m vamcei_jax.main --config=configs/mscmrseg_best.py --config.data.root=DIR --workdir=runs/best
 
-About 90 minutes on 2 cores of an AMD EPYC. Validation Dice on LGE 1-5, which chose the recipe (Myo / LV / RV):
+About 90 minutes on 2 cores of an AMD EPYC. Validation Dice on LGE 1-5, used to choose the recipe (Myo / LV / RV):
 no_adaptation 0.806 / 0.899 / 0.901, target_vamcei 0.810 / 0.894 / 0.891, source_vamcei 0.766 / 0.867 / 0.858.
-docs/results.md has the scores of the student.
+docs/results.md has the test scores of the student.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -3,8 +3,8 @@
 python -m vamcei_jax.main --config=configs/mscmrseg_multistage.py --config.data.root=DIR
 
 About 15 minutes on 2 cores. Mean Dice on LGE 1-5: no_adaptation 0.557, target_vamcei 0.747, source_vamcei 0.657, mean
-of the two VAMCEIs 0.739, student 0.761. These five patients were used to choose the weights of the teachers and the
-steps of the student.
+of these two 0.739, student 0.761. We used these five patients to choose the weights of the teachers and the steps of
+the student.
 """
 
 from ml_collections import ConfigDict

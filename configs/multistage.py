@@ -1,9 +1,9 @@
-"""The multi-stage framework on the embedded phantom, sized for a laptop CPU: translation, two VAMCEIs, one student.
+"""The multi-stage framework on the embedded phantom, sized for a laptop CPU: CycleGAN, two VAMCEI networks, a student.
 
 python -m vamcei_jax.main --config=configs/multistage.py --workdir=runs/multistage
 
 5 min 33 s on 2 cores. Mean Dice on the target's test patients: no_adaptation 0.451, target_vamcei 0.869,
-source_vamcei 0.850, mean of the two VAMCEIs 0.871, student 0.892.
+source_vamcei 0.850, mean of these two 0.871, student 0.892.
 """
 
 from ml_collections import ConfigDict

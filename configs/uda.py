@@ -1,4 +1,4 @@
-"""VAMCEI on the embedded phantom, bSSFP -> LGE, sized for a laptop CPU. Every field of a config is explained here.
+"""VAMCEI on the embedded phantom, bSSFP -> LGE, sized for a laptop CPU. This file explains every field.
 
 python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 

@@ -2,7 +2,8 @@
 
 python -m vamcei_jax.main --config=configs/vamcei_paper.py --config.data.root=DIR
 
-Not yet run: no time and no score are known. docs/published-code.md lists the differences from the published code.
+We have not run it yet: we know neither its time nor its scores. docs/published-code.md lists the
+differences from the published code.
 """
 
 from ml_collections import ConfigDict, config_dict

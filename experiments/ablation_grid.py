@@ -1,12 +1,12 @@
-"""Trains and compares variants of VAMCEI: rows of changed fields times seeds, as one program.
+"""Trains and compares variants of VAMCEI: each variant (row) with each seed, as one program.
 
 python -m experiments.ablation_grid --config=configs/ablation.py --workdir=runs/ablation
 python -m experiments.ablation_grid --config=configs/ablation.py --config.train.steps=100 --workdir=runs/short
 
-A row changes loss weights, the ramp or learning rates. Each run equals the run of vamcei_jax.main with the fields of
-its row. As many runs as fit into memory are trained together, the others after them. The same command resumes. It
-writes report.html and ablation.csv, .json, .md and .png: Dice of the target's test patients, mean ± standard deviation
-over seeds. docs/ablation.md explains all of it.
+A row changes loss weights, the ramp of the unsupervised losses, or learning rates. Each run equals the run of
+vamcei_jax.main with the seed and the fields of its row. The command trains as many runs together as fit into memory,
+and the others after them. The same command resumes an interrupted grid. It writes report.html and ablation.csv, .json,
+.md and .png: Dice of the target's test patients, mean ± standard deviation over seeds. See docs/ablation.md.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ def define_flags() -> None:
       "config", None, "FILE: Configuration with a grid. --config.FIELD=VALUE changes a field."
     )
   with group("grid"):
-    flags.DEFINE_string("workdir", None, "DIR: Folder of the grid; default: runs/NAME of the configuration.")
+    flags.DEFINE_string("workdir", None, "DIR: Folder of the grid. Default: runs/NAME for configs/NAME.py.")
 
 
 def main() -> None:

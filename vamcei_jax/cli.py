@@ -49,7 +49,7 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], doc: str | N
     define_flags()
   with group(MORE):
     flags.DEFINE_string(
-      "compiled", "~/.cache/vamcei_jax/compiled", "DIR: Folder of compiled programs, which later commands use again."
+      "compiled", "~/.cache/vamcei_jax/compiled", "DIR: Folder of compiled programs; later commands reuse them."
     )
   if doc:
     answer_help(doc, sys.argv[1:])

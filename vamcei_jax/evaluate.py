@@ -1,16 +1,18 @@
-"""Scores predicted masks by true masks: metrics.csv, metrics.json and report.html.
+"""Compares predicted masks with true masks, and writes metrics.csv, metrics.json and report.html.
 
 python -m vamcei_jax.evaluate --predictions=masks --labels=DIR/LGE --images=DIR/LGE --output=scores
 python -m vamcei_jax.evaluate --predictions=masks --against=earlier --labels=DIR/LGE --output=scores
 
-The label of sub-01/lge.nii.gz has the same folder and name in --labels. If --labels has files named NAME_manual, these
-are the labels, and its other files are images. The channel of nnU-Net (_0000) in the names of predictions and images
-is ignored. If --labels is a single file, the others may be single files of any name.
+A label is a true mask. The label of the prediction sub-01/lge.nii.gz has the same subfolder and name in --labels. If
+--labels has files named NAME_manual, these are the labels, and its other files are images. The command ignores the
+channel of nnU-Net (_0000) in the names of predictions and images. If --labels is a single file, --predictions,
+--against and --images may be single files of any name.
 
-Predictions without a label are not scored. If predictions and labels have different values, give all values of each
-class: --label_values="0,(1,200),(2,500),(3,600)".
+The command does not score predictions without a label. If predictions and labels have different values, give all values
+of each class: --label_values="0,(1,200),(2,500),(3,600)".
 
-Labels without a prediction and files that cannot be used are named at the end, and the exit code is then 1.
+If a label has no prediction, or if the command cannot use a file, the command names the file at the end, and ends with
+exit code 1.
 """
 
 from pathlib import Path
@@ -29,16 +31,16 @@ def define_flags() -> None:
   """Defines the flags."""
   with group(REQUIRED):
     flags.DEFINE_string("predictions", None, "PATH: Folder of predicted masks, or a single file.")
-    flags.DEFINE_string("labels", None, "PATH: Folder of true masks, or of images and NAME_manual; or a single file.")
+    flags.DEFINE_string("labels", None, "PATH: Folder of true masks, or of images and masks NAME_manual; or a file.")
     flags.DEFINE_string("output", None, "DIR: Folder for metrics.csv, metrics.json and report.html.")
   with group("input"):
     flags.DEFINE_string("against", None, "PATH: Other predicted masks to compare with: a folder, or a single file.")
-    flags.DEFINE_string("images", None, "PATH: Images for the report, named as the predictions: a folder, or a file.")
-    flags.DEFINE_string("workdir", None, "DIR: Folder of a run: its label values, curves and configuration.")
+    flags.DEFINE_string("images", None, "PATH: Images for the report, named like the predictions: a folder, or a file.")
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a run, for its label values, curves and configuration.")
     flags.DEFINE_string(
       "label_values",
       None,
-      "N,N,N,N: Values of background, Myo, LV and RV. Default: of the run, or 0,200,500,600.",
+      "N,N,N,N: Values of background, Myo, LV and RV. Default: those of the run, or 0,200,500,600.",
     )
 
 

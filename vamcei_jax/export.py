@@ -1,11 +1,11 @@
-"""Exports the network of a finished run, or of one of its stages, as weights to ship.
+"""Exports the network of a finished run, or of one of its stages, as weights to share.
 
 python -m vamcei_jax.export --workdir=runs/best --output=weights/student --postprocess
 python -m vamcei_jax.export --workdir=runs/multistage/target_vamcei --output=weights/teacher
 
---tta, --postprocess and --smooth become the defaults of `predict --weights=weights/student`. Where the training kept
-the pixel grid (data.spacing=None), the pixel sizes of its target are stored, and prediction resamples pixels of other
-sizes to them.
+--tta, --postprocess and --smooth become the defaults of `predict --weights=weights/student`. If the training kept
+the pixel grid (data.spacing=None), export also stores the pixel sizes of the target, and predict resamples pixels of
+other sizes to them.
 """
 
 from absl import flags

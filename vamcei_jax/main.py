@@ -1,14 +1,14 @@
-"""Trains all stages of a configuration in a workdir.
+"""Trains all networks (stages) of a configuration, and writes the run to a workdir.
 
 python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 python -m vamcei_jax.main --config=configs/uda.py --print_config
 python -m vamcei_jax.main --reproduce=runs/uda
 
-The same command resumes an interrupted run. All devices of the host are used. Give each host of a job the same
-command with --multihost, or with --coordinator, --hosts and --host.
+The same command resumes an interrupted run. A run uses all devices of the host. To use several hosts, give each host
+the same command with --multihost, or with --coordinator, --hosts and --host.
 
---reproduce trains a run again from its run.json, and compares the parameters. The exit code is 1 if they differ in a
-bit.
+--reproduce trains a run again from its run.json, and compares the parameters of both runs. If any bit differs, the exit
+code is 1.
 """
 
 import os
@@ -31,13 +31,13 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file(
       "config", None, "FILE: Configuration of the run. --config.FIELD=VALUE changes a field."
     )
-    flags.DEFINE_string("reproduce", None, "DIR: Folder of a finished run, to train it again and compare.")
+    flags.DEFINE_string("reproduce", None, "DIR: Folder of a finished run; trains the run again, and compares both.")
   with group("run"):
-    flags.DEFINE_string("workdir", None, "DIR: Folder of the run. Default: runs/NAME of the config, or RUN-again.")
-    flags.DEFINE_list("stages", [], "NAME,NAME: Stages to retrain, with all that need them. Default: resume the run.")
-    flags.DEFINE_bool("print_config", False, "Print the resolved configuration of each stage, and end.")
+    flags.DEFINE_string("workdir", None, "DIR: Folder of the run. Default: runs/NAME (of NAME.py), or RUN-again.")
+    flags.DEFINE_list("stages", [], "NAME,NAME: Stages to train again, and all that depend on them. Default: none.")
+    flags.DEFINE_bool("print_config", False, "Print the configuration of each stage with all defaults, and exit.")
   with group("several hosts"):
-    flags.DEFINE_bool("multihost", False, "This is one of the hosts of a TPU pod, or of a SLURM, Open MPI or GKE job.")
+    flags.DEFINE_bool("multihost", False, "Train with the other hosts of a TPU pod, SLURM, Open MPI or GKE job.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT: Address of the first host, on other clusters.")
     flags.DEFINE_integer("hosts", None, "N: With --coordinator: number of hosts.", 1)
     flags.DEFINE_integer("host", None, "N: With --coordinator: number of this host, from 0.", 0)

@@ -1,10 +1,10 @@
-"""Segments NIfTI and DICOM volumes with exported weights, or with a stage of a run.
+"""Segments NIfTI and DICOM volumes with exported weights, or with a network of a run.
 
 python -m vamcei_jax.predict --weights=weights/mscmrseg_student --input=volumes --output=masks
 python -m vamcei_jax.predict --workdir=runs/uda --input=volumes/patient1.nii.gz --output=mask.nii.gz
 
-The folders in --input are searched, too, and --output gets the same folders. Each mask has the name, grid and header
-of its volume. volumes.csv has a row for each volume, and report.html shows all masks.
+The command also searches subfolders of --input, and creates the same subfolders in --output. Each mask has the name,
+grid and header of its volume. volumes.csv has a row for each volume, and report.html shows all masks.
 
 --samples=N adds an entropy map in nats (NAME_entropy.nii.gz) and uncertainty.csv. --probabilities adds the class
 probabilities (NAME_probabilities.nii.gz, classes as the fourth axis). A DICOM series gives one NIfTI mask for each
@@ -77,16 +77,16 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "PATH: Folder for the masks or, for one volume, the file of its mask.")
   with group(ONE_OF):
     flags.DEFINE_string("weights", None, "DIR: Folder of exported weights.")
-    flags.DEFINE_string("workdir", None, "DIR: Folder of a run (its last stage predicts) or of one of its stages.")
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a run (uses its last stage) or of one of its stages.")
   with group("input and output"):
-    flags.DEFINE_string("spacing", None, "MM,MM,MM: Voxel size along the axes of the files, in place of the headers'.")
+    flags.DEFINE_string("spacing", None, "MM,MM,MM: Voxel size along the axes of the files, in place of that in headers.")
     flags.DEFINE_string(
       "label_values",
       None,
-      "N,N,N,N: Values of background, Myo, LV and RV in the masks. Default: of the training.",
+      "N,N,N,N: Values of background, Myo, LV and RV in the masks. Default: those of the training.",
     )
-    flags.DEFINE_bool("probabilities", False, "Write the class probabilities, too.")
-    flags.DEFINE_bool("dicom_seg", False, "Write a DICOM segmentation of each DICOM volume, too.")
+    flags.DEFINE_bool("probabilities", False, "Also write the class probabilities.")
+    flags.DEFINE_bool("dicom_seg", False, "Also write a DICOM segmentation of each DICOM volume.")
   with group("prediction (default: as exported with the weights)"):
     cli.define_inference_flags(*OPTIONS)
 

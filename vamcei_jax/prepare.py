@@ -1,10 +1,10 @@
-"""Prepares the data of a run, prints what is in it, and leaves out files that cannot be used.
+"""Prepares the data of a run, prints a summary of them, and leaves out files that it cannot use.
 
 python -m vamcei_jax.prepare --dataset=mscmrseg --source=DIR
 python -m vamcei_jax.prepare --config=configs/folder.py --source=DIR
 
-A run prepares its data by itself, but stops at files that it cannot use. This command leaves these files out, names
-them, and ends with exit code 1. The run then trains without them.
+vamcei_jax.main also prepares the data, but stops at the first file that it cannot use. This command leaves such files
+out, names them, and ends with exit code 1. vamcei_jax.main then trains without them.
 """
 
 import importlib
@@ -30,7 +30,7 @@ def define_flags() -> None:
       "config", None, "FILE: Configuration of the run. --config.FIELD=VALUE changes a field."
     )
   with group("input"):
-    flags.DEFINE_string("source", None, "DIR: Folder of the NIfTI volumes, in place of config.data.root.")
+    flags.DEFINE_string("source", None, "DIR: Folder of the NIfTI volumes; sets config.data.root.")
 
 
 def main() -> None:

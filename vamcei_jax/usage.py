@@ -66,7 +66,7 @@ def format_help(doc: str, groups: Groups) -> str:
     parts.append("\n".join([f"{title}:", *rows]))
   parts.append("\n".join(["examples:", *(f"  {example}" for example in examples)]))
   parts += [_fill(note, width) for note in notes]
-  parts.append("--helpfull lists the flags of the libraries, too.")
+  parts.append("--helpfull also lists the flags of the libraries.")
   return "\n\n".join(parts)
 
 

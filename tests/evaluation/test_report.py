@@ -276,7 +276,7 @@ def test_the_headline_is_the_main_result(scores):
   assert headline(methods(0.0)) == f"vamcei and first have the same mean Dice on {PATIENTS} patients: {mean:.3f}"
   assert headline({"vamcei": vamcei}, "test") == f"vamcei has a mean Dice of {mean:.3f} on {patients}"
   assert (
-    headline({}, "train", 1) == "Predictions for 1 training patient. No true masks are known, so nothing is scored."
+    headline({}, "train", 1) == "Predictions for 1 training patient. There are no true masks, so there are no scores."
   )
 
 

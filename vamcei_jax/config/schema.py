@@ -289,7 +289,7 @@ class InferenceConfig:
   smooth: float = field(
     0.0, STRENGTH, "Standard deviation in mm of a Gaussian along the stack that smooths probabilities; 0 for none."
   )
-  samples: int = field(0, whole(0), "Latent samples to average over; 0 predicts with the latent means.")
+  samples: int = field(0, whole(0), "Samples of the latent variables to average over; 0 uses their means.")
   resample: bool = field(True, FLAG, "Resample pixels that are larger or smaller than those of the training data.")
   pixel_mm: tuple[float, float] | None = field(
     None, optional(rising(each(SCALE, 2), equal=True)), "Smallest and largest pixel of the training target, in mm."

@@ -199,7 +199,7 @@ def headline(scores: Mapping[str, Scores], split: str = "", unscored: int = 0) -
   kind = "training" if split == "train" else split
   patients = " ".join(filter(None, [str(count), kind, "patient" if count == 1 else "patients"]))
   if not scores:
-    return f"Predictions for {patients}. No true masks are known, so nothing is scored."
+    return f"Predictions for {patients}. There are no true masks, so there are no scores."
   means = {name: f"{summarise(each)['mean']['dice']['mean']:.3f}" for name, each in scores.items()}
   first, last = list(means)[0], list(means)[-1]
   if len(means) == 1:
