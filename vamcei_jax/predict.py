@@ -79,7 +79,7 @@ def define_flags() -> None:
     flags.DEFINE_string("weights", None, "DIR: Folder of exported weights.")
     flags.DEFINE_string("workdir", None, "DIR: Folder of a run (uses its last stage) or of one of its stages.")
   with group("input and output"):
-    flags.DEFINE_string("spacing", None, "MM,MM,MM: Voxel size along the axes of the files, in place of that in headers.")
+    flags.DEFINE_string("spacing", None, "MM,MM,MM: Voxel size along the axes of the files; overrides the headers.")
     flags.DEFINE_string(
       "label_values",
       None,

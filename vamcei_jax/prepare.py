@@ -1,4 +1,4 @@
-"""Prepares the data of a run, prints a summary of them, and leaves out files that it cannot use.
+"""Prepares the data of a run, prints a summary, and leaves out files that it cannot use.
 
 python -m vamcei_jax.prepare --dataset=mscmrseg --source=DIR
 python -m vamcei_jax.prepare --config=configs/folder.py --source=DIR
@@ -25,7 +25,7 @@ CONFIGS = {"phantom": "uda"}  # dataset -> name of its config, where they differ
 def define_flags() -> None:
   """Defines the flags."""
   with group(ONE_OF):
-    flags.DEFINE_string("dataset", None, "NAME: phantom, mscmrseg, myops, mmwhs or folder; uses configs/NAME.py.")
+    flags.DEFINE_string("dataset", None, "NAME: mscmrseg, myops, mmwhs or folder (configs/NAME.py), or phantom (uda.py).")
     config_flags.DEFINE_config_file(
       "config", None, "FILE: Configuration of the run. --config.FIELD=VALUE changes a field."
     )
