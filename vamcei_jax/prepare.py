@@ -25,7 +25,7 @@ CONFIGS = {"phantom": "uda"}  # dataset -> name of its config, where they differ
 def define_flags() -> None:
   """Defines the flags."""
   with group(ONE_OF):
-    flags.DEFINE_string("dataset", None, "NAME: mscmrseg, myops, mmwhs or folder (configs/NAME.py), or phantom (uda.py).")
+    flags.DEFINE_string("dataset", None, "NAME: mscmrseg, myops, mmwhs, folder (configs/NAME.py) or phantom (uda.py).")
     config_flags.DEFINE_config_file(
       "config", None, "FILE: Configuration of the run. --config.FIELD=VALUE changes a field."
     )
