@@ -5,6 +5,7 @@ import runpy
 import sys
 
 import jupytext
+import matplotlib
 import pytest
 
 from tests.commands import ROOT
@@ -33,6 +34,6 @@ def test_links_of_a_notebook_lead_somewhere(name):
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "path", sys.path.copy())
-  monkeypatch.setenv("MPLBACKEND", "Agg")
+  matplotlib.use("Agg")
   runpy.run_path(str(EXAMPLES / f"{name}.py"))
   assert (tmp_path / "runs" / name).is_dir()
