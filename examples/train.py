@@ -33,6 +33,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from absl import logging
 
 import vamcei_jax
 from vamcei_jax.evaluation.statistics import format_table
@@ -41,6 +42,8 @@ from vamcei_jax.training.log import read_log
 sys.path.append(str(Path(vamcei_jax.__file__).parent.parent))  # configs and experiments are in the repository alone
 from configs import uda  # noqa: E402
 from experiments.latent_space import compare_latents  # noqa: E402
+
+logging.set_verbosity("error")  # hides remarks of TensorFlow Datasets and Orbax
 
 # %% [markdown]
 # ## A configuration
@@ -107,6 +110,8 @@ distances = compare_latents(workdir)
 figure, axis = plt.subplots(figsize=(10, 8.6), layout="constrained")
 axis.axis("off")
 axis.imshow(plt.imread(workdir / "latent_space.png"))
+for stage, gap in distances.items():
+  print(f"{stage}, distance of prototypes: {', '.join(f'{k} {d:.3f}' for k, d in gap['prototype_distance'].items())}")
 
 # %% [markdown]
 # ## Results
