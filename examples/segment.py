@@ -10,7 +10,7 @@
 # # Segment an LGE volume
 #
 # This notebook segments a volume with the shipped weights. It shows the mask, the volumes of the structures and the
-# quality of the mask, and it saves the mask. It takes about 10 seconds on 2 CPU cores.
+# quality of the mask, and it saves the mask. It takes less than a minute on 2 CPU cores.
 #
 # **The volume is synthetic.** The embedded phantom draws a heart, and computes its signals in a scan with late
 # gadolinium enhancement (LGE). The shipped weights were trained on LGE of real patients, and not on the phantom. So the

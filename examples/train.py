@@ -15,7 +15,7 @@
 # - `no_adaptation` gets the source only.
 # - `vamcei` also gets target images without masks.
 #
-# It takes about TIME on 2 free CPU cores. To be that fast, the networks, the images and the number of steps are much
+# It takes a few minutes on 2 CPU cores. To be that fast, the networks, the images and the number of steps are much
 # smaller than in [configs/uda.py](../configs/uda.py), so the scores are lower than those of `make demo`.
 #
 # **All patients are synthetic.** [The results](../docs/results.md) have the scores on real patients.
@@ -54,10 +54,10 @@ logging.set_verbosity("error")  # hides remarks of TensorFlow Datasets and Orbax
 # %%
 config = uda.get_config()
 config.data.prepared_dir = "runs/data"
-config.data.options.update(train=12, validation=2, test=6)  # patients
+config.data.options.update(train=12, validation=2, test=4)  # patients
 config.data.size = config.data.crop = (32, 32)  # pixels of the images
 config.data.zoom = 1 / 3  # from pixels of 1.5 mm to pixels of 4.5 mm
-config.model.widths = (16, 32, 64)
+config.model.widths = (16, 32)
 config.model.latent_scales = 1
 config.model.discriminator_width = 8
 config.loss.weights.global_alignment = (3e-7,)  # a weight for each latent scale
