@@ -99,8 +99,8 @@ for axis, (metric, title) in zip(axes, TITLES.items(), strict=True):
 #
 # A latent is what a network computes for a pixel before it decides on the class. A point in the figure is the mean
 # latent of one class in one slice, in two dimensions: by principal component analysis (PCA) in the upper row, by t-SNE
-# in the lower row. Colours are true classes, and markers are domains. Adaptation should move the points of both domains
-# onto each other, class by class.
+# in the lower row. Colours are true classes, and markers are domains. Adaptation moves the points of both domains
+# closer to each other, class by class. In so short a run they do not meet.
 #
 # The titles have two distances between the domains. "Global KL" is the loss of the global alignment, and "prototypes"
 # compares the mean latents of each class, by 1 − cosine. [docs/method.md](../docs/method.md) has the equations.
