@@ -104,6 +104,14 @@ def test_a_file_and_an_array_have_the_same_prediction(segmenter, path):
   assert of_array.volumes_ml == pytest.approx(of_path.volumes_ml, rel=1e-6)
 
 
+def test_slices_that_are_nearer_than_the_smoothing_are_smoothed_over_one_slice_alone():
+  """Headers with too small a distance would mix the whole stack."""
+  volume = noise((6, 96, 96))
+  predict = lambda mm: make_segmenter(by_intensity, smooth=5.0)(volume, (mm, 1.5, 1.5)).probabilities
+  np.testing.assert_array_equal(predict(0.5), predict(5.0))
+  assert np.abs(predict(5.0) - predict(8.0)).max() > 0.01
+
+
 @pytest.mark.parametrize("codes", [None, "LPS", "SRA", "AIL"])
 def test_an_image_in_memory_has_the_mask_of_its_file_in_its_own_axes(segmenter, path, codes, tmp_path):
   stored = nib.load(path)
@@ -396,6 +404,9 @@ def test_a_ventricle_that_jumps_from_slice_to_slice_is_found():
   prediction = make_segmenter(always(classes))(noise((3, 96, 96)), SPACING)
   assert findings(prediction) == ["implausible shape", "low confidence"]
   assert slice_step(classes) == pytest.approx(3 / np.sqrt(36 / np.pi))
+  small = heart()
+  small[1, :, 17:] = 0  # of 36 pixels, the middle one has 24
+  assert slice_step(small) == pytest.approx(1 / np.sqrt(36 / np.pi))
   assert slice_step(heart()) == 0.0
 
 

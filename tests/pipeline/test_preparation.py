@@ -1,6 +1,7 @@
 """The table of prepared data, and the sizes of hearts."""
 
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,12 @@ import pytest
 from configs import mscmrseg
 from tests.configs import tiny_folder
 from vamcei_jax.data.nifti import list_volumes
+from vamcei_jax.errors import InputError
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
+from vamcei_jax.pipeline.domains import prepare_datasets
 from vamcei_jax.pipeline.preparation import prepare_run, size_warnings
+from vamcei_jax.pipeline.resolve import resolve
 
 
 def test_the_table_names_the_grid_the_patients_and_their_masks(tiny_config, capsys):
@@ -71,6 +75,15 @@ def test_a_target_without_masks_is_compared_by_its_images(folder_config, tmp_pat
   (line,) = (line for line in capsys.readouterr().out.splitlines() if "its hearts cannot be measured" in line)
   assert "no mask in the target" in line
   assert "216 mm in the source, 216 mm in the target" in line  # 48 pixels of 4.5 mm
+
+
+def test_a_run_and_prepare_refuse_an_image_of_both_domains(folder_config, tmp_path):
+  images = [sorted((tmp_path / "raw" / domain / "imagesTr").iterdir())[0] for domain in ("bssfp", "lge")]
+  shutil.copy(*images)
+  config = resolve(folder_config).stages["vamcei"]
+  for use in (lambda: prepare_run(folder_config), lambda: prepare_datasets(config.data, tmp_path / "run")):
+    with pytest.raises(InputError, match=f"{images[0]}: the same image as {images[1]}, in source and target"):
+      use()
 
 
 def sizes(millilitres, diameter):

@@ -2,13 +2,18 @@
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.files import replacing
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 COLOURS = {"Myo": "#35b779", "LV": "#e4572e", "RV": "#3f8efc"}
 MARKERS = {"source": "o", "target": "x"}
@@ -24,21 +29,22 @@ def save_panels(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, np.nd
     path: of the PNG.
     rows: each a list of (title, image (h, w) in [0, 1], class indices (h, w) or None).
   """
-  plt = _pyplot()
+  from matplotlib.lines import Line2D
+
   columns = max(map(len, rows))
-  figure, axes = plt.subplots(len(rows), columns, figsize=(2.4 * columns, 2.5 * len(rows)), squeeze=False)
-  for row_axes, panels in zip(axes, rows, strict=True):
-    for axis in row_axes:
-      axis.axis("off")
-    for axis, (title, image, mask) in zip(row_axes, panels, strict=False):
-      zoom = max(1, round(PANEL / max(image.shape)))
-      axis.imshow(outlined(image[None], None if mask is None else mask[None], zoom)[0])
-      axis.set_title(title, fontsize=8)
-  handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()]
-  figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
-  inch = 1 / (2.5 * len(rows))  # as a share of the figure: below are the names, above a title
-  figure.subplots_adjust(left=0.01, right=0.99, bottom=0.4 * inch, top=1 - 0.25 * inch, wspace=0.03, hspace=0.15)
-  _save(figure, path)
+  with _saved_figure(path, figsize=(2.4 * columns, 2.5 * len(rows))) as figure:
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row_axes, panels in zip(axes, rows, strict=True):
+      for axis in row_axes:
+        axis.axis("off")
+      for axis, (title, image, mask) in zip(row_axes, panels, strict=False):
+        zoom = max(1, round(PANEL / max(image.shape)))
+        axis.imshow(outlined(image[None], None if mask is None else mask[None], zoom)[0])
+        axis.set_title(title, fontsize=8)
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
+    inch = 1 / (2.5 * len(rows))  # as a share of the figure: below are the names, above a title
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.4 * inch, top=1 - 0.25 * inch, wspace=0.03, hspace=0.15)
 
 
 def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
@@ -89,21 +95,20 @@ def save_scatter(path: Path, rows: Sequence[Sequence[tuple[str, np.ndarray, Sequ
     path: of the PNG.
     rows: each a list of (title, points (N, 2), domain of each point, class index of each point).
   """
-  plt = _pyplot()
-  figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(14, 6 * len(rows)), squeeze=False)
-  for axis, (title, points, domains, classes) in zip(axes.flat, itertools.chain(*rows), strict=True):
-    for domain, marker in MARKERS.items():
-      for index, name in enumerate(CLASSES):
-        x, y = points[(domains == domain) & (classes == index)].T
-        label = f"{name}, {domain}"
-        axis.scatter(x, y, s=22, marker=marker, color=COLOURS.get(name, "0.6"), alpha=0.7, linewidths=1, label=label)
-    axis.set_title(title, fontsize=9)
-    axis.set_xticks([])
-    axis.set_yticks([])
-  handles, labels = axes.flat[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="lower center", ncols=len(CLASSES) * 2, frameon=False)
-  figure.tight_layout(rect=(0, 0.03, 1, 1))
-  _save(figure, path)
+  with _saved_figure(path, figsize=(14, 6 * len(rows))) as figure:
+    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axis, (title, points, domains, classes) in zip(axes.flat, itertools.chain(*rows), strict=True):
+      for domain, marker in MARKERS.items():
+        for index, name in enumerate(CLASSES):
+          x, y = points[(domains == domain) & (classes == index)].T
+          label = f"{name}, {domain}"
+          axis.scatter(x, y, s=22, marker=marker, color=COLOURS.get(name, "0.6"), alpha=0.7, linewidths=1, label=label)
+      axis.set_title(title, fontsize=9)
+      axis.set_xticks([])
+      axis.set_yticks([])
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(CLASSES) * 2, frameon=False)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
 
 
 def save_bars(path: Path, means: Mapping[str, Mapping], stds: Mapping[str, Mapping], label: str) -> None:
@@ -115,31 +120,27 @@ def save_bars(path: Path, means: Mapping[str, Mapping], stds: Mapping[str, Mappi
     stds: row -> column -> half length of its error bar, or None for none.
     label: of the axis.
   """
-  plt = _pyplot()
   columns, width = list(next(iter(means.values()))), 0.8 / len(means)
-  figure, axis = plt.subplots(figsize=(10, 4), layout="constrained")
-  for number, row in enumerate(means):
-    places = np.arange(len(columns)) + (number - (len(means) - 1) / 2) * width
-    heights, errors = (np.array([values[row][column] for column in columns], float) for values in (means, stds))
-    axis.bar(places, heights, width, yerr=errors, label=row, capsize=2)
-  axis.set_xticks(range(len(columns)), columns)
-  axis.set_ylabel(label)
-  axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-  _save(figure, path)
+  with _saved_figure(path, figsize=(10, 4), layout="constrained") as figure:
+    axis = figure.subplots()
+    for number, row in enumerate(means):
+      places = np.arange(len(columns)) + (number - (len(means) - 1) / 2) * width
+      heights, errors = (np.array([values[row][column] for column in columns], float) for values in (means, stds))
+      axis.bar(places, heights, width, yerr=errors, label=row, capsize=2)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_ylabel(label)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _pyplot():
-  # Imported late: the import takes a second, and most users of this package draw nothing.
-  import matplotlib
+@contextmanager
+def _saved_figure(path: Path, **options) -> "Iterator[Figure]":
+  """Yields a figure, and saves it as a PNG. The plots of a program or a notebook around it stay as they are."""
+  # Imported late: most users of this package draw nothing. Without pyplot: it would choose a backend for all plots.
+  from matplotlib import rc_context
+  from matplotlib.figure import Figure
 
-  matplotlib.use("Agg")
-  matplotlib.rcParams["text.parse_math"] = False  # a folder's name with "$" in it is no formula
-  import matplotlib.pyplot as plt
-
-  return plt
-
-
-def _save(figure, path: Path) -> None:
-  with replacing(path) as temporary:
-    figure.savefig(temporary, dpi=100, format="png")
-  _pyplot().close(figure)
+  with rc_context({"text.parse_math": False}):  # a folder's name with "$" in it is no formula
+    figure = Figure(**options)
+    yield figure
+    with replacing(path) as temporary:
+      figure.savefig(temporary, dpi=100, format="png")

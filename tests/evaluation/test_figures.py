@@ -1,0 +1,19 @@
+"""Figures: what saving one leaves as it was."""
+
+import matplotlib
+import numpy as np
+
+from vamcei_jax.evaluation.figures import save_bars, save_panels, save_scatter
+
+
+def test_figures_leave_the_plots_of_a_notebook_as_they_are(tmp_path, monkeypatch):
+  """A notebook shows plots by a backend of its own, and may have formulas in its labels."""
+  backend = "module://a_notebook"
+  monkeypatch.setitem(matplotlib.rcParams, "backend", backend)
+  save_panels(tmp_path / "panels.png", [[("$title", np.zeros((8, 8)), None)]])
+  points = (np.zeros((1, 2)), np.array(["source"]), np.array([1]))
+  save_scatter(tmp_path / "scatter.png", [[("title", *points)]])
+  save_bars(tmp_path / "bars.png", {"row": {"column": 1.0}}, {"row": {"column": None}}, "label")
+  assert matplotlib.get_backend() == backend
+  assert matplotlib.rcParams["text.parse_math"]
+  assert len(list(tmp_path.iterdir())) == 3
