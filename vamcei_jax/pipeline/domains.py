@@ -81,7 +81,7 @@ def lost_note(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) ->
   }
   return (
     f"{role}: headers without the directions of rows and columns: {len(lost)}, among them that of {lost[0]}; "
-    f"{done[data.orientation]}. Other ways: config.data.orientation (docs/own-data.md)"
+    f"{done[data.orientation]}. Other ways: config.data.orientation (docs/headers.md)"
   )
 
 
