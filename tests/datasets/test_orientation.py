@@ -71,7 +71,7 @@ def test_a_domain_with_lost_directions_is_named(root, tmp_path):
   notes = {way: lost_note(DataConfig(orientation=way), "target", builder) for way in ("header", "file", "estimate")}
   for note in notes.values():
     assert note.startswith("target: headers without the directions of rows and columns: 1, among them that of turned; ")
-    assert note.endswith("Other ways: config.data.orientation (docs/own-data.md)")
+    assert note.endswith("Other ways: config.data.orientation (docs/headers.md)")
   assert "the stage locate finds them" in notes["estimate"]
   assert "read as stored" in notes["file"]
 
