@@ -164,10 +164,10 @@ def test_a_line_of_progress_has_at_most_100_characters(row):
   part = Part("part10", [Run("baseline", 0), Run(row, 0)], (), later=2)
   scores = [{"loss": 1.5, "dice": 0.25}, {"loss": 0.5, "dice": 0.75}]
   line = progress(part, scores, 10_000, 30_000, 12.3)
-  assert line.startswith(f"part10 10000/30000  loss 1  validation Dice 0.250 to 0.750 ({row[:3]}")
-  assert line.endswith("  12.3 steps/s  67.8 min left")  # 20,000 steps of this part, 30,000 of the next one
+  assert line.startswith(f"part10 10000/30000  loss 1.00  validation Dice 0.250 to 0.750 ({row[:3]}")
+  assert line.endswith("  12.3 steps/s  1 h 08 min left")  # 20,000 steps of this part, 30,000 of the next one
   assert len(line) == 100 if len(row) > 100 else len(line) < 100
-  assert progress(part, [{"loss": 1.0}] * 2, 1, 9, None) == "part10     1/9  loss 1"
+  assert progress(part, [{"loss": 1.0}] * 2, 1, 9, None) == "part10     1/9  loss 1.00"
 
 
 def test_an_interrupted_grid_is_resumed(grid, run_command, config, tmp_path):
