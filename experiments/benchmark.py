@@ -22,6 +22,7 @@ from absl import flags
 
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 SECTIONS = ("steps", "alignment", "dispatch", "grid", "devices")
@@ -32,12 +33,13 @@ HUGE_PAGES = "glibc.malloc.hugetlb"
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("output", None, "File for the numbers, ending in .json; the table goes beside it, as .md.")
-  flags.DEFINE_list("torch", [], f"PyTorch twins to measure: {', '.join(TWINS)}; all but eager are eager as well.")
-  flags.DEFINE_list("dtypes", ["float32"], f"Types of the published step: {', '.join(DTYPES)}.")
+  with group(REQUIRED):
+    flags.DEFINE_string("output", None, "FILE: For the numbers, ending in .json; the table goes beside it, as .md.")
+  twins = f"NAME,NAME: PyTorch twins to measure: {', '.join(TWINS)}; all but eager are eager as well."
+  flags.DEFINE_list("torch", [], twins)
+  flags.DEFINE_list("dtypes", ["float32"], f"NAME,NAME: Types of the published step: {', '.join(DTYPES)}.")
   flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1)
-  flags.DEFINE_list("sections", list(SECTIONS), f"Sections to measure: {', '.join(SECTIONS)}.")
-  flags.mark_flag_as_required("output")
+  flags.DEFINE_list("sections", list(SECTIONS), "NAME,NAME: Sections to measure.")
 
 
 def main() -> None:

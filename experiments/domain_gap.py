@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vamcei_jax import cli
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 STAGE = "no_adaptation"
@@ -20,9 +21,11 @@ STAGE = "no_adaptation"
 
 def define_flags() -> None:
   """Defines the flags."""
-  config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
-  flags.DEFINE_string("workdir", "runs/domain_gap", "Folder of the two runs.")
-  flags.mark_flag_as_required("config")
+  with group(REQUIRED):
+    config_flags.DEFINE_config_file(
+      "config", None, "FILE: Configuration of both runs. --config.FIELD=VALUE changes a field."
+    )
+  flags.DEFINE_string("workdir", "runs/domain_gap", "DIR: Folder of the two runs.")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from vamcei_jax.config.schema import GridConfig
 from vamcei_jax.evaluation.figures import save_bars
 from vamcei_jax.evaluation.statistics import format_mean, sample_std
 from vamcei_jax.files import write_text
-from vamcei_jax.pipeline.record import read_record
+from vamcei_jax.pipeline.results import describe_circumstances
 from vamcei_jax.training.log import METRICS_FILE, read_log
 
 TEMPLATE = Path(__file__).with_name("grid_report.html")
@@ -82,7 +82,8 @@ def format_table(means: Table, stds: Table) -> str:
   columns = list(next(iter(means.values())))
   lines = ["| Dice | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
   for row, values in means.items():
-    lines.append(f"| {row} | " + " | ".join(format_cell(values[name], stds[row][name]) for name in columns) + " |")
+    cells = [format_cell(values[name], stds[row][name]) for name in columns]
+    lines.append(" | ".join(["| " + row.replace("|", "\\|"), *cells]) + " |")  # a plain bar would begin a cell
   return "\n".join(lines) + "\n"
 
 
@@ -106,18 +107,15 @@ def write_report(
   # Imported late, as in evaluation/report.py.
   import jinja2
 
-  record = read_record(workdir)
-  session = record["sessions"][-1] if record else {"git": {}, "devices": {}}
-  devices, commit = session["devices"], session["git"].get("commit")
+  log = read_log(workdir / METRICS_FILE)
   about = {
     **about,
     "Seeds": ", ".join(map(str, grid.seeds)),
     "Date": date.today().isoformat(),
-    "Commit": commit or "unknown",
-    "Device": f"{devices['count']} x {devices['kind']}" if devices else "unknown",
     "Folder": str(workdir),
+    **describe_circumstances(workdir, log),
   }
-  curves = validation_curves(read_log(workdir / METRICS_FILE))
+  curves = validation_curves(log)
   page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
   text = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
     title=f"Ablation grid {workdir.name}",
@@ -150,13 +148,12 @@ def validation_curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[list
 
 def draw_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> str:
   """SVG of the validation Dice over steps: a thick line for the mean of a row, thin lines for its seeds."""
-  import matplotlib
+  # Imported late and without pyplot, as in evaluation/figures.py.
+  from matplotlib import rc_context
+  from matplotlib.figure import Figure
 
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
-  matplotlib.rcParams["text.parse_math"] = False  # a row's name with "$" in it is no formula
-  figure, axis = plt.subplots(figsize=(10, 4), layout="constrained")
+  figure = Figure(figsize=(10, 4), layout="constrained")
+  axis = figure.subplots()
   for number, (row, runs) in enumerate(curves.items()):
     style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
     for points in runs:
@@ -168,9 +165,10 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> 
   axis.set_ylabel("Mean Dice of the validation patients")
   axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
   text = io.StringIO()
-  with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "", "font.family": "sans-serif"}):
+  # A row's name with "$" in it is no formula.
+  options = {"svg.fonttype": "none", "svg.hashsalt": "", "font.family": "sans-serif", "text.parse_math": False}
+  with rc_context(options):
     figure.savefig(text, format="svg", metadata={"Date": None})
-  plt.close(figure)
   return text.getvalue()
 
 

@@ -43,14 +43,12 @@ from vamcei_jax.pipeline.teachers import load_stage
 from vamcei_jax.pipeline.validation import mean_dice, score
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.training.log import METRICS_FILE, read_log
+from vamcei_jax.training.progress import WIDTH, format_duration
 from vamcei_jax.training.shutdown import end, noted_signals
 
 STAGE = "vamcei"
 Networks = dict[str, Params]
-
-
 Validate = Callable[[Networks], dict[str, float]]
-_WIDTH = 100  # of a printed line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,11 +350,11 @@ def progress(part: Part, scores: Sequence[Mapping[str, float]], step: int, steps
   speed, best = "", ""
   if rate:
     seconds = ((steps - step) + steps * part.later / len(part.runs)) / rate
-    speed = f"  {rate:.3g} steps/s  {seconds / 60:.1f} min left"
-  line = f"{part.name} {step:>5}/{steps}  loss {np.mean([each['loss'] for each in scores]):.3g}"
+    speed = f"  {rate:#.3g} steps/s  {format_duration(seconds)} left"
+  line = f"{part.name} {step:>5}/{steps}  loss {np.mean([each['loss'] for each in scores]):#.3g}"
   if dices := [each["dice"] for each in scores if math.isfinite(each.get("dice", math.nan))]:
     line += f"  validation Dice {min(dices):.3f} to {max(dices):.3f}"
-    row, room = part.runs[int(np.argmax(dices))].row, _WIDTH - len(line) - len(speed) - 3
+    row, room = part.runs[int(np.argmax(dices))].row, WIDTH - len(line) - len(speed) - 3
     best = f" ({row if len(row) <= room else row[: room - 1] + '…'})"
   return line + best + speed
 

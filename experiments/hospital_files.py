@@ -22,6 +22,7 @@ from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import write_text
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 SHIFTS = ((100, 0), (-70, 70), (0, -100))  # pixels from the middle
@@ -30,9 +31,10 @@ Pair = tuple[nib.Nifti1Image, np.ndarray]  # an image and its mask of label valu
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("weights", "weights/mscmrseg_student", "Folder of exported weights.")
-  flags.DEFINE_string("data", None, "The MS-CMRSeg folder.", required=True)
-  flags.DEFINE_string("output", None, "Folder for the table.", required=True)
+  with group(REQUIRED):
+    flags.DEFINE_string("data", None, "DIR: The MS-CMRSeg folder.")
+    flags.DEFINE_string("output", None, "DIR: Folder for the table.")
+  flags.DEFINE_string("weights", "weights/mscmrseg_student", "DIR: Folder of exported weights.")
 
 
 def main() -> None:

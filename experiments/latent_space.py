@@ -20,6 +20,7 @@ from absl import flags
 
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
+from vamcei_jax.usage import REQUIRED, group
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -36,8 +37,8 @@ Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # vectors (P, C), domains (P
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("workdir", None, "Folder of a run; latent_space.png and .json are written there.")
-  flags.mark_flag_as_required("workdir")
+  with group(REQUIRED):
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a run; latent_space.png and .json are written there.")
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Picture of real LGE: image, prediction without adaptation, prediction of the shipped weights, true mask.
 
-python -m vamcei_jax.main --config=configs/mscmrseg.py --config.data.root=DIR --workdir=runs/mscmrseg
 python -m experiments.lge_picture --data=DIR --before=runs/mscmrseg/no_adaptation --output=docs/lge.png
 
 Of each of three patients of MS-CMRSeg, it shows the part around the heart of the slice with the most myocardium.
+configs/mscmrseg.py trains the stage no_adaptation.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from vamcei_jax import cli
+from vamcei_jax.usage import REQUIRED, group
 
 PATIENTS = (1, 2, 3)
 SIDE = 184  # pixels of the part of a slice, of which every second is shown: a thumbnail
@@ -19,11 +20,11 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("data", None, "The MS-CMRSeg folder.")
-  flags.DEFINE_string("before", None, "A stage of a run, trained without adaptation.")
-  flags.DEFINE_string("after", "weights/mscmrseg_student", "Exported weights.")
-  flags.DEFINE_string("output", None, "The PNG.")
-  flags.mark_flags_as_required(["data", "before", "output"])
+  with group(REQUIRED):
+    flags.DEFINE_string("data", None, "DIR: The MS-CMRSeg folder.")
+    flags.DEFINE_string("before", None, "DIR: A stage of a run, trained without adaptation.")
+    flags.DEFINE_string("output", None, "FILE: The PNG.")
+  flags.DEFINE_string("after", "weights/mscmrseg_student", "DIR: Exported weights.")
 
 
 def main() -> None:

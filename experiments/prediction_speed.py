@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from vamcei_jax import cli
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 ROUNDS = 20  # each predicts one volume by the student and by its teachers
@@ -21,8 +22,8 @@ ROUNDS = 20  # each predicts one volume by the student and by its teachers
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("workdir", None, "Folder of a multi-stage run; prediction_speed.json is written there.")
-  flags.mark_flag_as_required("workdir")
+  with group(REQUIRED):
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a multi-stage run; prediction_speed.json is written there.")
 
 
 def main() -> None:

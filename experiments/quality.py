@@ -1,7 +1,6 @@
 """How well the score and the findings of a prediction tell good masks from bad ones and from images without a heart.
 
-python -m experiments.quality --weights=weights/mscmrseg_student --mscmrseg=DIR --emidec=DIR --acdc=DIR \
-  --output=experiments/results
+python -m experiments.quality --weights=weights/mscmrseg_student --mscmrseg=DIR --emidec=DIR --acdc=DIR --output=DIR
 
 The constants of the score were chosen on MS-CMRSeg's LGE 1-5, EMIDEC's labelled volumes and damaged LGE 1-5; ACDC and
 damaged EMIDEC chose nothing. Writes quality.csv, with a row for each prediction, and quality.md, the table.
@@ -25,6 +24,7 @@ from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import write_text
 from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import LOW_SCORE
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 WITHOUT = 100  # volumes without a heart, of each kind
@@ -54,11 +54,12 @@ class Sample(NamedTuple):
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("weights", "weights/mscmrseg_student", "Folder of exported weights.")
-  flags.DEFINE_string("mscmrseg", None, "The MS-CMRSeg folder.", required=True)
-  flags.DEFINE_string("emidec", None, "The EMIDEC folder.", required=True)
-  flags.DEFINE_string("acdc", None, "The ACDC folder.", required=True)
-  flags.DEFINE_string("output", None, "Folder for the table.", required=True)
+  with group(REQUIRED):
+    flags.DEFINE_string("mscmrseg", None, "DIR: The MS-CMRSeg folder.")
+    flags.DEFINE_string("emidec", None, "DIR: The EMIDEC folder.")
+    flags.DEFINE_string("acdc", None, "DIR: The ACDC folder.")
+    flags.DEFINE_string("output", None, "DIR: Folder for the table.")
+  flags.DEFINE_string("weights", "weights/mscmrseg_student", "DIR: Folder of exported weights.")
 
 
 def main() -> None:

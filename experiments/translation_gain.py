@@ -14,15 +14,16 @@ from pathlib import Path
 from absl import flags
 
 from vamcei_jax import cli
+from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("workdir", None, "Folder of a multi-stage run; translation_gain.json is written there.")
-  flags.DEFINE_string("judge", None, "Folder of a run trained on target labels.")
-  flags.mark_flags_as_required(["workdir", "judge"])
+  with group(REQUIRED):
+    flags.DEFINE_string("workdir", None, "DIR: Folder of a multi-stage run; translation_gain.json is written there.")
+    flags.DEFINE_string("judge", None, "DIR: Folder of a run trained on target labels.")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from absl import flags
 from vamcei_jax import cli
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.errors import InputError
+from vamcei_jax.usage import REQUIRED, group
 
 if TYPE_CHECKING:
   from vamcei_jax.inference.segmenter import Segmenter
@@ -35,8 +36,10 @@ SAMPLED = "latent samples"
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("workdir", None, "Folder of a run on the phantom; uncertainty.json and .png are written there.")
-  flags.mark_flag_as_required("workdir")
+  with group(REQUIRED):
+    flags.DEFINE_string(
+      "workdir", None, "DIR: Folder of a run on the phantom; uncertainty.json and .png are written there."
+    )
 
 
 def main() -> None:

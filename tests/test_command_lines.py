@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tests.commands import ROOT, error_of
+from tests.commands import ROOT, command, error_of
 from vamcei_jax import cli
 from vamcei_jax.datasets import earlier_names
 from vamcei_jax.errors import InputError
@@ -22,6 +23,16 @@ from vamcei_jax.pipeline.domains import prepare_datasets
 from vamcei_jax.pipeline.resolve import resolve
 
 TINY = "--config=tests/configs/tiny.py"
+
+
+def test_a_command_whose_output_nobody_reads_ends_with_one_line():
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer, "wb") as output:
+    arguments = command("vamcei_jax.main", TINY, "--print_config")
+    finished = subprocess.run(arguments, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True)
+  assert finished.returncode == 2
+  assert finished.stderr == "error: the program that reads the output has ended; send the output to a file\n"
 
 
 @pytest.fixture(scope="module")

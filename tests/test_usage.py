@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from tests.commands import ROOT
 from tests.test_docs import flags_of, is_flag
 from vamcei_jax.config.schema import InferenceConfig, records
 
@@ -26,6 +27,9 @@ def help_of(run_command):
   return ask
 
 
+EXPERIMENTS = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if "cli.run(" in path.read_text()]
+
+
 def examples_of(text):
   return re.findall(r"^  (python -m .+)$", text, re.MULTILINE)
 
@@ -42,6 +46,18 @@ def test_help_lists_the_flags_of_the_command_once_and_the_required_ones_first(he
   assert "None" not in re.sub(r"\(data.spacing=None\)", "", text)
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_help_of_an_experiment_names_what_is_required_and_the_form_of_each_value(run_process, name):
+  finished = run_process(f"experiments.{name}", "--help")
+  assert (finished.returncode, finished.stderr) == (0, "")
+  parts = finished.stdout.split("\n\n")
+  assert re.match(rf"usage: python -m experiments\.{name} --\w+=", parts[1])
+  assert parts[2].startswith("required:")
+  assert set(re.findall(r"--(\w+)=NUMBER", finished.stdout)) <= {"rounds"}
+  for example in examples_of(finished.stdout):
+    assert all(is_flag(argument, flags_of(f"experiments.{name}")) for argument in shlex.split(example)[3:])
+
+
 @every_command
 def test_examples_of_the_help_are_commands(help_of, module):
   examples = examples_of(help_of(module))
@@ -54,7 +70,7 @@ def test_examples_of_the_help_are_commands(help_of, module):
 
 @every_command
 def test_lines_of_the_help_fit_into_the_terminal(help_of, module, monkeypatch):
-  for columns, widest in (("60", 60), ("500", 100)):
+  for columns, widest in (("1", 60), ("500", 100)):
     monkeypatch.setenv("COLUMNS", columns)
     lines = [line for line in help_of(module).splitlines() if "python -m" not in line]
     assert max(map(len, lines)) <= widest

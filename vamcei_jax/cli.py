@@ -63,8 +63,12 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], doc: str | N
     set_compilation_cache(Path(flags.FLAGS.compiled))
     try:
       main()
+      sys.stdout.flush()
     except InputError as error:
       fail(str(error))
+    except BrokenPipeError:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it ends
+      fail("the program that reads the output has ended; send the output to a file")
     except Exception as error:
       if is_disk_full(error):
         _print_error("the disk is full; free some space, and give the same command again")

@@ -234,6 +234,7 @@ def segment(
   from vamcei_jax.evaluation.report import write_report
   from vamcei_jax.inference.dicom_seg import save_dicom_seg
   from vamcei_jax.inference.summary import describe
+  from vamcei_jax.training.progress import format_duration
 
   failures: list[str] = []
   entries: list[Predicted] = []
@@ -257,7 +258,7 @@ def segment(
   if not entries:
     more = f" ({len(failures) - 1} other files failed as well)" if len(failures) > 1 else ""
     raise InputError(failures[0] + more)
-  about = {**about, "Time": f"{time.perf_counter() - started:.0f} seconds, with compilation"}
+  about = {**about, "Time": f"{format_duration(time.perf_counter() - started)}, with compilation"}
   about |= {"Not segmented": "; ".join(failures)} if failures else {}
   write_report(tasks[0].folder / REPORT_FILE, "Predictions", about, predicted=entries)
   return failures

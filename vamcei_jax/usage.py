@@ -50,13 +50,13 @@ def missing_flags(groups: Groups) -> str | None:
 
 
 def format_help(doc: str, groups: Groups) -> str:
-  """The text of --help, as wide as the terminal, but 100 columns at most.
+  """The text of --help, as wide as the terminal, but from 60 to 100 columns.
 
   Args:
     doc: docstring of the command's file: a sentence, lines with examples (`python -m ...`), and further paragraphs.
     groups: title -> flags.
   """
-  width = min(100, shutil.get_terminal_size().columns)
+  width = min(100, max(60, shutil.get_terminal_size().columns))
   summary, examples, notes = _split(doc)
   parts = [_fill(summary, width), _usage_line(examples, groups)]
   heads = {flag.name: "  " + _form(flag) for members in groups.values() for flag in members}
@@ -105,13 +105,16 @@ def _form(flag: flags.Flag) -> str:
 
 def _sentence(flag: flags.Flag) -> str:
   _, sentence = _parts(flag)
-  return sentence if flag.default in (None, False, []) else f"{sentence} Default: {flag.default}"
+  if flag.default in (None, False, []):
+    return sentence
+  return f"{sentence} Default: {', '.join(flag.default) if isinstance(flag.default, list) else flag.default}"
 
 
 def _parts(flag: flags.Flag) -> tuple[str, str]:
   """The form of a flag's value, and its sentence."""
   found = re.match(r"([A-Z][A-Z:,]*): (.*)", flag.help)
-  return (found[1], found[2]) if found else ("NUMBER", flag.help)
+  form = "NUMBER" if flag.flag_type() in ("int", "float") else "VALUE"
+  return (found[1], found[2]) if found else (form, flag.help)
 
 
 def _row(head: str, sentence: str, indent: int, width: int) -> str:

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 
 from configs import ablation
-from experiments.grid_results import Run, draw_curves, format_table, over_seeds, validation_curves
+from experiments.grid_results import Run, draw_curves, format_table, over_seeds, validation_curves, write_grid_results
 from experiments.grid_training import STAGE, Part, progress, run_grid
 from tests.configs import tiny_ablation
 from tests.runs import assert_same, final_state
-from vamcei_jax.config.schema import vary
+from vamcei_jax.config.schema import GridConfig, vary
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import vamcei
 from vamcei_jax.methods.state import config_arrays
 from vamcei_jax.pipeline.domains import prepare_datasets
 from vamcei_jax.pipeline.record import read_record
 from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.results import describe_circumstances
 from vamcei_jax.pipeline.stages import stage_key
 from vamcei_jax.pipeline.teachers import load_stage
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest
@@ -132,6 +133,17 @@ def test_one_seed_has_no_standard_deviation():
   assert "| all | 0.750 | 0.500 |" in format_table(means, stds)
 
 
+def test_a_bar_in_the_name_of_a_row_begins_no_cell():
+  assert "| a\\|b | 0.500 |" in format_table({"a|b": {"LV": 0.5}}, {"a|b": {"LV": None}})
+
+
+def test_the_report_of_a_single_row_names_its_dice(tmp_path):
+  grid, scores = GridConfig(rows=(("all", {}),)), {Run("all", 0): {"LV": 0.75, "mean": 0.5}}
+  write_grid_results(grid, scores, "2 patients", {}, tmp_path)
+  text = " ".join((tmp_path / "report.html").read_text().split())
+  assert "<p>“all” has this mean Dice: 0.500.</p>" in text
+
+
 def test_the_report_has_rows_changes_and_curves(grid):
   text = (grid / "report.html").read_text()
   means = json.loads((grid / "ablation.json").read_text())["mean"]
@@ -144,6 +156,7 @@ def test_the_report_has_rows_changes_and_curves(grid):
   }
   texts = [element.text for element in ElementTree.fromstring(draw_curves(curves)).iter() if element.text]
   assert all(f" {row}" in texts for row in curves)
+  assert all(f"<dt>{name}</dt><dd>{value}</dd>" in text for name, value in describe_circumstances(grid, []).items())
 
 
 @pytest.mark.parametrize("row", ["all", "a row with a name that is far too long for a line of the terminal, " * 3])
@@ -151,10 +164,10 @@ def test_a_line_of_progress_has_at_most_100_characters(row):
   part = Part("part10", [Run("baseline", 0), Run(row, 0)], (), later=2)
   scores = [{"loss": 1.5, "dice": 0.25}, {"loss": 0.5, "dice": 0.75}]
   line = progress(part, scores, 10_000, 30_000, 12.3)
-  assert line.startswith(f"part10 10000/30000  loss 1  validation Dice 0.250 to 0.750 ({row[:3]}")
-  assert line.endswith("  12.3 steps/s  67.8 min left")  # 20,000 steps of this part, 30,000 of the next one
+  assert line.startswith(f"part10 10000/30000  loss 1.00  validation Dice 0.250 to 0.750 ({row[:3]}")
+  assert line.endswith("  12.3 steps/s  1 h 08 min left")  # 20,000 steps of this part, 30,000 of the next one
   assert len(line) == 100 if len(row) > 100 else len(line) < 100
-  assert progress(part, [{"loss": 1.0}] * 2, 1, 9, None) == "part10     1/9  loss 1"
+  assert progress(part, [{"loss": 1.0}] * 2, 1, 9, None) == "part10     1/9  loss 1.00"
 
 
 def test_an_interrupted_grid_is_resumed(grid, run_command, config, tmp_path):
@@ -191,7 +204,7 @@ def test_another_grid_is_refused(grid, config):
     run_grid(changed, grid)
 
 
-def test_rows_of_version_0_2_are_refused(grid, config, tmp_path):
+def test_rows_of_version_0_1_are_refused(grid, config, tmp_path):
   old = json.loads((grid / "config.json").read_text())
   old["grid"]["rows"] = [["baseline", []], ["all", ["reconstruction", "generator"]]]
   (tmp_path / "config.json").write_text(json.dumps(old))

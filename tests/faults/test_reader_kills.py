@@ -47,7 +47,7 @@ def read(folder):
       assert text.endswith("\n")
     else:
       assert text.rstrip().endswith("</html>")
-      contents[path.name] = re.sub(r"<dt>Time</dt><dd>\d+ seconds", "", text)
+      contents[path.name] = re.sub(r"<dt>Time</dt><dd>[^<]+", "", text)
   masks = [name.removesuffix("LGE.nii.gz") for name in contents if name.endswith("LGE.nii.gz")]
   assert {f"{name}LGE_{kind}.nii.gz" for name in masks for kind in ("entropy", "probabilities")} <= set(contents)
   return contents

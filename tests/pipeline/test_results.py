@@ -39,6 +39,6 @@ def test_training_time_is_that_of_the_logged_steps(tmp_path):
   resumed = [line("b", 1), line("b", 11, 1.0), line("b", 12), line("b", 32, 10.0)]  # 10 and 2 seconds
   assert training_seconds(first) == 50.0
   assert training_seconds(first + resumed) == 62.0
-  expected = {"Training time": "1.0 minutes, without compilation and evaluation"}
+  expected = {"Training time": "1 min, without compilation and evaluation"}
   assert describe_circumstances(tmp_path, first + resumed) == expected
-  assert describe_circumstances(tmp_path, first)["Training time"].startswith("50 seconds")
+  assert describe_circumstances(tmp_path, first)["Training time"].startswith("50 s, without")

@@ -145,7 +145,7 @@ def _refuse_rows_of_terms(grid: object) -> None:
   for row in rows if isinstance(rows, list | tuple) else ():
     if isinstance(row, list | tuple) and len(row) == 2 and isinstance(row[1], list | tuple):
       raise InputError(
-        f"config.grid.rows: {shown(row)} names loss terms, as rows of version 0.2 did; a row now has a dictionary of "
+        f"config.grid.rows: {shown(row)} names loss terms, as rows of version 0.1 did; a row now has a dictionary of "
         "the fields that it changes, see docs/ablation.md"
       )
 

@@ -126,7 +126,8 @@ def save_bars(path: Path, means: Mapping[str, Mapping], stds: Mapping[str, Mappi
     for number, row in enumerate(means):
       places = np.arange(len(columns)) + (number - (len(means) - 1) / 2) * width
       heights, errors = (np.array([values[row][column] for column in columns], float) for values in (means, stds))
-      axis.bar(places, heights, width, yerr=errors, label=row, capsize=2)
+      # The blank is for Matplotlib, which hides names that begin with "_".
+      axis.bar(places, heights, width, yerr=errors, label=f" {row}", capsize=2)
     axis.set_xticks(range(len(columns)), columns)
     axis.set_ylabel(label)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

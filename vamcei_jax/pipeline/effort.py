@@ -33,7 +33,7 @@ def step_cost(config: StageConfig) -> float:
 def compilation_seconds(configs: Mapping[str, StageConfig], stage: str, measured: Mapping[str, float]) -> float | None:
   """Expected seconds of the compilation of a stage, from those of other stages; None while there are none.
 
-  It suits the device and, where the programs of other stages were in the folder of compiled programs, that as well.
+  It is too short for a stage that is compiled after stages whose programs were in the folder of compiled programs.
 
   Args:
     configs: of all stages.

@@ -15,6 +15,7 @@ from vamcei_jax.evaluation.statistics import format_table, write_csv, write_resu
 from vamcei_jax.pipeline.record import describe_session, read_record
 from vamcei_jax.pipeline.validation import overlay_rows, prepared_masks, score
 from vamcei_jax.training.log import METRICS_FILE, read_log
+from vamcei_jax.training.progress import format_duration
 
 RESULTS = ("results.json", "report.html", "overlays.png")
 
@@ -90,8 +91,7 @@ def describe_circumstances(workdir: Path, log: Sequence[Mapping]) -> dict[str, s
   for name in dict.fromkeys(name for session in sessions for name in session):
     about[name] = "; ".join(dict.fromkeys(session[name] for session in sessions if name in session))
   if seconds := training_seconds(log):
-    minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-    about["Training time"] = f"{minutes}, without compilation and evaluation"
+    about["Training time"] = f"{format_duration(seconds)}, without compilation and evaluation"
   return about
 
 
