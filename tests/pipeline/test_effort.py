@@ -14,9 +14,11 @@ def test_finished_stages_have_no_steps_left_and_larger_batches_cost_more():
   config = multistage.get_config()
   config.stage.source_vamcei = {"train": {"batch_size": 16}}
   configs = resolve(config).stages
-  ahead = effort.workloads(configs, {"translate"})
+  ahead = effort.workloads(configs, {"translate"}, {"no_adaptation": 20.0})
   assert [each.name for each in ahead] == list(configs)
   assert [each.steps for each in ahead] == [350, 0, 350, 350, 900]
+  # The stage that was compiled is under way, and the finished one is not compiled.
+  assert [each.compilation > 0 for each in ahead] == [False, False, True, True, True]
   cost = {each.name: each.cost for each in ahead}
   assert cost["source_vamcei"] == 2 * cost["target_vamcei"]
   assert cost["no_adaptation"] < cost["target_vamcei"]

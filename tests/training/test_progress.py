@@ -1,9 +1,11 @@
 """The printed line of a logged step, and the time that is left."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
+from vamcei_jax.training import log as log_module
 from vamcei_jax.training.log import METRICS_FILE, open_log, read_log
 from vamcei_jax.training.progress import WIDTH, Workload, format_duration, progress_line, seconds_left
 
@@ -53,6 +55,8 @@ def test_a_stage_is_estimated_by_its_own_speed_or_else_by_that_of_the_others():
   assert seconds_left(stages, {}) is None
   assert seconds_left(stages, {"first": 2.0}) == pytest.approx(10 * 2 + 100 * 6 + 7 * 2)
   assert seconds_left(stages, {"first": 2.0, "second": 1.0}) == pytest.approx(10 * 2 + 100 + 7 * (2 + 1 / 3) / 2)
+  later = [Workload("first", 10), Workload("second", 5, compilation=30.0)]
+  assert seconds_left(later, {"first": 2.0}) == pytest.approx(10 * 2 + 30 + 5 * 2)
   finished = [Workload("first", 0), Workload("second", 100)]
   assert seconds_left(finished, {"first": 2.0}) == pytest.approx(200)
 
@@ -62,26 +66,30 @@ def stages():
   return [Workload("first", 0), Workload("second", 8), Workload("third", 4, cost=2.0)]
 
 
-def test_lines_show_the_end_of_the_run_and_the_latest_dice_and_files_get_the_rest(tmp_path, capsys, stages):
-  with open_log(tmp_path, "second", 0, stages) as log:
+def test_lines_show_the_end_of_the_run_and_the_latest_dice_and_files_get_the_rest(
+  tmp_path, capsys, stages, monkeypatch
+):
+  clock = iter((10.0, 11.5, 12.5))  # with the evaluation at step 4, a step takes half a second
+  monkeypatch.setattr(log_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+  with open_log(tmp_path, "second", 0, lambda: stages) as log:
     log(1, {"loss": 1.5, "prior_kl": 9.0}, None, 8)
-    log(4, {"loss": 0.5, "dice": 0.25, "dice_Myo": 0.1}, 2.0, 8)
-    log(6, {"loss": 0.5}, 2.0, 8)
+    log(4, {"loss": 0.5, "dice": 0.25, "dice_Myo": 0.1}, 4.0, 8)
+    log(6, {"loss": 0.5}, 4.0, 8)
   first, measured, last = capsys.readouterr().out.splitlines()
   assert first == "second     1/8  loss 1.50  validation Dice –"
   # 4 steps of half a second, and 4 of a second.
-  assert measured == "second     4/8  loss 0.500  validation Dice 0.250  2.00 steps/s  run ends in 6 s"
-  assert last == "second     6/8  loss 0.500  validation Dice 0.250  2.00 steps/s  run ends in 5 s"
+  assert measured == "second     4/8  loss 0.500  validation Dice 0.250  4.00 steps/s  run ends in 6 s"
+  assert last == "second     6/8  loss 0.500  validation Dice 0.250  4.00 steps/s  run ends in 5 s"
   lines = read_log(tmp_path / METRICS_FILE)
   assert lines[1] == {
-    "stage": "second", "step": 4, "loss": 0.5, "dice": 0.25, "dice_Myo": 0.1, "steps_per_second": 2.0
+    "stage": "second", "step": 4, "loss": 0.5, "dice": 0.25, "dice_Myo": 0.1, "steps_per_second": 4.0
   }  # fmt: skip
 
 
 def test_a_resumed_stage_knows_its_dice_and_speed(tmp_path, capsys, stages):
-  with open_log(tmp_path, "second", 0, stages) as log:
+  with open_log(tmp_path, "second", 0, lambda: stages) as log:
     log(4, {"loss": 0.5, "dice": 0.25}, 2.0, 8)
-  with open_log(tmp_path, "second", 4, stages) as log:
+  with open_log(tmp_path, "second", 4, lambda: stages) as log:
     log(5, {"loss": 0.5}, None, 8)
   resumed = capsys.readouterr().out.splitlines()[-1]
   assert resumed == "second     5/8  loss 0.500  validation Dice 0.250  run ends in 6 s"

@@ -13,10 +13,22 @@ _STEP = {supervised: 1.0, vamcei: 2.7, cyclegan: 4.9, distillation: 2.3}
 _COMPILATION = {supervised: 1.0, vamcei: 1.6, cyclegan: 1.1, distillation: 0.7}
 
 
-def workloads(configs: Mapping[str, StageConfig], finished: Collection[str]) -> list[Workload]:
-  """The stages of a run, for the estimate of the time that is left."""
-  left = lambda stage, config: 0 if stage in finished else config.train.steps
-  return [Workload(stage, left(stage, config), step_cost(config)) for stage, config in configs.items()]
+def workloads(
+  configs: Mapping[str, StageConfig], finished: Collection[str], compiled: Mapping[str, float]
+) -> list[Workload]:
+  """The stages of a run, for the estimate of the time that is left.
+
+  Args:
+    configs: of all stages.
+    finished: stages whose last step is done.
+    compiled: stage -> seconds that its compilation took in this session.
+  """
+  stages = []
+  for stage, config in configs.items():
+    ahead = stage not in finished
+    compilation = (compilation_seconds(configs, stage, compiled) or 0.0) if ahead and stage not in compiled else 0.0
+    stages.append(Workload(stage, config.train.steps if ahead else 0, step_cost(config), compilation))
+  return stages
 
 
 def step_cost(config: StageConfig) -> float:

@@ -144,7 +144,7 @@ def run_stages(
       write_config(folder, stage_content(config))
     evaluate = make_evaluator(config, predict[stage], datasets, folder)
     load = partial(load_stage, config, datasets, predict, networks)
-    key, ahead = stage_key(resolved.seed, stage), workloads(configs, {*finished, *networks})
+    key, ahead = stage_key(resolved.seed, stage), partial(workloads, configs, {*finished, *networks}, compiled)
     expected, note = compilation_seconds(configs, stage, compiled), partial(compiled.__setitem__, stage)
     networks[stage] = train(config, method, key, load, evaluate, workdir, ahead, expected, note)
     if distributed.is_first_host():

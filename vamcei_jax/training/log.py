@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def open_log(workdir: Path, stage: str, step: int, workloads: Sequence[Workload] = ()) -> Iterator[Callable[..., None]]:
+def open_log(
+  workdir: Path, stage: str, step: int, workloads: Callable[[], Sequence[Workload]] = tuple
+) -> Iterator[Callable[..., None]]:
   """Yields log(step, scalars, rate, steps), where `rate` is in steps a second, or None.
 
   The files get all scalars; the printed line has "loss" and the latest "dice".
@@ -37,7 +40,7 @@ def open_log(workdir: Path, stage: str, step: int, workloads: Sequence[Workload]
     workdir: of the run.
     stage: name of the stage.
     step: at which it starts.
-    workloads: of all stages, for the time that is left of the run; by default of this one alone.
+    workloads: () -> those of all stages, for the time that is left of the run; by default of this one alone.
   """
   if not is_first_host():
     yield lambda *_: None
@@ -47,21 +50,23 @@ def open_log(workdir: Path, stage: str, step: int, workloads: Sequence[Workload]
   write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
   seconds = _step_seconds(earlier)
   dice = next((line["dice"] for line in reversed(earlier) if line["stage"] == stage and "dice" in line), None)
+  latest: tuple[int, float] | None = None  # step and time of the line before, in this session
   with path.open("a", encoding="utf-8") as lines, SummaryWriter(str(workdir / stage), purge_step=step + 1) as events:
 
     def log(step: int, scalars: Mapping[str, float], rate: float | None, steps: int) -> None:
-      nonlocal dice
+      nonlocal dice, latest
       speed = {"steps_per_second": rate} if rate else {}
       lines.write(json.dumps({"stage": stage, "step": step, **scalars, **speed}) + "\n")
       lines.flush()
       for name, value in {**scalars, **speed}.items():
         events.add_scalar(name, value, step)
-      if rate:
-        seconds.setdefault(stage, deque(maxlen=_RECENT)).append(1 / rate)
-      dice = scalars.get("dice", dice)
-      ahead = [each if each.name != stage else each._replace(steps=steps - step) for each in workloads]
-      medians = {name: statistics.median(values) for name, values in seconds.items()}
-      left = seconds_left(ahead or [Workload(stage, steps - step)], medians)
+      now = time.monotonic()
+      if latest is not None:  # with the evaluations, which `rate` leaves out
+        seconds.setdefault(stage, deque(maxlen=_RECENT)).append((now - latest[1]) / (step - latest[0]))
+      latest, dice = (step, now), scalars.get("dice", dice)
+      current = Workload(stage, steps - step)
+      ahead = [each if each.name != stage else current._replace(cost=each.cost) for each in workloads()] or [current]
+      left = seconds_left(ahead, {name: statistics.mean(values) for name, values in seconds.items()})
       say(progress_line(stage, step, steps, loss=scalars.get("loss"), dice=dice, rate=rate, left=left))
 
     yield log

@@ -32,7 +32,7 @@ def train(
   load: Callable[[], dict[str, StoredSlices]],
   evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
-  workloads: Sequence[Workload] = (),
+  workloads: Callable[[], Sequence[Workload]] = tuple,
   expected: float | None = None,
   on_compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Params]:
@@ -48,7 +48,7 @@ def train(
     evaluate: (averaged parameters by network, step) -> scores by name; called every `train.eval_every` steps. The best
       checkpoint is chosen by the score "dice", if there is one.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
-    workloads: of all stages of the run, for the time that is left; by default of this one alone.
+    workloads: () -> those of all stages of the run, for the time that is left; by default of this one alone.
     expected: seconds that the compilation may take, if known.
     on_compiled: called with the seconds that it took.
 
@@ -67,17 +67,19 @@ def train(
     init = lambda: method.init_state(config, init_key)
     state, damaged = restore_newest(checkpoints, jax.eval_shape(init), distributed.placement(devices))
     distributed.first_host_first(lambda: set_aside(checkpoints, damaged))
-    if state is None:
-      state = distributed.replicate(jax.jit(init)(), devices)
-    first = int(state.step)
-    if first == steps:
+    first = 0 if state is None else int(state.step)
+    if state is not None and first == steps:
       say(f"{stage}: finished at step {steps}")
       return distributed.replica(state.ema_params)
 
     spread = f" on {len(devices)} devices" if len(devices) > 1 else ""
     say(f"{stage}: {f'resumes at step {first} of' if first else 'starts,'} {steps} steps{spread}")
-    run, next_data = prepare_steps(config, method, load(), draw_key, first, devices)
     say(f"{stage}: compiling" + (f", about {format_duration(expected)}" if expected else ""))
+    called = time.perf_counter()
+    if state is None:
+      state = distributed.replicate(jax.jit(init)(), devices)
+    compiled = time.perf_counter() - called
+    run, next_data = prepare_steps(config, method, load(), draw_key, first, devices)
 
     with open_log(workdir, stage, first, workloads) as log, noted_signals() as signals:
       started: float | None = None
@@ -87,9 +89,9 @@ def train(
         data, called = next_data(count), time.perf_counter()
         state, metrics = run(state, data, draw_key, count)
         if step == first:
-          took = time.perf_counter() - called
-          say(f"{stage}: compiled in {format_duration(took)}")
-          on_compiled(took)
+          compiled += time.perf_counter() - called
+          say(f"{stage}: compiled in {format_duration(compiled)}")
+          on_compiled(compiled)
         is_first, step = step == 0, step + count
         pending += metrics
         due = lambda every, step=step: step % every == 0 or step == steps

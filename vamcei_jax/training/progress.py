@@ -13,27 +13,29 @@ class Workload(NamedTuple):
   name: of the stage.
   steps: that are left to train; 0 for a finished stage.
   cost: of a step, relative to that of the other stages.
+  compilation: seconds before the first step, of a stage that has not begun.
   """
 
   name: str
   steps: int
   cost: float = 1.0
+  compilation: float = 0.0
 
 
 def seconds_left(workloads: Sequence[Workload], seconds: Mapping[str, float]) -> float | None:
-  """Estimated seconds to the end of a run, for its training steps alone; None while no stage is measured.
+  """Estimated seconds to the end of training, of all stages; None while no stage is measured.
 
   A stage that is not measured yet is estimated from the measured ones, in proportion to the cost of its steps.
 
   Args:
     workloads: of all stages.
-    seconds: stage -> measured seconds of a step.
+    seconds: stage -> measured seconds of a step, with its share of the evaluations.
   """
   scales = [seconds[each.name] / each.cost for each in workloads if each.name in seconds]
   if not scales:
     return None
   scale = statistics.median(scales)
-  return sum(each.steps * seconds.get(each.name, scale * each.cost) for each in workloads)
+  return sum(each.compilation + each.steps * seconds.get(each.name, scale * each.cost) for each in workloads)
 
 
 def progress_line(
