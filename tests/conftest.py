@@ -38,6 +38,7 @@ hypothesis.settings.load_profile("fixed")
 
 # A worker takes whole files; these take longest, and one that starts last is waited for by the others.
 LONG_FILES = ("test_multistage.py", "test_own_data.py", "test_ablation_grid.py", "test_loop.py", "test_vamcei.py")
+LONG_FILES += ("test_signals.py", "test_cyclegan.py", "test_hostile_files.py", "test_distributed.py", "test_record.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -11,7 +11,7 @@ import pytest
 from tests.commands import ROOT, command, error_of
 from tests.runs import assert_same, final_state
 from vamcei_jax.training.log import read_log
-from vamcei_jax.training.shutdown import SIGNALS, noted_signals
+from vamcei_jax.training.shutdown import PATIENCE, SIGNALS, noted_signals
 
 
 def flags_of(prepared, workdir):
@@ -82,9 +82,10 @@ def test_a_run_that_is_stopped_and_then_killed_ends_as_an_uninterrupted_one(
 
 BLOCKED = """
 import ctypes, threading
-from vamcei_jax.training.shutdown import noted_signals
+from vamcei_jax.training import shutdown
+shutdown.PATIENCE = 1.0
 lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
-with noted_signals() as noted:
+with shutdown.noted_signals() as noted:
   threading.Timer(0.5, lambda: print("ready", flush=True)).start()
   lock(mutex)
   lock(mutex)  # C code in which Python handles no signal, as in a compilation
@@ -98,9 +99,10 @@ def test_a_process_that_handles_no_signal_ends_after_some_seconds():
     sent = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
-    assert 7 < time.monotonic() - sent < 10
+    assert 0.9 < time.monotonic() - sent < 5
+  assert PATIENCE < 10  # schedulers kill a job about so many seconds after SIGTERM
   assert process.returncode == 143
-  assert errors == b"SIGTERM: stopped after 8 s without a response; the same command resumes from the last checkpoint\n"
+  assert errors == b"SIGTERM: stopped after 1 s without a response; the same command resumes from the last checkpoint\n"
 
 
 def test_a_second_signal_ends_the_process_at_once():
