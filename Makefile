@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV = .venv/.installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
-.PHONY: install demo test lint audit docs
+.PHONY: install demo test pytest lint audit docs
 
 install: $(VENV)
 
@@ -11,7 +11,11 @@ demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)
 	.venv/bin/python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 
-test: $(VENV) lint
+# Both at once: tests wait for processes now and then, and lint takes that time.
+test: $(VENV)
+	$(MAKE) --no-print-directory --jobs=2 lint pytest
+
+pytest: $(VENV)
 	.venv/bin/python -m pytest
 
 lint: $(VENV)
