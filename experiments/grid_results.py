@@ -1,7 +1,6 @@
 """The results of an ablation grid: its table, its picture and its report."""
 
 import base64
-import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.hospital_files import write_rows
 from vamcei_jax.config.schema import GridConfig
 from vamcei_jax.evaluation.figures import save_bars
 from vamcei_jax.evaluation.statistics import format_mean, sample_std
@@ -48,7 +48,7 @@ def write_grid_results(
   seeds = len(grid.seeds)
   measure = f"Dice, mean ± standard deviation over {seeds} seeds" if seeds > 1 else "Dice of one seed"
   table = format_table(means, stds)
-  write_text(workdir / "ablation.csv", format_csv(scores))
+  write_rows(workdir / "ablation.csv", [{**run._asdict(), **values} for run, values in scores.items()])
   write_text(workdir / "ablation.json", json.dumps({"mean": means, "std": stds}, indent=2) + "\n")
   write_text(workdir / "ablation.md", table)
   save_bars(workdir / "ablation.png", means, stds, measure)
@@ -66,15 +66,6 @@ def over_seeds(rows: Sequence[str], scores: Scores) -> tuple[Table, Table]:
     means[row] = {name: float(np.mean(numbers)) for name, numbers in values.items()}
     stds[row] = {name: sample_std(numbers) for name, numbers in values.items()}
   return means, stds
-
-
-def format_csv(scores: Scores) -> str:
-  """Scores as CSV, a line a run."""
-  text = io.StringIO()
-  lines = csv.writer(text, lineterminator="\n")
-  lines.writerow(["row", "seed", *next(iter(scores.values()))])
-  lines.writerows([*run, *(f"{value:.4f}" for value in values.values())] for run, values in scores.items())
-  return text.getvalue()
 
 
 def format_table(means: Table, stds: Table) -> str:

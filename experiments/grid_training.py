@@ -29,7 +29,7 @@ from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.datasets import earlier_names
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.statistics import summarise
-from vamcei_jax.files import locked, write_text
+from vamcei_jax.files import locked
 from vamcei_jax.grid import averages, compile_grid, grid_placement, make_grid, maps_grids, members, runs_at_once
 from vamcei_jax.inference.volumes import predict_volume
 from vamcei_jax.methods import vamcei
@@ -42,7 +42,7 @@ from vamcei_jax.pipeline.stages import stage_key
 from vamcei_jax.pipeline.teachers import load_stage
 from vamcei_jax.pipeline.validation import mean_dice, score
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
-from vamcei_jax.training.log import METRICS_FILE, read_log
+from vamcei_jax.training.log import METRICS_FILE, drop_later_lines
 from vamcei_jax.training.progress import WIDTH, format_duration
 from vamcei_jax.training.shutdown import end, noted_signals
 
@@ -321,8 +321,7 @@ def open_grid_log(workdir: Path, part: Part, step: int) -> Iterator[Callable[[in
   Lines of the part after `step` are dropped first: a resumed part logs those steps again.
   """
   path = workdir / METRICS_FILE
-  earlier = [line for line in read_log(path) if line["stage"] != part.name or line["step"] <= step]
-  write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
+  drop_later_lines(path, part.name, step)
   with (
     path.open("a", encoding="utf-8") as lines,
     SummaryWriter(str(workdir / part.name), purge_step=step + 1) as events,

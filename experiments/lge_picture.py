@@ -33,7 +33,8 @@ def main() -> None:
   import numpy as np
   from scipy import ndimage
 
-  from vamcei_jax.data.labels import CLASSES, LABEL_VALUES
+  from experiments.hospital_files import class_indices
+  from vamcei_jax.data.labels import CLASSES
   from vamcei_jax.evaluation.figures import save_panels
   from vamcei_jax.inference.load import load_segmenter
 
@@ -41,17 +42,16 @@ def main() -> None:
   rows = []
   for patient in PATIENTS:
     file = Path(FLAGS.data, "LGE", f"patient{patient}_LGE.nii.gz")
-    image, truth = (
-      np.asarray(nib.load(path).dataobj) for path in (file, Path(str(file).replace("_LGE.", "_LGE_manual.")))
-    )
+    files = file, file.with_name(f"patient{patient}_LGE_manual.nii.gz")
+    image, truth = (np.asarray(nib.load(path).dataobj) for path in files)
     masks = {name: segmenter(file).mask for name, segmenter in segmenters.items()} | {"true mask": truth}
-    number = int((truth == LABEL_VALUES[CLASSES.index("Myo")]).sum((0, 1)).argmax())
+    number = int((class_indices(truth) == CLASSES.index("Myo")).sum((0, 1)).argmax())
     middle = ndimage.center_of_mass(truth[..., number] > 0)
     corner = [int(np.clip(at - SIDE / 2, 0, n - SIDE)) for at, n in zip(middle, image.shape[:2], strict=True)]
     part = (slice(corner[0], corner[0] + SIDE, 2), slice(corner[1], corner[1] + SIDE, 2), number)
     grey = ndimage.uniform_filter(image[..., number].astype(float), 2)[part[:2]].T
     grey = grey / np.percentile(grey, 99)
-    panels = [(name, grey, np.searchsorted(LABEL_VALUES, mask[part].T)) for name, mask in masks.items()]
+    panels = [(name, grey, class_indices(mask[part].T)) for name, mask in masks.items()]
     rows.append([(f"LGE, patient {patient}", grey, None), *panels])
   save_panels(Path(FLAGS.output), rows)
 

@@ -98,7 +98,6 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
     InputError: it uses an option that this version does not have.
   """
   stages = content.get("stage")
-  _refuse_rows_of_terms(content.get("grid"))
   upgraded = _upgrade_sections(content, "config")
   if isinstance(stages, Mapping):
     upgraded["stage"] = {
@@ -138,16 +137,6 @@ def changed_field(folder: Path, config: StageConfig, earlier_names: Mapping[str,
     if before != now:
       return f"{name} was {before}, is {now}"
   return None
-
-
-def _refuse_rows_of_terms(grid: object) -> None:
-  rows = grid.get("rows") if isinstance(grid, Mapping) else None
-  for row in rows if isinstance(rows, list | tuple) else ():
-    if isinstance(row, list | tuple) and len(row) == 2 and isinstance(row[1], list | tuple):
-      raise InputError(
-        f"config.grid.rows: {shown(row)} names loss terms, as rows of version 0.1 did; a row now has a dictionary of "
-        "the fields that it changes, see docs/ablation.md"
-      )
 
 
 def _upgrade_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from vamcei_jax.pipeline.domains import (
   translate_datasets,
   with_datasets,
 )
-from vamcei_jax.pipeline.effort import compilation_seconds, workloads
+from vamcei_jax.pipeline.effort import workloads
 from vamcei_jax.pipeline.plan import Plan, inspect_folders, make_plan, remove_stages
 from vamcei_jax.pipeline.record import read_record, record_stage, start_record
 from vamcei_jax.pipeline.resolve import RunConfig, resolve
@@ -145,8 +145,9 @@ def run_stages(
     evaluate = make_evaluator(config, predict[stage], datasets, folder)
     load = partial(load_stage, config, datasets, predict, networks)
     key, ahead = stage_key(resolved.seed, stage), partial(workloads, configs, {*finished, *networks}, compiled)
-    expected, note = compilation_seconds(configs, stage, compiled), partial(compiled.__setitem__, stage)
-    networks[stage] = train(config, method, key, load, evaluate, workdir, ahead, expected, note)
+    networks[stage] = train(
+      config, method, key, load, evaluate, workdir, ahead, on_compiled=partial(compiled.__setitem__, stage)
+    )
     if distributed.is_first_host():
       record_stage(workdir, stage, networks[stage])
 

@@ -46,8 +46,7 @@ def open_log(
     yield lambda *_: None
     return
   path = workdir / METRICS_FILE
-  earlier = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
-  write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
+  earlier = drop_later_lines(path, stage, step)
   seconds = _step_seconds(earlier)
   dice = next((line["dice"] for line in reversed(earlier) if line["stage"] == stage and "dice" in line), None)
   latest: tuple[int, float] | None = None  # step and time of the line before, in this session
@@ -70,6 +69,13 @@ def open_log(
       say(progress_line(stage, step, steps, loss=scalars.get("loss"), dice=dice, rate=rate, left=left))
 
     yield log
+
+
+def drop_later_lines(path: Path, stage: str, step: int) -> list[dict]:
+  """Removes the lines of a stage after `step` from metrics.jsonl; returns the others."""
+  earlier = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
+  write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
+  return earlier
 
 
 def _step_seconds(lines: Sequence[Mapping]) -> dict[str, deque[float]]:

@@ -33,7 +33,6 @@ def train(
   evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
   workloads: Callable[[], Sequence[Workload]] = tuple,
-  expected: float | None = None,
   on_compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Params]:
   """Trains one stage to its last step, from its newest checkpoint if it has one.
@@ -49,8 +48,7 @@ def train(
       checkpoint is chosen by the score "dice", if there is one.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
     workloads: () -> those of all stages of the run, for the time that is left; by default of this one alone.
-    expected: seconds that the compilation may take, if known.
-    on_compiled: called with the seconds that it took.
+    on_compiled: called with the seconds that the compilation took.
 
   Returns:
     Network name -> averaged parameters, on one device.
@@ -74,6 +72,7 @@ def train(
 
     spread = f" on {len(devices)} devices" if len(devices) > 1 else ""
     say(f"{stage}: {f'resumes at step {first} of' if first else 'starts,'} {steps} steps{spread}")
+    expected = sum(each.compilation for each in workloads() if each.name == stage)
     say(f"{stage}: compiling" + (f", about {format_duration(expected)}" if expected else ""))
     called = time.perf_counter()
     if state is None:

@@ -13,7 +13,7 @@ class Workload(NamedTuple):
   name: of the stage.
   steps: that are left to train; 0 for a finished stage.
   cost: of a step, relative to that of the other stages.
-  compilation: seconds before the first step, of a stage that has not begun.
+  compilation: expected seconds of the compilation of a stage that has not started, if they are known; else 0.
   """
 
   name: str
