@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
+  config.init = config_dict.placeholder(str)
   config.stages = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
 
   config.data = data = ConfigDict()

@@ -104,7 +104,7 @@ class DataConfig:
   name: str = field("phantom", TEXT, "Dataset: a key of vamcei_jax/datasets.")
   root: str | None = field(None, optional(FOLDER), "Folder of the NIfTI volumes, for datasets that read some.")
   prepared_dir: str = field("~/.cache/vamcei_jax/data", TEXT, "Folder of prepared datasets, shared between runs.")
-  source: str = field("bssfp", TEXT, "Domain with masks.")
+  source: str | None = field("bssfp", optional(TEXT), "Domain with masks; the stage adapt can do without (None).")
   target: str = field("lge", TEXT, "Domain without masks; masks that exist are read by the evaluation alone.")
   label_values: LabelValues = field(
     LABEL_VALUES, LABELS, "Values of background, Myo, LV and RV in masks; a tuple folds several values into one class."
@@ -133,7 +133,9 @@ class DataConfig:
   )
   # Set by the run, not by users.
   located: bool = field(False, FLAG, "Whether the field is centred on the heart that the stage `locate` found.")
-  datasets: tuple[str, str] | None = field(None, optional(each(TEXT, 2)), "Names of the prepared datasets.")
+  datasets: tuple[str, ...] | None = field(
+    None, optional(each(TEXT)), "Names of the prepared datasets: of the source, if there is one, and the target."
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +262,9 @@ class StageConfig:
 
   name: str
   seed: int = field(0, SEED, "Seed of all random keys.")
+  init: str | None = field(
+    None, optional(TEXT), "Weights, run or stage that networks start from; the teacher of the stage adapt."
+  )
   data: DataConfig = section(DataConfig)
   augment: AugmentConfig = section(AugmentConfig)
   model: ModelConfig = section(ModelConfig)

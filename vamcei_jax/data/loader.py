@@ -86,6 +86,11 @@ def load_stacks(builder: tfds.core.DatasetBuilder, split: str) -> list[tuple[np.
   return [(example["image"], spacing_of(example["affine"])[0]) for example in examples]
 
 
+def patient_names(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
+  """The names of the patients of a split, in order."""
+  return [example["patient"].decode() for example in _read_split(builder, split, ("image", "mask", "truth"))]
+
+
 def load_grids(
   builder: tfds.core.DatasetBuilder, split: str
 ) -> list[tuple[tuple[int, ...], tuple[float, float, float]]]:

@@ -110,6 +110,17 @@ def preprocess_classes(
   return _window(_resample_classes(classes, size), settings.size, _corner(classes.shape, size, settings, centre))
 
 
+def preprocess_probabilities(
+  probs: np.ndarray, spacing: Spacing, settings: Preprocess, centre: Centre = None
+) -> np.ndarray:
+  """Class probabilities (D, H, W, K) -> (D, h, w, K) on the grid of `preprocess_image`; padding is background."""
+  size = _resampled_size(probs.shape[:3], spacing, settings)
+  corner = _corner(probs.shape[:3], size, settings, centre)
+  maps = np.moveaxis(np.asarray(probs, np.float32), -1, 0)
+  windows = [_window(_resample(p, size), settings.size, corner, fill=float(k == 0)) for k, p in enumerate(maps)]
+  return np.stack(windows, axis=-1)
+
+
 def foreground_centre(weights: np.ndarray) -> tuple[float, float]:
   """The centre of mass (row, column) of weights (D, H, W), rounded to quarters of a pixel; the middle if all are 0.
 

@@ -125,6 +125,12 @@ def scan_of_array(voxels: np.ndarray, spacing: Sequence[float], plane: str) -> S
   return Scan("the array", volume, _CANONICAL, image, lost=plane == "short_axis")
 
 
+def scan_of_volume(name: str, volume: Volume) -> Scan:
+  """The scan of a volume that was read in the canonical orientation; its own axes are the canonical ones."""
+  image = nib.Nifti1Image(np.zeros(volume.voxels.shape, np.uint8), volume.affine)
+  return Scan(name, volume, _CANONICAL, image, lost=volume.lost and volume.plane == "short_axis")
+
+
 def _make(
   name: str,
   image: nib.Nifti1Image,

@@ -13,7 +13,7 @@ from vamcei_jax.data.loader import load_grids, naming_damage
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded
-from vamcei_jax.inference.load import last_stage, restore_final, transforms_of
+from vamcei_jax.inference.load import field_extent, last_stage, restore_final, transforms_of
 from vamcei_jax.inference.weights import WEIGHTS_FILE, check_inference, write_weights
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.pipeline.stages import STAGES
@@ -45,7 +45,8 @@ def export_weights(run: str | Path, output: str | Path, **options) -> None:
     transforms_of(config, folder)
   if (networks := restore_final(folder, config)) is None:
     raise InputError(f"{folder}: no intact checkpoint of its last step; give the run's command again first")
-  pixels, extents = trained_grid(config.data)
+  extent = field_extent(config)
+  pixels, extents = trained_grid(config.data) if extent is None else (None, extent)
   inference = dataclasses.replace(inference, pixel_mm=pixels, extent_mm=extents)
   # Paths of the machine that trained the network are of no use elsewhere.
   data = dataclasses.replace(config.data, root=None, prepared_dir=DataConfig().prepared_dir)
@@ -57,7 +58,7 @@ def trained_grid(data: DataConfig) -> tuple[tuple[float, float] | None, tuple[fl
 
   No pixel_mm if the training resampled pixels by the headers; neither if its prepared data were removed.
   """
-  folder = expanded(data.prepared_dir) / (data.datasets or ("", ""))[1]
+  folder = expanded(data.prepared_dir) / (data.datasets or ("",))[-1]
   if not (folder / "dataset_info.json").exists():
     way_out = "make it again with python -m vamcei_jax.prepare, or predict will take pixels and images as they are"
     print(f"{folder}: prepared data not found; {way_out}", file=sys.stderr)

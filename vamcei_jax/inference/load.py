@@ -25,7 +25,7 @@ from vamcei_jax.inference.volumes import predict_volume, translate_volume
 from vamcei_jax.inference.weights import check_inference, read_weights
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params, State
-from vamcei_jax.pipeline.stages import LOCATOR, STAGES, TRANSLATED
+from vamcei_jax.pipeline.stages import ADAPT, LOCATOR, STAGES, TRANSLATED
 from vamcei_jax.training.checkpoints import is_finished, restore_last, restore_networks
 
 Networks = dict[str, Params]
@@ -51,11 +51,7 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
   """
   folder = expanded(path)
   check_inference(options)
-  if "inference" in read_config(folder):
-    stage, (config, inference, networks) = folder, read_weights(folder)
-  else:
-    stage = last_stage(folder)
-    (config, networks), inference = restore_stage(stage), InferenceConfig()
+  stage, config, inference, networks = load_networks(folder)
   inference = dataclasses.replace(inference, **options)
   method = STAGES[config.name].method
   if method is cyclegan:
@@ -70,6 +66,30 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
   if STAGES[config.name].target in TRANSLATED:
     segment = _after_translation(segment, stage.parent / "translate", TRANSLATED[STAGES[config.name].target][1])
   return Segmenter(config, inference, segment, _make_locator(stage, config))
+
+
+def load_networks(folder: Path) -> tuple[Path, StageConfig, InferenceConfig, Networks]:
+  """The networks of exported weights, of a run's last stage or of one stage.
+
+  Returns:
+    The folder of the weights or of the stage, configuration, defaults of prediction, and networks.
+
+  Raises:
+    InputError: the folder has no network or a damaged one.
+  """
+  if "inference" in read_config(folder):
+    return folder, *read_weights(folder)
+  stage = last_stage(folder)
+  config, networks = restore_stage(stage)
+  return stage, config, InferenceConfig(extent_mm=field_extent(config)), networks
+
+
+def field_extent(config: StageConfig) -> tuple[float, float] | None:
+  """The sides of the field in mm, in order, of a stage that sees images cut out around the heart; else None."""
+  if config.name != ADAPT or config.data.spacing is None:
+    return None
+  low, high = sorted(float(f"{n * config.data.spacing:.4g}") for n in config.data.size)
+  return low, high
 
 
 def transforms_of(config: StageConfig, folder: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The Segmenter: a trained network that turns a volume into a Prediction."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from jax import Array
 
-from vamcei_jax.config.schema import InferenceConfig, StageConfig
+from vamcei_jax.config.schema import AugmentConfig, InferenceConfig, StageConfig
 from vamcei_jax.data.dicom import is_dicom, read_dicom
 from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.geometry import TURNS
@@ -36,7 +37,7 @@ from vamcei_jax.inference.quality import Finding, assess, touches_border
 from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
 _LOST = "it is not known how the slices lie; of the eight ways, the one with the lowest entropy was taken"
-VolumeLike = str | os.PathLike | DicomVolume | nib.spatialimages.SpatialImage | np.ndarray | Array
+VolumeLike = str | os.PathLike | Scan | DicomVolume | nib.spatialimages.SpatialImage | np.ndarray | Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Segmenter:
     """Segments a short-axis volume.
 
     Args:
-      volume: NIfTI file, DICOM folder or file of one volume, DicomVolume, nibabel image, or array (D, H, W) with the
-        slices first.
+      volume: NIfTI file, DICOM folder or file of one volume, DicomVolume, nibabel image, array (D, H, W) with the
+        slices first, or a Scan.
       spacing: mm along D, H and W of an array, or along the axes of a NIfTI file or an image, in place of its header's.
 
     Returns:
@@ -117,9 +118,10 @@ class Segmenter:
     # The latent means are enough to find the heart.
     of_means = dataclasses.replace(self, inference=dataclasses.replace(self.inference, samples=0))
     look = lambda volume: of_means._probabilities(scan.name, volume)[0]
-    scans = [scan.turned(turn) for turn in TURNS] if scan.lost else [scan]
+    searched = scan.lost and not every_orientation(self.config.augment)
+    scans = [scan.turned(turn) for turn in TURNS] if searched else [scan]
     number, region = find_field(look, [_stack(each.volume, seen) for each in scans], self.inference.extent_mm)
-    if scan.lost:
+    if searched:
       findings.append(Finding("orientation assumed", _LOST))
     scan = scans[number]
     stack = _stack(scan.volume, seen)
@@ -168,6 +170,8 @@ class Segmenter:
 def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Scan:
   if isinstance(volume, str | os.PathLike):
     return _read_path(expanded(os.fspath(volume)), plane, spacing)
+  if isinstance(volume, Scan):
+    return volume
   if isinstance(volume, DicomVolume):
     return _read_dicom(volume, plane, spacing)
   if isinstance(volume, nib.spatialimages.SpatialImage):
@@ -177,6 +181,11 @@ def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Sc
   if spacing is None:
     raise InputError("spacing: not given; an array needs spacing=(mm, mm, mm) along its slices, rows and columns")
   return scan_of_array(np.asarray(volume), spacing, plane)
+
+
+def every_orientation(strengths: AugmentConfig) -> bool:
+  """Whether a network was trained on slices in every orientation, so that it is indifferent to theirs."""
+  return set(strengths.flip) == {0, 1} and strengths.rotation >= math.pi
 
 
 def _stack(volume: Volume, seen: np.ndarray) -> Volume:

@@ -1,4 +1,4 @@
-"""Distillation: a plain U-Net learns eq. 16 on target images, and eq. 4 on translated source images.
+"""Distillation: a plain U-Net learns eq. 16 on target images and, if there are source images, eq. 4 on these.
 
 The student is the network for use: no latent noise, no decoders, one forward pass.
 """
@@ -36,21 +36,25 @@ def init_state(config: StageConfig, key: Key[Array, ""]) -> State:
 def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[State, Batch], tuple[State, Metrics]]:
   """Makes step(state, batch) -> (state, metrics). `axis_name` may split the batch.
 
-  The batch needs image and label of the source, and image and teacher of the target. The teacher's class probabilities
-  must have the same geometric transform as the image.
+  The batch needs image and teacher of the target and, if it has a source, image and label of that. The teacher's class
+  probabilities must have the same geometric transform as the image.
   """
   student, update = make_student(config), make_update(config, axis_name)
 
   def loss(params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
-    source, target = batch["source"], batch["target"]
-    logits = apply_network(student, params, jnp.concatenate([source["image"], target["image"]]))
-    logits_s, logits_t = jnp.split(logits, [len(source["image"])])
-    labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
-    cross_entropy, dice = segmentation(logits_s, labels, axis_name=axis_name)
+    target, metrics = batch["target"], {}
+    sources = [batch["source"]] if "source" in batch else []
+    logits = apply_network(student, params, jnp.concatenate([maps["image"] for maps in (*sources, target)]))
+    logits_s, logits_t = jnp.split(logits, [len(logits) - len(target["image"])])
     eq_16 = distillation(logits_t, target["teacher"], temperature=config.distillation.temperature).mean()
-    terms = {"segmentation": cross_entropy + dice, "distillation": eq_16}
+    terms = {"distillation": eq_16}
+    for source in sources:
+      labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
+      cross_entropy, dice = segmentation(logits_s, labels, axis_name=axis_name)
+      terms["segmentation"] = cross_entropy + dice
+      metrics = {"cross_entropy": cross_entropy, "dice_loss": dice}
     total = sum((state.weights[name] * term for name, term in terms.items()), jnp.zeros(()))
-    return total, {"loss": total, "cross_entropy": cross_entropy, "dice_loss": dice, **terms}
+    return total, {"loss": total, **metrics, **terms}
 
   def step(state: State, batch: Batch) -> tuple[State, Metrics]:
     grads, metrics = jax.grad(loss, has_aux=True)(state.params["segmenter"], state, batch)

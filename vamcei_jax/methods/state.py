@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jaxtyping import Float, Key
 
@@ -71,6 +72,30 @@ def create_state(
     ema_params={averaged: jax.tree.map(jnp.copy, params[averaged])},
     **config_arrays(config, networks=params, terms=terms),
   )
+
+
+def start_from(state: State, networks: Mapping[str, Params]) -> tuple[State, int]:
+  """The state before the first step, with the parameters that trained networks have under the same name and shape.
+
+  Args:
+    state: of a method's init_state.
+    networks: network -> parameters. A U-Net with other heads gives all but its heads.
+
+  Returns:
+    The state, and the number of arrays that were taken over.
+  """
+  trained, taken = flatten_dict(networks), 0
+
+  def merge(params: dict[str, Params]) -> dict[str, Params]:
+    nonlocal taken
+    arrays = flatten_dict(params)
+    fits = {name: array for name, array in trained.items() if name in arrays and array.shape == arrays[name].shape}
+    taken = len(fits)
+    return unflatten_dict(arrays | {name: jnp.asarray(array, arrays[name].dtype) for name, array in fits.items()})
+
+  # Copies: the state may be donated, and the buffers of the trained networks must stay.
+  copied = jax.tree.map(jnp.copy, (merge(state.ema_params), merge(state.params)))
+  return state.replace(ema_params=copied[0], params=copied[1]), taken
 
 
 def config_arrays(config: StageConfig, *, networks: Iterable[str], terms: Iterable[str]) -> dict[str, Any]:

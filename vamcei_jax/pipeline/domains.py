@@ -44,19 +44,24 @@ def prepare_datasets(data: DataConfig, workdir: Path) -> Datasets:
   datasets = {role: prepare_domain(data, role, leave_out=data.located, **fields[role]) for role in ROLES}
   refuse_shared(datasets["source"], datasets["target"])
   for role, builder in datasets.items():
-    if not data.located and (note := lost_note(data, role, builder)):
-      print(note, flush=True)
-    if files := left_out(builder):
-      example = f"{len(files)} files were left out when it was prepared, among them {next(iter(files))}"
-      print(f"{builder.info.full_name}: {example} (python -m vamcei_jax.prepare lists them)")
+    announce(data, role, builder)
   return datasets
+
+
+def announce(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) -> None:
+  """Prints which headers of a domain have lost the directions, and how many files were left out."""
+  if not data.located and (note := lost_note(data, role, builder)):
+    print(note, flush=True)
+  if files := left_out(builder):
+    example = f"{len(files)} files were left out when it was prepared, among them {next(iter(files))}"
+    print(f"{builder.info.full_name}: {example} (python -m vamcei_jax.prepare lists them)")
 
 
 def prepare_domain(data: DataConfig, role: str, **arguments) -> tfds.core.DatasetBuilder:
   """The prepared dataset of the "source" or the "target"; **arguments as in vamcei_jax.datasets.prepare."""
   return prepare(
     data.name,
-    data.source if role == "source" else data.target,
+    data.target if role == "target" else data.source or "",
     role,
     data_dir=str(expanded(data.prepared_dir, PREPARED_ELSEWHERE)),
     root=data.root,
@@ -87,7 +92,7 @@ def lost_note(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) ->
 
 def with_datasets(config: StageConfig, datasets: Datasets) -> StageConfig:
   """A stage's configuration with the names of its datasets, which contain a digest of their files and settings."""
-  names = tuple(datasets[role].info.full_name for role in ROLES)
+  names = tuple(datasets[role].info.full_name for role in ROLES if role in datasets)
   return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=names))
 
 

@@ -10,7 +10,7 @@ from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.datasets import left_out, refuse_shared
 from vamcei_jax.pipeline.domains import lost_note, prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
-from vamcei_jax.pipeline.stages import LOCATOR
+from vamcei_jax.pipeline.stages import ADAPT, LOCATOR
 
 # Sizes of hearts -> the medians that a group of patients can have.
 HEART_SIZES = {"LV, ml": (15, 350), "heart, mm": (35, 100)}
@@ -30,7 +30,9 @@ def prepare_run(config: ConfigDict) -> bool:
   """
   stages = resolve(config).stages
   settings = [stage.data for stage in stages.values()]
-  roles = [(settings[0], role, "image") for role in ("source", "target")]
+  roles = [(settings[0], "target", "image")]
+  if settings[0].source is not None:
+    roles.insert(0, (settings[0], "source", "mask" if ADAPT in stages else "image"))
   if LOCATOR in stages:  # the field of the target is known after the stage `locate`
     roles.append((settings[1], "source", "mask"))
   builders, sizes = {}, {}
@@ -39,9 +41,10 @@ def prepare_run(config: ConfigDict) -> bool:
     sizes[role] = print_domain(data, role, centres, builder)
     if centres == "image" and (note := lost_note(data, role, builder)):
       print(f"warning: {note}", flush=True)
-  for warning in size_warnings(**sizes, resampled=settings[0].spacing is not None):
-    print(f"warning: {warning}", flush=True)
-  refuse_shared(builders["source"], builders["target"])
+  if "source" in builders:
+    for warning in size_warnings(**sizes, resampled=settings[0].spacing is not None):
+      print(f"warning: {warning}", flush=True)
+    refuse_shared(builders["source"], builders["target"])
   return not any(map(left_out, builders.values()))
 
 

@@ -22,10 +22,12 @@ from vamcei_jax.config.schema import (
   records,
   variable_fields,
 )
+from vamcei_jax.datasets import BUILDERS
+from vamcei_jax.datasets.cases import Cases
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
 from vamcei_jax.models.layers import GROUPS
-from vamcei_jax.pipeline.stages import LOCATOR, STAGES, needed_stages
+from vamcei_jax.pipeline.stages import ADAPT, DISTILL, LOCATOR, STAGES, needed_stages
 
 _FREE = {"data.crop", "data.empty_slices"}  # data fields in which stages may differ
 _COARSE = ("data.size", "data.spacing", "data.zoom")  # data fields in which the locator may differ as well
@@ -94,6 +96,8 @@ def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
   if not differing(each(choice(tuple(STAGES)))).accepts(stages):
     raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
   stages = tuple(stages)
+  if ADAPT in stages and len(stages) > 1:
+    raise InputError(f"config.stages={stages}: {ADAPT} stands alone, as its images are cut out by config.init")
   if LOCATOR in stages[1:] or stages == (LOCATOR,):
     raise InputError(f"config.stages={stages}: {LOCATOR} must come first, with others after it")
   return stages
@@ -190,6 +194,8 @@ def check_relations(config: StageConfig, section: Collection[str] = ()) -> None:
 def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   """(field, whether it fits the other fields, what it must be)."""
   model, method = config.model, STAGES[config.name].method
+  free = config.data.source is not None or config.name == ADAPT
+  yield "data.source", free, f"a domain with masks; only the stage {ADAPT} can do without"
   has_latents = method in (supervised, vamcei)
   yield "model.latent_scales", not has_latents or model.latent_scales < len(model.widths), "1 to len(widths) - 1"
   coarsest = 2 ** (len(model.widths) - 1)
@@ -211,7 +217,12 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   if method is cyclegan:
     yield "translation.width", grouped(config.translation.width), grouping
     yield "translation.discriminator_width", grouped(config.translation.discriminator_width), grouping
-  if method is distillation:
+  if config.name == ADAPT:
+    yield "init", config.init is not None, f"the folder of weights or of a run, as the teacher of {ADAPT}"
+    files = issubclass(BUILDERS.get(config.data.name, Cases), Cases)
+    yield "data.name", files, f"a dataset of files, such as folder, for {ADAPT}"
+    yield "data.spacing", config.data.spacing is not None, f"the pixel size of the network in mm, for {ADAPT}"
+  if config.name == DISTILL:
     teachers = config.distillation.teachers
     expected = "weights of target_vamcei, source_vamcei and, if it is a teacher, no_adaptation, some of them positive"
     yield "distillation.teachers", len(teachers) in (2, 3) and sum(teachers) > 0, expected

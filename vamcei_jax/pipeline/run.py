@@ -11,13 +11,14 @@ from ml_collections import ConfigDict
 
 from vamcei_jax import distributed
 from vamcei_jax.config.files import stage_content, write_config
-from vamcei_jax.config.schema import DataConfig, StageConfig
+from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.datasets import earlier_names
 from vamcei_jax.environment import jax_settings
-from vamcei_jax.files import locked
+from vamcei_jax.files import expanded, locked
+from vamcei_jax.inference.load import load_networks
 from vamcei_jax.inference.volumes import predict_volume, translate_volume
-from vamcei_jax.methods import cyclegan, distillation
+from vamcei_jax.methods import cyclegan
 from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.domains import (
   Datasets,
@@ -32,7 +33,8 @@ from vamcei_jax.pipeline.plan import Plan, inspect_folders, make_plan, remove_st
 from vamcei_jax.pipeline.record import read_record, record_stage, start_record
 from vamcei_jax.pipeline.resolve import RunConfig, resolve
 from vamcei_jax.pipeline.results import remove_results, write_run_results
-from vamcei_jax.pipeline.stages import LOCATOR, STAGES, stage_key
+from vamcei_jax.pipeline.stages import ADAPT, DISTILL, LOCATOR, STAGES, stage_key
+from vamcei_jax.pipeline.taught import prepare_taught, taught_maps
 from vamcei_jax.pipeline.teachers import load_stage, scored_stacks, teacher_probabilities
 from vamcei_jax.pipeline.validation import segmentation_evaluator, translation_evaluator
 from vamcei_jax.training.loop import train
@@ -70,8 +72,9 @@ def run(
   for stage in resolved.stages.values():  # raises an error if the hosts cannot share a batch
     distributed.devices_for(stage.train.batch_size)
   if distributed.is_first_host():
-    print(describe_run(first.data, workdir), flush=True)
-  datasets = distributed.first_host_first(lambda: prepare_datasets(first.data, workdir))
+    print(describe_run(first, workdir), flush=True)
+  prepare = partial(prepare_taught, first) if first.name == ADAPT else partial(prepare_datasets, first.data, workdir)
+  datasets = distributed.first_host_first(prepare)
   configs = name_datasets(resolved.stages, datasets, after_locator=False)
   with contextlib.ExitStack() as stack:
     distributed.first_host_first(lambda: distributed.is_first_host() and stack.enter_context(locked(workdir)))
@@ -88,10 +91,11 @@ def run(
     return results
 
 
-def describe_run(data: DataConfig, workdir: Path) -> str:
+def describe_run(config: StageConfig, workdir: Path) -> str:
   """The first line of a run: its devices, data and workdir."""
+  data = config.data
   origin = f" in {data.root}" if data.root else ""
-  domains = f"{data.name}, {data.source} to {data.target}{origin}"
+  domains = f"{data.name}, {data.source or config.init} to {data.target}{origin}"
   return f"device: {distributed.describe_devices()}; data: {domains}; workdir: {workdir}"
 
 
@@ -134,6 +138,8 @@ def run_stages(
     workdir: of the run.
     finished: stages that need no training.
   """
+  init = configs[next(iter(configs))].init
+  trained = None if init is None else load_networks(expanded(init))[-1]
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(config)) for stage, config in configs.items()}
   networks: dict[str, dict[str, Params]] = {}
   probs: dict[str, list[np.ndarray]] = {}
@@ -146,7 +152,7 @@ def run_stages(
     load = partial(load_stage, config, datasets, predict, networks)
     key, ahead = stage_key(resolved.seed, stage), partial(workloads, configs, {*finished, *networks}, compiled)
     networks[stage] = train(
-      config, method, key, load, evaluate, workdir, ahead, on_compiled=partial(compiled.__setitem__, stage)
+      config, method, key, load, evaluate, workdir, trained, ahead, on_compiled=partial(compiled.__setitem__, stage)
     )
     if distributed.is_first_host():
       record_stage(workdir, stage, networks[stage])
@@ -162,10 +168,12 @@ def run_stages(
       make = partial(translate_datasets, translate, networks[stage], datasets, folder / "data")
       datasets.update(distributed.first_host_first(make))
     elif distributed.is_first_host():
-      if method is distillation:
+      _, patients = scored_patients(datasets[STAGES[stage].target])
+      if stage == DISTILL:
         stacks = scored_stacks(config, datasets)
         probs["teachers"] = teacher_probabilities(config, predict, networks, stacks)
-      _, patients = scored_patients(datasets[STAGES[stage].target])
+      elif stage == ADAPT:
+        probs["teacher"] = taught_maps(config, datasets["target"], [patient.name for patient in patients])
       probs[stage] = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
 
   if not distributed.is_first_host():

@@ -28,7 +28,7 @@ class Stage:
 
 
 TEACHERS = ("target_vamcei", "source_vamcei", "no_adaptation")  # in the order of `distillation.teachers`
-LOCATOR = "locate"
+LOCATOR, DISTILL, ADAPT = "locate", "distill", "adapt"
 STAGES = {
   # Finds the heart in whole images of coarse pixels; the other stages see a field centred on it. It adapts, because a
   # locator that is trained on the source alone takes the target's bright fat for blood.
@@ -39,7 +39,9 @@ STAGES = {
   "translate": Stage(cyclegan),
   "target_vamcei": Stage(vamcei, source="source_as_target", needs=("translate",)),
   "source_vamcei": Stage(vamcei, target="target_as_source", needs=("translate",)),
-  "distill": Stage(distillation, source="source_as_target", needs=("translate",)),
+  DISTILL: Stage(distillation, source="source_as_target", needs=("translate",)),
+  # Learns the predictions of `config.init` for the target, and eq. 4 on the source if there is one.
+  ADAPT: Stage(distillation),
 }
 # Dataset that `translate` makes -> the dataset that it is made of, and the translator.
 TRANSLATED = {"source_as_target": ("source", "to_target"), "target_as_source": ("target", "to_source")}
@@ -57,6 +59,6 @@ def teacher_weights(config: StageConfig) -> dict[str, float]:
 
 def needed_stages(stage: str, config: StageConfig | None) -> tuple[str, ...]:
   """The stages that must come before a stage; without a configuration, all that may have to."""
-  if STAGES[stage].method is not distillation:
+  if stage != DISTILL:
     return STAGES[stage].needs
   return (*STAGES[stage].needs, *(TEACHERS if config is None else teacher_weights(config)))

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from vamcei_jax.config.schema import StageConfig
-from vamcei_jax.data.loader import load_stacks
+from vamcei_jax.data.loader import load_stacks, patient_names
 from vamcei_jax.data.stream import StoredSlices
 from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.inference.volumes import predict_volume
@@ -14,7 +14,8 @@ from vamcei_jax.methods import distillation
 from vamcei_jax.methods.distillation import mean_probabilities
 from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.domains import Datasets, scored_patients
-from vamcei_jax.pipeline.stages import STAGES, teacher_weights
+from vamcei_jax.pipeline.stages import ADAPT, DISTILL, STAGES, teacher_weights
+from vamcei_jax.pipeline.taught import taught_maps
 
 Stacks = Mapping[str, Sequence[tuple[np.ndarray, float]]]
 
@@ -33,14 +34,17 @@ def load_stage(
     predict, networks: stage -> prediction and networks, of the teachers at least.
   """
   stage, extra_maps = STAGES[config.name], {}
+  if config.name == DISTILL:
+    probs = teacher_probabilities(config, predict, networks, training_stacks(config, datasets))
+  elif config.name == ADAPT:
+    probs = taught_maps(config, datasets["target"], patient_names(datasets["target"], "train"))
   if stage.method is distillation:
     # float16 saves memory.
-    probs = teacher_probabilities(config, predict, networks, training_stacks(config, datasets))
     extra_maps["teacher"] = np.concatenate(probs).astype(np.float16)
-  return {
-    "source": StoredSlices(datasets[stage.source], "train", labels=True, empty=config.data.empty_slices),
-    "target": StoredSlices(datasets[stage.target], "train", labels=False, beside=extra_maps),
-  }
+  slices = {"target": StoredSlices(datasets[stage.target], "train", labels=False, beside=extra_maps)}
+  if stage.source in datasets:
+    slices["source"] = StoredSlices(datasets[stage.source], "train", labels=True, empty=config.data.empty_slices)
+  return slices
 
 
 def training_stacks(config: StageConfig, datasets: Datasets) -> Stacks:

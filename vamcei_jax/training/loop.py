@@ -18,7 +18,7 @@ from vamcei_jax.config.schema import StageConfig, TrainConfig
 from vamcei_jax.data.loader import augment_batch, draw_batch
 from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
-from vamcei_jax.methods.state import Params
+from vamcei_jax.methods.state import Params, State, start_from
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.training.log import open_log, say
 from vamcei_jax.training.progress import Workload, format_duration
@@ -32,6 +32,7 @@ def train(
   load: Callable[[], dict[str, StoredSlices]],
   evaluate: Callable[[dict[str, Params], int], Mapping[str, float]],
   workdir: Path,
+  trained: Mapping[str, Params] | None = None,
   workloads: Callable[[], Sequence[Workload]] = tuple,
   on_compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Params]:
@@ -47,6 +48,7 @@ def train(
     evaluate: (averaged parameters by network, step) -> scores by name; called every `train.eval_every` steps. The best
       checkpoint is chosen by the score "dice", if there is one.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
+    trained: network name -> parameters from which the networks start, see start_from; None for random ones.
     workloads: () -> those of all stages of the run, for the time that is left; by default of this one alone.
     on_compiled: called with the seconds that the compilation took.
 
@@ -76,7 +78,7 @@ def train(
     say(f"{stage}: compiling" + (f", about {format_duration(expected)}" if expected else ""))
     called = time.perf_counter()
     if state is None:
-      state = distributed.replicate(jax.jit(init)(), devices)
+      state = distributed.replicate(initial_state(config, jax.jit(init)(), trained), devices)
     compiled = time.perf_counter() - called
     run, next_data = prepare_steps(config, method, load(), draw_key, first, devices)
 
@@ -119,6 +121,15 @@ def train(
       number = signals[0] if signals else signal.SIGTERM
       end(number, f"{stage} stopped at step {step}, which is saved; the same command resumes from there")
     return distributed.replica(state.ema_params)
+
+
+def initial_state(config: StageConfig, state: State, trained: Mapping[str, Params] | None) -> State:
+  """The state before the first step, from random parameters or, where they fit, from those of trained networks."""
+  if trained is None:
+    return state
+  state, taken = start_from(state, trained)
+  say(f"{config.name}: {taken} of {len(jax.tree.leaves(state.params))} arrays start from {config.init}")
+  return state
 
 
 def prepare_steps(

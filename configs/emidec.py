@@ -1,0 +1,18 @@
+"""The recipe of weights/emidec_student: weights/lge adapted to EMIDEC's 100 LGE volumes, without a mask.
+
+python -m vamcei_jax.main --config=configs/emidec.py --config.data.root=DIR --workdir=runs/emidec
+
+DIR is the folder that contains the EMIDEC folder, emidec/images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import adapt
+
+
+def get_config() -> ConfigDict:
+  config = adapt.get_config()
+  config.data.target = "emidec"
+  # All labelled patients are validation: they chose how orientations and hearts are found.
+  config.data.options = ConfigDict({"validation": 15})
+  return config

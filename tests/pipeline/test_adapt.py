@@ -1,0 +1,194 @@
+"""The stage adapt: what the teacher says of the files, what the student starts from, and what a source adds."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nibabel.orientations import apply_orientation
+from scipy import ndimage
+
+from tests.commands import error_of
+from tests.configs import tiny_adapt
+from tests.methods.batches import make_hearts
+from tests.methods.steps import moved_state, program
+from tests.runs import final_state
+from vamcei_jax.config.files import read_stage_config
+from vamcei_jax.data.loader import load_patients
+from vamcei_jax.data.scan import read_scan
+from vamcei_jax.errors import InputError
+from vamcei_jax.inference.export import export_weights
+from vamcei_jax.inference.load import load_segmenter, restore_stage
+from vamcei_jax.inference.weights import read_weights
+from vamcei_jax.methods import distillation
+from vamcei_jax.methods.state import start_from
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import write_nnunet
+from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.taught import predictions_folder, prepare_taught, read_prediction
+
+CONFIG = "--config=tests/configs/tiny_adapt.py"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Five unlabelled target volumes, two of which are validation and test, and three source volumes with masks."""
+  folder = tmp_path_factory.mktemp("volumes")
+  write_nnunet(folder, sources=3, targets=4, masks=2, grid=Grid(pixels=48, spacing=4.5, oversampling=1, sub_slices=1))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def adapt(run_command, prepared, tiny_run, root):
+  """Adapts the network of the tiny run; returns the finished process."""
+
+  def run(workdir, *flags):
+    where = [f"--config.data.root={root}", f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
+    return run_command("vamcei_jax.main", CONFIG, f"--config.init={tiny_run}", *where, *flags)
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def adapted(adapt, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "adapted"
+  finished = adapt(workdir)
+  assert finished.returncode == 0, finished.stderr
+  assert "arrays start from" in finished.stdout
+  return workdir
+
+
+def test_the_teacher_says_of_a_file_what_prediction_says(adapted, tiny_run, root):
+  config = read_stage_config(adapted / "adapt")
+  target = prepare_taught(config)["target"]
+  segmenter = load_segmenter(tiny_run, tta=True)
+  for file in sorted((root / "lge" / "imagesTr").iterdir()):
+    prediction, canonical = segmenter(file), read_scan(file, "short_axis").orientation
+    predicted, mask = (apply_orientation(maps, canonical) for maps in (prediction.probabilities, prediction.mask))
+    said = read_prediction(predictions_folder(config, target), file.name.removesuffix("_0000.nii.gz"))
+    near = ndimage.maximum_filter(mask > 0, (1, 3, 3))  # 5 mm are one pixel
+    assert near.any()
+    np.testing.assert_allclose(said[near], predicted[near], atol=0.01)
+    np.testing.assert_array_equal(said[~near], np.broadcast_to([1, 0, 0, 0], said[~near].shape))
+
+
+def test_the_results_have_the_teacher_and_the_student(adapted):
+  results = json.loads((adapted / "results.json").read_text())
+  assert list(results["methods"]) == ["teacher", "adapt"]
+  assert results["split"] == "test"
+
+
+def test_fields_are_centred_on_the_hearts_of_the_teacher(adapted):
+  config = read_stage_config(adapted / "adapt")
+  target = prepare_taught(config)["target"]
+  centres = json.loads((predictions_folder(config, target) / "centres.json").read_text())
+  found = {patient.name: list(patient.centre) for patient in load_patients(target, "train", labelled=False)}
+  assert found == centres
+  assert config.data.datasets == (target.info.full_name,)
+
+
+def test_a_student_with_a_rate_of_0_is_its_teacher(adapt, adapted, tmp_path):
+  """So it starts from the parameters of `config.init`."""
+  export_weights(adapted, tmp_path / "weights")
+  _, _, networks = read_weights(tmp_path / "weights")
+  finished = adapt(tmp_path / "run", f"--config.init={tmp_path / 'weights'}", "--config.optimizer.rates.segmenter=0.0")
+  assert finished.returncode == 0, finished.stderr
+  jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "run", "adapt").params, networks)
+
+
+def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapted, tmp_path):
+  config = read_stage_config(adapted / "adapt")
+  folder = predictions_folder(config, prepare_taught(config)["target"])
+  kept, lost = folder / "lge_001.npz", folder / "lge_002.npz"
+  before, content = kept.stat().st_mtime_ns, lost.read_bytes()
+  lost.unlink()
+  finished = adapt(tmp_path / "run")
+  assert finished.returncode == 0, finished.stderr
+  assert kept.stat().st_mtime_ns == before
+  assert lost.read_bytes() == content
+
+
+def test_a_damaged_prediction_is_named(adapt, adapted, tmp_path):
+  config = read_stage_config(adapted / "adapt")
+  file = predictions_folder(config, prepare_taught(config)["target"]) / "lge_001.npz"
+  content = file.read_bytes()
+  file.write_bytes(content[:100])
+  try:
+    assert f"{file}: damaged" in error_of(adapt(tmp_path / "run"))
+  finally:
+    file.write_bytes(content)
+
+
+def test_exported_weights_look_at_a_field_around_the_heart(adapted, tmp_path):
+  export_weights(adapted, tmp_path / "weights")
+  _, inference, _ = read_weights(tmp_path / "weights")
+  assert inference.extent_mm == (144.0, 144.0)
+  assert load_segmenter(adapted).inference.extent_mm == (144.0, 144.0)
+
+
+def test_the_masks_of_a_source_are_learned_too(adapt, root, tmp_path):
+  finished = adapt(tmp_path / "run", "--config.data.source=bssfp")
+  assert finished.returncode == 0, finished.stderr
+  assert len(read_stage_config(tmp_path / "run" / "adapt").data.datasets) == 2
+  assert "cross_entropy" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_without_a_source_the_step_is_that_of_eq_16_alone():
+  step, batch, state = program("distill").step, make_hearts(0), moved_state("distill")
+  state = state.replace(weights=state.weights | {"segmentation": jnp.float32(0.0)})
+  both, _ = step(state, batch)
+  alone, metrics = step(state, {"target": batch["target"]})
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), alone.params, both.params)
+  assert set(metrics) == {"loss", "distillation", "gradient_segmenter", "skipped"} & set(metrics)
+
+
+def test_a_network_with_other_heads_takes_over_all_but_the_heads(tiny_run):
+  config, networks = restore_stage(tiny_run / "vamcei")
+  student = distillation.init_state(dataclasses.replace(config, name="adapt"), jax.random.key(1))
+  state, taken = start_from(student, networks)
+  own, trained = student.params["segmenter"], networks["segmenter"]
+  assert taken == len(jax.tree.leaves({name: own[name] for name in own if name != "head"}))
+  for name, arrays in state.params["segmenter"].items():
+    jax.tree.map(np.testing.assert_array_equal, arrays, own[name] if name == "head" else trained[name])
+  jax.tree.map(np.testing.assert_array_equal, state.params, state.ema_params)
+
+
+def test_any_method_starts_from_weights(tiny_run, run_command, prepared, tmp_path):
+  flags = ["--config=tests/configs/tiny.py", f"--config.init={tiny_run / 'no_adaptation'}"]
+  flags += ["--config.stages=('no_adaptation',)", "--config.optimizer.rates.segmenter=0.0"]
+  finished = run_command(
+    "vamcei_jax.main", *flags, f"--config.data.prepared_dir={prepared}", f"--workdir={tmp_path / 'run'}"
+  )
+  assert finished.returncode == 0, finished.stderr
+  trained = final_state(tiny_run, "no_adaptation").ema_params
+  jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "run", "no_adaptation").params, trained)
+  count = len(jax.tree.leaves(trained))
+  assert f"{count} of {count} arrays start from" in finished.stdout
+
+
+@pytest.mark.parametrize(
+  ("change", "expected"),
+  [
+    ({"init": None}, "config.init=None: must be the folder of weights"),
+    ({"stages": ("adapt", "no_adaptation")}, "adapt stands alone"),
+    ({"data.name": "phantom"}, "config.data.name='phantom': must be a dataset of files"),
+    ({"data.spacing": None}, "config.data.spacing=None: must be the pixel size"),
+    ({"stages": ("vamcei",)}, "config.data.source=None: must be a domain with masks"),
+  ],
+)
+def test_what_does_not_fit_together_is_named(change, expected):
+  config = tiny_adapt.get_config()
+  config.update_from_flattened_dict({"init": "weights/mscmrseg_student"} | change)
+  with pytest.raises(InputError, match=expected):
+    resolve(config)
+
+
+def test_weights_that_are_missing_are_named_before_any_work(adapt, prepared, tmp_path):
+  before = sorted(prepared.rglob("*"))
+  assert "nosuch/config.json: not found" in error_of(adapt(tmp_path / "run", "--config.init=nosuch"))
+  assert sorted(prepared.rglob("*")) == before
+  assert not (tmp_path / "run").exists()
+  shutil.rmtree(tmp_path / "run", ignore_errors=True)

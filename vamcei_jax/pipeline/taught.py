@@ -1,0 +1,128 @@
+"""The data of the stage `adapt`: the target's volumes around their hearts, with the predictions of `config.init`.
+
+The teacher predicts the files as the command line `predict` does, with test-time augmentation: it finds hearts and
+orientations. Its predictions are kept beside the prepared data, so that further runs with these weights use them.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from vamcei_jax.config.files import stage_content
+from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.data.geometry import spacing_of
+from vamcei_jax.data.loader import naming_damage, open_split
+from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
+from vamcei_jax.data.scan import scan_of_volume
+from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, refuse_shared
+from vamcei_jax.datasets.cases import Case, Cases, read_image, usable
+from vamcei_jax.files import expanded, replacing, write_text
+from vamcei_jax.inference.load import load_networks, load_segmenter
+from vamcei_jax.inference.segmenter import Segmenter
+from vamcei_jax.inference.tta import tta_transforms
+from vamcei_jax.pipeline.domains import CENTRES_FILE, Datasets, announce, prepare_domain
+from vamcei_jax.training.checkpoints import digest
+
+_NEAR_MM = 5.0  # from the teacher's mask; farther away, its probabilities count as background
+
+
+def prepare_taught(config: StageConfig) -> Datasets:
+  """Role -> prepared dataset, each centred on the hearts: of the source by its masks, of the target by the teacher.
+
+  Raises:
+    InputError: of vamcei_jax.datasets.prepare, or the teacher cannot predict a volume.
+  """
+  data = config.data
+  load_networks(expanded(config.init or ""))  # an error of the weights comes before the work
+  datasets = {"target": prepare_domain(data, "target")}
+  if data.source is not None:
+    datasets["source"] = prepare_domain(data, "source", centres="mask")
+    refuse_shared(datasets["source"], datasets["target"])
+  for role, builder in datasets.items():
+    announce(data, role, builder)
+  centres = json.loads((predict_target(config, datasets["target"]) / CENTRES_FILE).read_text(encoding="utf-8"))
+  return datasets | {"target": prepare_domain(data, "target", centres=centres, leave_out=True)}
+
+
+def predict_target(config: StageConfig, target: Cases) -> Path:
+  """The folder with the teacher's prediction of each patient of the target; those that are missing are made.
+
+  PATIENT.npz has its class probabilities in 255ths, "probabilities" (D, H, W, K) on the canonical original grid.
+  centres.json has the pixel (row, column) of that grid on which each heart is centred.
+  """
+  folder = predictions_folder(config, target)
+  cases = target_cases(target)
+  if missing := [case for case in cases if not (folder / f"{case.name}.npz").exists()]:
+    segmenter = load_teacher(config)
+    for case in tqdm(missing, f"{config.init} predicts {config.data.target}", unit="volume", disable=None):
+      probs = predict_case(segmenter, case, target)
+      with replacing(folder / f"{case.name}.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, probabilities=np.rint(255 * probs).astype(np.uint8))
+  if not (folder / CENTRES_FILE).exists():
+    centre = lambda case: foreground_centre(read_prediction(folder, case.name)[..., 1:].sum(-1) > 0.5)
+    write_text(folder / CENTRES_FILE, json.dumps({case.name: centre(case) for case in cases}, indent=2) + "\n")
+  return folder
+
+
+def predictions_folder(config: StageConfig, target: Cases) -> Path:
+  """Where the predictions of these weights for these files are kept: the name has a digest of both."""
+  _, trained, inference, networks = load_networks(expanded(config.init or ""))
+  files, reading = target.info.metadata["digests"], (config.data.plane, config.data.orientation)
+  identity = [digest(networks), stage_content(trained), str(inference), files, reading]
+  name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+  return expanded(config.data.prepared_dir, PREPARED_ELSEWHERE) / "predictions" / f"{config.data.target}-{name}"
+
+
+def load_teacher(config: StageConfig) -> Segmenter:
+  """The segmenter of `config.init`, with test-time augmentation if its training allows for it."""
+  init = expanded(config.init or "")
+  _, trained, _, _ = load_networks(init)
+  return load_segmenter(init, tta=len(tta_transforms(trained.augment)) > 1)
+
+
+def target_cases(target: Cases) -> list[Case]:
+  """The patients of all splits of the target, each once."""
+  splits = usable(target.splits(Path(target.config.root), target.config), left_out(target))
+  return list({case.name: case for cases in splits.values() for case in cases}.values())
+
+
+def predict_case(segmenter: Segmenter, case: Case, target: Cases) -> np.ndarray:
+  """The teacher's class probabilities (D, H, W, K) of a patient, without what lies beside its mask."""
+  volume = read_image(case.image, target.config)
+  prediction = segmenter(scan_of_volume(str(case.image), volume))
+  reach = [0, *(round(_NEAR_MM / mm) for mm in volume.spacing[1:])]
+  near = ndimage.maximum_filter(prediction.mask > 0, size=[2 * pixels + 1 for pixels in reach])
+  background = np.eye(prediction.probabilities.shape[-1], dtype=np.float32)[0]
+  return np.where(near[..., None], prediction.probabilities, background)
+
+
+def read_prediction(folder: Path, patient: str) -> np.ndarray:
+  """The class probabilities (D, H, W, K) of a patient, which sum to 1."""
+  path = folder / f"{patient}.npz"
+  with naming_damage(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+    probs = arrays["probabilities"].astype(np.float32)
+  return probs / probs.sum(-1, keepdims=True)
+
+
+def taught_maps(config: StageConfig, target: Cases, patients: Sequence[str]) -> list[np.ndarray]:
+  """The teacher's class probabilities (D, h, w, K) of patients, on the grid of the network.
+
+  Args:
+    config: of the stage.
+    target: of prepare_taught.
+    patients: names.
+  """
+  folder, settings = predictions_folder(config, target), preprocess_settings(config.data)
+  grids = {}
+  for split in target.info.splits:
+    for example in open_split(target, split, ("image", "mask", "truth")):
+      grids[example["patient"].decode()] = spacing_of(example["affine"]), tuple(example["centre"].tolist())
+  on_grid = lambda name, spacing, centre: preprocess_probabilities(
+    read_prediction(folder, name), spacing, settings, centre
+  )
+  return [on_grid(name, *grids[name]) for name in patients]
