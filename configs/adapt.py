@@ -1,4 +1,4 @@
-"""Adapts trained weights to the unlabelled LGE volumes of your hospital; see docs/adapt.md.
+"""Adapts trained weights to the unlabelled LGE volumes of your hospital; see docs/own-data.md.
 
 python -m vamcei_jax.main --config=configs/adapt.py --config.data.root=DIR --config.data.target=LGE --workdir=runs/adapt
 

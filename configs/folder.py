@@ -1,4 +1,4 @@
-"""VAMCEI on your own volumes, bSSFP -> LGE, sized for a laptop CPU; see docs/own-data.md.
+"""VAMCEI on your own volumes, bSSFP -> LGE, sized for a laptop CPU; see docs/own-training.md.
 
 python -m vamcei_jax.prepare --dataset=folder --source=DIR
 python -m vamcei_jax.main --config=configs/folder.py --config.data.root=DIR

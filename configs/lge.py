@@ -31,9 +31,9 @@ def get_config() -> ConfigDict:
   config.augment.contraction = 0.6
 
   config.loss.weights.segmentation = 0.3
-  config.optimizer.rates.segmenter = 7e-4
-  config.train.steps = 2400
-  config.train.eval_every = 400
-  config.train.checkpoint_every = 200
+  config.optimizer.rates.segmenter = 1e-3
+  config.train.steps = 4500
+  config.train.eval_every = 500
+  config.train.checkpoint_every = 250
   config.train.ema_decay = 0.995
   return config

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0  # Seed of all random keys.
-  config.init = config_dict.placeholder(str)  # Weights or a run that networks start from; None for random ones.
+  config.init = config_dict.placeholder(str)  # Weights, run or stage that networks start from, and the teacher of adapt.
   # The stages of vamcei_jax/pipeline/stages.py to train, in this order, each in its folder of the workdir.
   config.stages = ("no_adaptation", "vamcei")
   # Stage -> the fields in which it differs, as config.stage.vamcei.train.steps; see configs/multistage.py.
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   data.name = "phantom"  # Dataset: a key of vamcei_jax/datasets.
   data.root = config_dict.placeholder(str)  # Folder of the NIfTI volumes, for datasets that read some.
   data.prepared_dir = "~/.cache/vamcei_jax/data"  # Folder of prepared datasets, shared between runs.
-  data.source = "bssfp"  # Domain with masks.
+  data.source = "bssfp"  # Domain with masks; None in the stage adapt: it has no source.
   data.target = "lge"  # Domain without masks; masks that exist are read by the evaluation alone.
   # Values of background, Myo, LV and RV in masks; a tuple folds several values into one class.
   data.label_values = (0, 200, 500, 600)

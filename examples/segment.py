@@ -143,4 +143,4 @@ if truth:
 # ## Next
 #
 # - [README](../README.md#segment-your-lge-volumes): segment a folder by one command.
-# - [train.ipynb](train.ipynb): train on the phantom. [All steps](../docs/own-data.md) to train on your own data.
+# - [train.ipynb](train.ipynb): train on the phantom. [All steps](../docs/own-training.md) to train on your own data.

@@ -104,7 +104,7 @@ class DataConfig:
   name: str = field("phantom", TEXT, "Dataset: a key of vamcei_jax/datasets.")
   root: str | None = field(None, optional(FOLDER), "Folder of the NIfTI volumes, for datasets that read some.")
   prepared_dir: str = field("~/.cache/vamcei_jax/data", TEXT, "Folder of prepared datasets, shared between runs.")
-  source: str | None = field("bssfp", optional(TEXT), "Domain with masks; the stage adapt can do without (None).")
+  source: str | None = field("bssfp", optional(TEXT), "Domain with masks; None in the stage adapt: it has no source.")
   target: str = field("lge", TEXT, "Domain without masks; masks that exist are read by the evaluation alone.")
   label_values: LabelValues = field(
     LABEL_VALUES, LABELS, "Values of background, Myo, LV and RV in masks; a tuple folds several values into one class."
@@ -263,7 +263,7 @@ class StageConfig:
   name: str
   seed: int = field(0, SEED, "Seed of all random keys.")
   init: str | None = field(
-    None, optional(TEXT), "Weights, run or stage that networks start from; the teacher of the stage adapt."
+    None, optional(TEXT), "Weights, run or stage that networks start from, and the teacher of adapt."
   )
   data: DataConfig = section(DataConfig)
   augment: AugmentConfig = section(AugmentConfig)
