@@ -49,6 +49,25 @@ def test_a_table_has_scores_summary_and_comparison(root):
   assert lines[-2:] == [f"{root / 'far'}: {note}", f"{root / 'near'}: {note}"]
 
 
+def test_a_structure_that_no_label_has_is_not_scored(root):
+  """Some hospitals draw no RV. It is in the predictions, and counts neither as 0 nor as 1."""
+  for file in (root / "labels").iterdir():
+    image = nib.load(file)
+    labels = np.asarray(image.dataobj).copy()
+    labels[labels == LABEL_VALUES[3]] = 0
+    nib.Nifti1Image(labels, image.affine, image.header).to_filename(file)
+  table = evaluate(root / "near", root / "labels", against=root / "far")
+  whole = {patient: {name: scores[name] for name in ("Myo", "LV")} for patient, scores in scores_of(1).items()}
+  assert_close(table.scores, whole)
+  means = [np.mean([scores["Myo"]["dice"], scores["LV"]["dice"]]) for scores in whole.values()]
+  assert table.summary["mean"]["dice"]["mean"] == pytest.approx(np.mean(means))
+  assert str(table).splitlines()[0].split() == ["Dice", "Myo", "LV", "mean"]
+  assert table.save(root / "scores") == ()
+  report = (root / "scores" / "report.html").read_text()
+  assert "LV volume, ml" in report
+  assert "RV volume, ml" not in report
+
+
 def test_a_table_is_saved_as_json_csv_and_report(root):
   table = evaluate(root / "near", root / "labels", against=root / "far")
   assert table.save(str(root / "scores"), about={"run": "runs/uda"}) == ()

@@ -262,9 +262,7 @@ class StageConfig:
 
   name: str
   seed: int = field(0, SEED, "Seed of all random keys.")
-  init: str | None = field(
-    None, optional(TEXT), "Weights, run or stage that networks start from, and the teacher of adapt."
-  )
+  init: str | None = field(None, optional(TEXT), "Weights or a run that networks start from; the teacher of adapt.")
   data: DataConfig = section(DataConfig)
   augment: AugmentConfig = section(AugmentConfig)
   model: ModelConfig = section(ModelConfig)

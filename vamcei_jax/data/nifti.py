@@ -1,6 +1,7 @@
 """NIfTI in and out: stacks in the canonical orientation of geometry.py, label files as class indices."""
 
 import dataclasses
+import functools
 import gzip
 import itertools
 import math
@@ -275,6 +276,12 @@ def walk(folder: Path, leave_out: Path | None, above: tuple[Path, ...] = ()) -> 
   return found
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+  """Prints a line to stderr, the first time alone: a run reads its files several times."""
+  print(line, file=sys.stderr)
+
+
 def _read(path: Files, plane: str, *, keep: Literal["never", "lost", "always"]) -> Volume:
   """Voxels (D, H, W) as they are stored, in the canonical orientation.
 
@@ -288,7 +295,7 @@ def _read(path: Files, plane: str, *, keep: Literal["never", "lost", "always"]) 
   image, voxels = load_image(path)
   geometry = read_geometry(str(path), image.header, pixdim=image.extra["pixdim"])
   for note in geometry.notes:
-    print(f"{path}: {note}", file=sys.stderr)
+    _say_once(f"{path}: {note}")
   affine, lost = geometry.affine, geometry.lost and plane == "short_axis"
   stored = keep == "always" or (keep == "lost" and lost)
   if stored:

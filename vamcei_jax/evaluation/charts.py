@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation.metrics import METRICS
-from vamcei_jax.evaluation.statistics import Scores, agreement, amounts
+from vamcei_jax.evaluation.statistics import Scores, agreement, amounts, structures_of
 
 LEFT, RIGHT, TOP, BOTTOM = 54, 338, 30, 200  # of the area between the axes
 LABELLED = RIGHT - 26  # RIGHT where lines have a text
@@ -139,22 +138,23 @@ def box_plot(scores: Mapping[str, Scores], metric: str, series: Mapping[str, int
   """
   title, digits = METRICS[metric].title, METRICS[metric].digits
   column = lambda patients, structure: [values[structure][metric] for values in patients.values()]
-  y = Axis((value for each in scores.values() for name in STRUCTURES for value in column(each, name)), BOTTOM, TOP)
-  group = (RIGHT - LEFT) / len(STRUCTURES)
+  structures = structures_of(next(iter(scores.values())))
+  y = Axis((value for each in scores.values() for name in structures for value in column(each, name)), BOTTOM, TOP)
+  group = (RIGHT - LEFT) / len(structures)
   width = 0.8 * group / len(scores)
-  centres = LEFT + (np.arange(len(STRUCTURES)) + 0.5) * group
+  centres = LEFT + (np.arange(len(structures)) + 0.5) * group
   dots, boxes = [], []
   for number, (method, patients) in enumerate(scores.items()):
     # Random places make dots of equal values visible; the seed makes them the same in every chart.
     spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(patients)) * width
-    for structure, centre in zip(STRUCTURES, centres, strict=True):
+    for structure, centre in zip(structures, centres, strict=True):
       middle = centre + (number - (len(scores) - 1) / 2) * width
       values = np.array(column(patients, structure))
       boxes.append(Box(series[method], middle - 0.35 * width, 0.7 * width, *y(_box(values))))
       for patient, offset, value in zip(patients, spread, values, strict=True):
         text = f"{patient}, {method}, {structure}: {value:.{digits}f}"
         dots.append(Dot(series[method], middle + offset, float(y(value)), text))
-  return Chart("Structure", title, list(zip(centres, STRUCTURES, strict=True)), y.ticks, dots=dots, boxes=boxes)
+  return Chart("Structure", title, list(zip(centres, structures, strict=True)), y.ticks, dots=dots, boxes=boxes)
 
 
 def bland_altman(scores: Scores, series: int) -> Iterator[Chart]:

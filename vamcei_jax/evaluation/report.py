@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation import charts
 from vamcei_jax.evaluation.figures import COLOURS, WEBP_PIXELS, slice_stack
 from vamcei_jax.evaluation.metrics import METRICS
@@ -239,7 +238,7 @@ def list_changes(scores: Mapping[str, Scores], tests: Comparison) -> list[Change
 
 def pick_cases(scores: Scores) -> list[str]:
   """The WORST and the BEST patients by mean Dice, in ascending order; all patients if they are not more."""
-  order = sorted(scores, key=lambda name: np.mean([scores[name][structure]["dice"] for structure in STRUCTURES]))
+  order = sorted(scores, key=lambda name: np.mean([values["dice"] for values in scores[name].values()]))
   return order if len(order) <= WORST + BEST else order[:WORST] + order[-BEST:]
 
 
@@ -283,7 +282,7 @@ def _panels(name: str, case: Case, scores: Mapping[str, Scores]) -> dict:
   """The template's entries for a case: panels as stacks of slices, the slices' numbers, and the size of a slice."""
   masks: list[tuple] = [] if case.truth is None else [("truth", case.truth, None)]
   for method, mask in case.masks.items():
-    dice = {each: scores[method][name][each]["dice"] for each in STRUCTURES} if method in scores else None
+    dice = {each: values["dice"] for each, values in scores[method][name].items()} if method in scores else None
     masks.append((method, mask, dice))
   foreground = np.any([mask > 0 for _, mask, _ in masks], axis=0)
   window = _window(foreground)

@@ -20,6 +20,7 @@ from vamcei_jax.evaluation.statistics import (
   Comparison,
   Scores,
   Summary,
+  annotated,
   compare,
   format_table,
   summarise,
@@ -177,7 +178,7 @@ def evaluate(
   if not common:
     where = f"no patient in common with {pairs.origins['predictions']}"
     raise InputError(f"{pairs.origins['against']}: {where}; nothing can be compared")
-  methods = {method: {name: scores[name] for name in common} for method, scores in methods.items()}
+  methods = {method: annotated({name: scores[name] for name in common}) for method, scores in methods.items()}
   return Table(methods, (*failures, *pairs.missing), pairs, label_values)
 
 

@@ -13,7 +13,6 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.evaluation.metrics import METRICS
 from vamcei_jax.files import write_text
 
@@ -50,6 +49,21 @@ def format_mean(mean: float, std: float | None, digits: int = 3) -> str:
   return f"{mean:.{digits}f} ± " + ("–" if std is None else f"{std:.{digits}f}")
 
 
+def annotated(scores: Scores) -> Scores:
+  """The scores without the structures that no true mask has: their annotators did not draw them.
+
+  So the RV is not scored on masks of Myo and LV alone. If all true masks are empty, all structures are scored.
+  """
+  drawn = {name for patient in scores.values() for name, values in patient.items() if values["true_volume_ml"]}
+  kept = lambda patient: {name: values for name, values in patient.items() if name in drawn or not drawn}
+  return {name: kept(patient) for name, patient in scores.items()}
+
+
+def structures_of(scores: Scores) -> list[str]:
+  """The structures that are scored, in order."""
+  return list(next(iter(scores.values()), {}))
+
+
 def summarise(scores: Scores) -> Summary:
   """Statistics over patients: structure -> metric -> {"mean", "std", "median", "worst"}.
 
@@ -57,11 +71,11 @@ def summarise(scores: Scores) -> Summary:
   None for a single patient. "worst" is the value farthest from that of a perfect mask; a metric that is neither good
   nor bad has none.
   """
-  first = next(iter(scores.values()))
-  columns = {name: {metric: _column(scores, name, metric) for metric in first[name]} for name in STRUCTURES}
+  first, structures = next(iter(scores.values())), structures_of(scores)
+  columns = {name: {metric: _column(scores, name, metric) for metric in first[name]} for name in structures}
   # No mean over structures of volumes: too much of one structure does not make up for too little of another.
-  averaged = [metric for metric in first[STRUCTURES[0]] if METRICS[metric].empty]
-  columns["mean"] = {metric: np.mean([columns[name][metric] for name in STRUCTURES], axis=0) for metric in averaged}
+  averaged = [metric for metric in first[structures[0]] if METRICS[metric].empty]
+  columns["mean"] = {metric: np.mean([columns[name][metric] for name in structures], axis=0) for metric in averaged}
   return {
     name: {metric: _describe(values, METRICS[metric].best) for metric, values in by_metric.items()}
     for name, by_metric in columns.items()
@@ -85,10 +99,11 @@ def agreement(scores: Scores) -> dict[str, dict[str, float]]:
 
 
 def amounts(scores: Scores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Title -> the patients' predicted and true values of each of AMOUNTS."""
+  """Title -> the patients' predicted and true values of each of AMOUNTS whose structure is scored."""
   return {
     title: (_column(scores, structure, predicted), _column(scores, structure, true))
     for title, (structure, predicted, true) in AMOUNTS.items()
+    if structure in structures_of(scores)
   }
 
 
@@ -111,7 +126,7 @@ def compare(scores: Scores, against: Scores) -> Comparison:
       for metric in first[common[0]][structure]
       if (best := METRICS[metric].best) is not None
     }
-    for structure in STRUCTURES
+    for structure in structures_of(first)
   }
 
 
@@ -167,12 +182,12 @@ def format_table(
     metric: one of METRICS.
     p_values: structure -> p, for a last line.
   """
-  names, digits = [*STRUCTURES, "mean"], METRICS[metric].digits
+  names, digits = list(next(iter(summaries.values()))), METRICS[metric].digits
   width = max(16, *(len(method) + 2 for method in summaries))
   row = lambda title, cells: f"{title:<{width}}" + "".join(f"{cell:>16}" for cell in cells)
   lines = [row(METRICS[metric].title, names)]
   for method, summary in summaries.items():
-    cells = [format_mean(summary[name][metric]["mean"], summary[name][metric]["std"], digits) for name in STRUCTURES]
+    cells = [format_mean(summary[name][metric]["mean"], summary[name][metric]["std"], digits) for name in names[:-1]]
     lines.append(row(method, [*cells, f"{summary['mean'][metric]['mean']:.{digits}f}"]))
   if len(summaries) > 1:
     first, *_, last = summaries.values()

@@ -11,7 +11,7 @@ from vamcei_jax.data.loader import Patient, load_slices
 from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, restore_probabilities
 from vamcei_jax.evaluation.figures import save_panels
 from vamcei_jax.evaluation.metrics import dice, measure
-from vamcei_jax.evaluation.statistics import Scores
+from vamcei_jax.evaluation.statistics import Scores, annotated
 from vamcei_jax.inference.volumes import predict_volume
 from vamcei_jax.pipeline.domains import PICTURED
 
@@ -32,12 +32,17 @@ def segmentation_evaluator(
 
 
 def mean_dice(patients: Sequence[Patient], maps: Sequence[np.ndarray], settings: Preprocess) -> dict[str, float]:
-  """Mean Dice of the labelled patients: of each structure, as "dice_LV", and their mean, "dice"; empty without any."""
+  """Mean Dice of the labelled patients: of each structure that some mask has, as "dice_LV", and their mean, "dice".
+
+  Empty without a labelled patient.
+  """
   pairs = zip(patients, restore_masks(patients, maps, settings), strict=True)
   scores = [dice(mask, patient.truth) for patient, mask in pairs if patient.truth is not None]
   if not scores:
     return {}
-  means = {name: float(np.mean([by_structure[name] for by_structure in scores])) for name in STRUCTURES}
+  drawn = np.unique(np.concatenate([np.unique(patient.truth) for patient in patients if patient.truth is not None]))
+  names = [name for number, name in enumerate(STRUCTURES, start=1) if number in drawn] or STRUCTURES
+  means = {name: float(np.mean([by_structure[name] for by_structure in scores])) for name in names}
   return {f"dice_{name}": mean for name, mean in means.items()} | {"dice": float(np.mean(list(means.values())))}
 
 
@@ -87,11 +92,15 @@ def restore_masks(
 
 
 def score(patients: Sequence[Patient], maps: Sequence[np.ndarray], settings: Preprocess) -> Scores:
-  """All metrics of the labelled patients, on their original grids."""
+  """All metrics of the labelled patients, on their original grids, of the structures that some mask has."""
   pairs = zip(patients, restore_masks(patients, maps, settings), strict=True)
-  return {
-    patient.name: measure(mask, patient.truth, patient.spacing) for patient, mask in pairs if patient.truth is not None
-  }
+  return annotated(
+    {
+      patient.name: measure(mask, patient.truth, patient.spacing)
+      for patient, mask in pairs
+      if patient.truth is not None
+    }
+  )
 
 
 def overlay_rows(patients: Sequence[Patient], maps: Mapping[str, Sequence[np.ndarray]], settings: Preprocess) -> list:
