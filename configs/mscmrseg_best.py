@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     }
   )
   loss.ramp = (0, 200)
-  loss.global_kl = ConfigDict({"estimator": "paper"})
+  loss.global_kl = ConfigDict({"estimator": "paper"})  # The weight was chosen with it.
   loss.prototypes = ConfigDict({"temperature": 0.5, "confidence": 0.8})
 
   config.optimizer = optimizer = ConfigDict()

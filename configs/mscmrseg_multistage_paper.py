@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
 
   translate = config.stage.translate
   translate.translation.update(width=64, blocks=9, discriminator_width=64)
+  translate.loss.weights.update(cycle=20.0, identity=10.0)  # 10 and 5 for images in [-1, 1]; ours are in [0, 1].
   translate.optimizer.rates.update(translators=2e-4, discriminators=2e-4)
   translate.train.update(steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=2000)
 

@@ -60,6 +60,12 @@ def get_config() -> ConfigDict:
   model.latent_scales = 3  # Number of last decoder blocks that end in a Gaussian latent.
   model.logvar_range = (-3.0, -1.0)  # Range of log σ²; (-1, 1) as published.
   model.norm = "instance"  # Normalisation: instance or group.
+  model.affine = True  # Norms of the segmenter with a scale and a bias; False as published.
+  model.bias = False  # Convolutions before norms with a bias; True as published.
+  model.dropout = 0.0  # Rate of Dropout2d in the segmenter's decoder blocks; 0.5 as published.
+  model.latent = "pointwise"  # Layers to μ and log σ²: pointwise, or attention as published.
+  model.heads = "pointwise"  # Output layers: pointwise, or convolution as published.
+  model.decoder_widths = ()  # Channels of the decoders' convolutions; () for two as wide as the latent.
   model.dtype = "float32"  # Type of the computation; parameters and losses are float32.
   model.discriminator_width = 16  # Channels of the discriminator's first layer.
 
@@ -73,8 +79,9 @@ def get_config() -> ConfigDict:
   weights.prototypes = 0.33  # Eq. 10: contrast of the class prototypes.
   weights.generator = 0.1  # Eq. 12: the discriminator takes target class maps for source class maps.
   loss.ramp = (0, 100)  # Step at which unsupervised losses start, and steps until they have full weight.
+  loss.balanced = False  # Whether each class counts alike in the cross-entropy; True as published.
   loss.global_kl = ConfigDict()
-  loss.global_kl.estimator = "paper"  # pairwise: a bound of eq. 6; paper: eq. 8, can be negative.
+  loss.global_kl.estimator = "pairwise"  # pairwise: a bound of eq. 6; paper: eq. 8, can be negative.
   loss.prototypes = ConfigDict()
   loss.prototypes.temperature = 0.5  # Temperature τ of the contrast.
   loss.prototypes.confidence = 0.8  # Smallest probability of a pseudo-label that counts.
@@ -85,6 +92,10 @@ def get_config() -> ConfigDict:
   rates.decoders = 1e-3  # Peak learning rate of the decoders of eq. 3.
   rates.discriminator = 5e-4  # Peak learning rate of the discriminator of eqs. 11-12.
   optimizer.b1 = 0.9  # Decay of Adam's first moment.
+  optimizer.b2 = ConfigDict()
+  optimizer.b2.discriminator = 0.999  # Decay of Adam's second moment for the discriminator.
+  optimizer.weight_decay = 0.0  # Share of the parameters that is added to their gradient (L2).
+  optimizer.constant = ()  # Networks whose learning rate stays, without weight decay.
   # polynomial: (1 - step/steps)^0.9; exponential: 0.9 every epoch_steps; half_linear: constant, then linear to 0.
   optimizer.schedule = "polynomial"
   optimizer.epoch_steps = 100  # Steps of an epoch, for the exponential schedule.

@@ -108,7 +108,7 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
   if tuple(resolved.stages) != (STAGE,):
     raise InputError(f"config.stages={tuple(resolved.stages)}: must be ('{STAGE}',), the only stage of a grid")
   stage_config = resolved.stages[STAGE]
-  print(describe_run(stage_config.data, workdir), flush=True)
+  print(describe_run(stage_config, workdir), flush=True)
   datasets = prepare_datasets(stage_config.data, workdir)
   stage_config = with_datasets(stage_config, datasets)
   split, patients = scored_patients(datasets["target"])

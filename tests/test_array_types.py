@@ -31,7 +31,7 @@ def test_a_loss_refuses_integers():
 
 def test_a_model_refuses_arrays_whose_shapes_disagree():
   with pytest.raises(TypeCheckError, match="class_map"):
-    jax.eval_shape(Decoder(4).init, jax.random.key(0), LOGITS, jnp.zeros((2, 2, 2, 4)))
+    jax.eval_shape(Decoder((4, 4)).init, jax.random.key(0), LOGITS, jnp.zeros((2, 2, 2, 4)))
   with pytest.raises(TypeCheckError, match="images"):
     jax.eval_shape(UNet(4, (4, 8)).init, jax.random.key(0), LOGITS)
   with pytest.raises(TypeCheckError, match="widths"):

@@ -61,7 +61,7 @@ def test_the_number_of_devices_changes_nothing():
 def on_eight_devices():
   assert jax.device_count() == 8
   # Adam makes a full step even of a gradient that is rounding alone, whose sign differs. SGD shows the gradients.
-  method_state.make_optimizer = lambda config: optax.sgd(1.0)
+  method_state.make_optimizer = lambda config, network: optax.sgd(1.0)
   config, data, key = eight_images(rate=1e-2), example(), jax.random.key(2)
   compare_single_steps(config, data, key)
 

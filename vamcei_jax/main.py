@@ -2,6 +2,7 @@
 
 python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 python -m vamcei_jax.main --config=configs/uda.py --print_config
+python -m vamcei_jax.main --config=configs/uda.py --describe
 python -m vamcei_jax.main --reproduce=runs/uda
 
 The same command resumes an interrupted run. A run uses all devices of the host. To use several hosts, give each host
@@ -36,6 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "DIR: Folder of the run. Default: runs/NAME (of NAME.py), or RUN-again.")
     flags.DEFINE_list("stages", [], "NAME,NAME: Stages to train again, and all that depend on them. Default: none.")
     flags.DEFINE_bool("print_config", False, "Print the configuration of each stage with all defaults, and exit.")
+    flags.DEFINE_bool("describe", False, "Print networks, parameters, loss terms and schedule of each stage, and exit.")
   with group("several hosts"):
     flags.DEFINE_bool("multihost", False, "Train with the other hosts of a TPU pod, SLURM, Open MPI or GKE job.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT: Address of the first host, on other clusters.")
@@ -49,10 +51,14 @@ def main() -> None:
     raise InputError("--hosts and --host go with --coordinator=HOST:PORT")
   name = cli.config_path().stem if FLAGS.config is not None else None
   # Imported late: an error in a flag should not wait for JAX.
+  from vamcei_jax.pipeline.describe import describe
   from vamcei_jax.pipeline.reproduce import reproduce
   from vamcei_jax.pipeline.resolve import format_config, resolve
   from vamcei_jax.pipeline.run import run
 
+  if FLAGS.describe:
+    print(describe(resolve(FLAGS.config)))
+    return
   if FLAGS.print_config:
     print(format_config(resolve(FLAGS.config)))
     return

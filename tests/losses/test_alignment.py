@@ -4,6 +4,7 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,3 +302,38 @@ def equations(jaxpr):
     yield equation
     for inner in jax.extend.core.jaxprs_in_params(equation.params):
       yield from equations(inner)
+
+
+def test_free_latents_fall_without_end_by_the_paper_estimator_and_not_with_its_guard(rng):
+  """Adam on free latents, log σ² in (−1, 1): one domain spreads and sharpens, the other concentrates and broadens."""
+  free = tuple(jnp.asarray(x) for x in np.float32(0.1 * rng.normal(size=(4, 8, 10))))
+  bounded = lambda x: (x[0], jnp.tanh(x[1]), x[2], jnp.tanh(x[3]))
+  optimizer = optax.adam(0.05)
+
+  def lowest(guarded):
+    loss = lambda x: losses.global_alignment(*bounded(x), estimator="paper", guarded=guarded) / 10
+
+    def step(carry, _):
+      x, state = carry
+      updates, state = optimizer.update(jax.grad(loss)(x), state)
+      x = optax.apply_updates(x, updates)
+      return (x, state), losses.global_alignment(*bounded(x), estimator="paper") / 10
+
+    (x, _), values = jax.lax.scan(step, (free, optimizer.init(free)), length=400)
+    return float(values[-1]), float(losses.global_alignment(*bounded(x), estimator="pairwise") / 10)
+
+  diverged, apart = lowest(guarded=False)
+  kept, near = lowest(guarded=True)
+  assert diverged < -5.0
+  assert apart > 5.0
+  assert kept > -0.5
+  assert near < apart / 4
+
+
+def test_the_estimates_by_dimension_add_up(rng):
+  latents = [jnp.asarray(x) for x in random_gaussians(rng)]
+  for estimator, per_dim in losses.alignment_by_dimension(*latents).items():
+    assert per_dim.shape == latents[0].shape[1:]
+    np.testing.assert_allclose(per_dim.sum(), global_alignment(*latents, estimator=estimator), rtol=1e-5)
+    guarded = losses.global_alignment(*latents, estimator=estimator, guarded=True)
+    np.testing.assert_allclose(guarded, np.maximum(per_dim, 0).sum(), rtol=1e-5)

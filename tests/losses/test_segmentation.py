@@ -169,3 +169,14 @@ def class_shares(rng, shape):
 
 def sure_of(labels, logit=100.0):
   return np.float32(logit) * one_hot(labels)
+
+
+def test_balanced_cross_entropy_is_the_mean_over_classes_of_the_mean_over_their_pixels():
+  """As PyTorch's cross-entropy with the reciprocals of the classes' numbers as weights; a class may be missing."""
+  rng = np.random.default_rng(3)
+  logits, labels = np.float32(rng.normal(size=(2, 5, 6, 4))), rng.integers(0, 3, (2, 5, 6))
+  ce, dice = losses.segmentation(jnp.asarray(logits), jnp.asarray(one_hot(labels)), balanced=True)
+  log_p = np.asarray(jax.nn.log_softmax(logits))
+  of_class = [-log_p[labels == k][:, k].mean() for k in range(3)]
+  np.testing.assert_allclose(ce, np.mean(of_class), rtol=1e-5)
+  np.testing.assert_allclose(dice, segmentation(logits, one_hot(labels))[1])

@@ -21,6 +21,7 @@ UNEVEN = {
       "distillation": 0.6,
     },
     "ramp": (1, 8),
+    "global_kl": {"estimator": "pairwise"},
     "prototypes": {"confidence": 0.45, "temperature": 0.35},
   },
   "optimizer": {

@@ -170,3 +170,39 @@ def test_gradients_and_metrics_are_means_over_the_axis(state):
   np.testing.assert_allclose(metrics["loss"], [2.5, 2.5])
   np.testing.assert_allclose(metrics["gradient_segmenter"], np.full(2, np.sqrt(9 + 16 + 16)), rtol=1e-6)
   np.testing.assert_allclose(after.opt_state["segmenter"][1].mu["w"], np.full((2, 3), 0.1) * [3, 4, 4], rtol=1e-6)
+
+
+def test_weight_decay_is_added_to_the_gradient_and_constant_networks_have_none():
+  """As torch.optim.Adam(weight_decay=…): the first moment is a tenth of gradient and decayed parameters together."""
+  sections = {"optimizer": {"weight_decay": 0.1, "constant": ("discriminator",), "clip": 1e9}}
+  state, update = first_state(**sections), make_update(config(**sections))
+  grads = {"segmenter": {"w": jnp.array([1.0, 2.0, 3.0])}, "discriminator": {"w": jnp.array([1.0, -1.0])}}
+  state, _ = update(state, grads, {})
+  moment = lambda network: next(s.mu["w"] for s in state.opt_state[network] if hasattr(s, "mu"))
+  np.testing.assert_allclose(moment("segmenter"), 0.1 * np.array([1.1, 2.1, 3.1]), rtol=1e-6)
+  np.testing.assert_allclose(moment("discriminator"), 0.1 * np.array([1.0, -1.0]), rtol=1e-6)
+
+
+def test_the_rate_of_a_constant_network_does_not_decay():
+  """Adam's steps on a constant gradient have the size of the rate."""
+  optimizer = {"schedule": "exponential", "epoch_steps": 1, "constant": ("discriminator",)}
+  state, update = first_state(optimizer=optimizer), make_update(config(optimizer=optimizer))
+  grads = {"segmenter": {"w": jnp.ones(3)}, "discriminator": {"w": jnp.ones(2)}}
+  steps = {"segmenter": [], "discriminator": []}
+  for _ in range(4):
+    before = state
+    state, _ = update(state, grads, {})
+    for network, sizes in steps.items():
+      sizes.append(float((before.params[network]["w"] - state.params[network]["w"])[0]))
+  np.testing.assert_allclose(steps["segmenter"], RATES["segmenter"] * 0.9 ** np.arange(4), rtol=1e-4)
+  np.testing.assert_allclose(steps["discriminator"], RATES["discriminator"], rtol=1e-4)
+
+
+def test_the_second_moment_decays_as_configured():
+  optimizer = {"b2": {"discriminator": 0.9}, "clip": 1e9}
+  state, update = first_state(optimizer=optimizer), make_update(config(optimizer=optimizer))
+  grads = {"segmenter": {"w": jnp.ones(3)}, "discriminator": {"w": jnp.ones(2)}}
+  state, _ = update(state, grads, {})
+  second = lambda network: next(s.nu["w"] for s in state.opt_state[network] if hasattr(s, "nu"))
+  np.testing.assert_allclose(second("segmenter"), 0.001, rtol=1e-4)
+  np.testing.assert_allclose(second("discriminator"), 0.1, rtol=1e-5)

@@ -94,7 +94,7 @@ def test_a_prediction_is_the_softmax_of_the_fused_logits():
 def test_the_segmenter_is_the_configured_one():
   model = {"widths": (8, 16, 24), "norm": "group", "dtype": "bfloat16", "logvar_range": (-2.0, 3.0), "latent_scales": 1}
   config = stage_config("no_adaptation", model=model, loss={"weights": {"global_alignment": (1e-6,)}})
-  expected = VariationalUNet(4, (8, 16, 24), 1, "group", (-2.0, 3.0), jnp.bfloat16)
+  expected = VariationalUNet(4, (8, 16, 24), 1, "group", (-2.0, 3.0), dtype=jnp.bfloat16)
   assert supervised.make_segmenter(config) == expected
 
 
@@ -123,7 +123,7 @@ def test_the_target_of_a_coarse_pixel_is_the_class_shares_of_its_window():
 def test_the_targets_of_every_scale_keep_the_area_of_every_class(monkeypatch):
   targets = []
   nothing = (jnp.zeros(()),) * 2
-  monkeypatch.setattr(supervised, "segmentation", lambda logits, y, axis_name: targets.append(y) or nothing)
+  monkeypatch.setattr(supervised, "segmentation", lambda logits, y, **_: targets.append(y) or nothing)
   labels = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 16, 24)))
   scales = [jnp.zeros((2, 16 // 2**s, 24 // 2**s, 4)) for s in range(4)]
   deep_segmentation(Segmentation(scales[0], tuple(scales), ()), labels)

@@ -17,7 +17,7 @@ from vamcei_jax.models.discriminator import Discriminator
 from vamcei_jax.models.unet import Latent, VariationalUNet
 
 SEGMENTER = VariationalUNet(4, (4, 8, 16), 2, "instance", (-2.5, -0.5))
-DECODERS = Decoder(4), Decoder(8)
+DECODERS = Decoder((4, 4)), Decoder((8, 8))
 DISCRIMINATOR = Discriminator(3)
 WEIGHTS = UNEVEN["loss"]["weights"]
 CONFIDENCE, TEMPERATURE = UNEVEN["loss"]["prototypes"].values()
@@ -89,7 +89,7 @@ def compose(params, number, batch):
       "prior_kl": sum(equations.prior_kl(l.mu, l.logvar) for l in (*output_s.latents, *output_t.latents)),
     }
     gaussians = [[equations.pooled_gaussians(latent) for latent in o.latents] for o in (output_s, output_t)]
-    by_scale = [equations.alignment(s, t, "paper") for s, t in zip(*gaussians, strict=True)]
+    by_scale = [equations.alignment(s, t, "pairwise") for s, t in zip(*gaussians, strict=True)]
     terms["global_alignment"] = by_scale[0] + by_scale[1]
     prototypes_s = equations.prototypes(output_s.latents[0].mu, full)
     prototypes_t = equations.prototypes(output_t.latents[0].mu, constant(pseudo_labels(probs_t)))
@@ -105,6 +105,10 @@ def compose(params, number, batch):
     total = WEIGHTS["segmentation"] * (cross_entropy + dice) + ramp * unsupervised
     supervised = {"segmentation": cross_entropy + dice, "cross_entropy": cross_entropy, "dice_loss": dice}
     metrics = {"loss": total, "ramp": ramp, "discriminator": discriminator} | supervised | terms
+    for scale, (s, t) in enumerate(zip(*gaussians, strict=True)):
+      for estimator in ("pairwise", "paper"):
+        value = equations.alignment(s, t, estimator) / s[0].shape[1]
+        metrics[f"alignment_{estimator}_{scale}"] = value
     return total + discriminator, (metrics, probs_t)
 
   return jax.grad(loss, has_aux=True)(params)
@@ -242,7 +246,7 @@ def test_flat_images_and_single_classes_are_learned_from(state, step, kind):
 def test_the_networks_are_the_configured_ones():
   model = {"widths": (8, 16, 24), "norm": "group", "dtype": "bfloat16", "discriminator_width": 5}
   config = stage_config("vamcei", model=model)
-  assert vamcei.make_decoder(config, 1) == Decoder(16, "group", jnp.bfloat16)
+  assert vamcei.make_decoder(config, 1) == Decoder((16, 16), "group", dtype=jnp.bfloat16)
   assert vamcei.make_discriminator(config) == Discriminator(5, jnp.bfloat16)
 
 
@@ -277,7 +281,11 @@ def test_the_alignment_of_each_scale_is_by_the_configured_estimator(estimator):
   config = stage_config("vamcei", loss={"global_kl": {"estimator": estimator}})
   got = vamcei.global_alignment_term(forward(jnp.ones((1, 2, 2, 1)), pooled), config, None)
   for scale, (s, t) in enumerate(zip(*pooled, strict=True)):
-    expected = pairwise_gaussian_kl(*s, *t).mean() + pairwise_gaussian_kl(*t, *s).mean()
-    if estimator == "paper":
-      expected -= pairwise_gaussian_kl(*s, *s).mean() + pairwise_gaussian_kl(*t, *t).mean()
+    expected = 0.0
+    for dimension in range(5 + scale):
+      (a, b), kl = ([x[:, dimension, None] for x in domain] for domain in (s, t)), pairwise_gaussian_kl
+      value = kl(*a, *b).mean() + kl(*b, *a).mean()
+      if estimator == "paper":
+        value = max(value - kl(*a, *a).mean() - kl(*b, *b).mean(), 0.0)
+      expected += value
     np.testing.assert_allclose(got[scale], expected, rtol=1e-4)

@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import vamcei_paper
+from vamcei_jax.inference.load import abstract_state
+from vamcei_jax.models.layers import InstanceNorm, drop_channels
 from vamcei_jax.models.unet import Latent, UNet, VariationalUNet, pool_latent
+from vamcei_jax.pipeline.describe import count
+from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.prng import example_keys
 
 MODEL = VariationalUNet(classes=4, widths=(8, 8, 16), latent_scales=2, logvar_range=(-3.0, 1.0))
@@ -107,3 +112,54 @@ def test_the_plain_unet_has_one_head_and_needs_no_key(images):
   assert logits.dtype == jnp.float32
   np.testing.assert_array_equal(logits, apply(variables, images))
   assert [name for name in variables["params"] if "head" in name or "mu" in name] == ["head"]
+
+
+PUBLISHED = {"affine": False, "bias": True, "dropout": 0.5, "latent": "attention", "heads": "convolution"}
+
+
+def test_the_published_networks_have_the_published_numbers_of_parameters():
+  config = resolve(vamcei_paper.get_config()).stages["vamcei"]
+  params = abstract_state(config).params
+  decoders = {name: count(decoder) for name, decoder in params["decoders"].items()}
+  assert count(params["segmenter"]) == 31_860_383
+  assert decoders == {f"{d}_{s}": n for d in ("source", "target") for s, n in enumerate((365_665, 439_393, 586_849))}
+  assert count(params["discriminator"]) == 2_765_761
+
+
+@pytest.fixture(scope="module")
+def published(images):
+  model = VariationalUNet(classes=4, widths=(8, 8, 16), latent_scales=2, **PUBLISHED)
+  variables = jax.jit(model.init)(INIT_KEY, images)
+  return jax.jit(
+    lambda *arguments, train=True: model.apply(variables, *arguments, train=train), static_argnames="train"
+  )
+
+
+def test_channels_are_dropped_in_training_alone(published, images):
+  keys = example_keys(jax.random.key(2), jnp.arange(3))
+  np.testing.assert_array_equal(
+    published(images, keys, train=False).logits, published(images, keys, train=False).logits
+  )
+  changed = jnp.abs(published(images, keys).latents[0].mu - published(images, keys, train=False).latents[0].mu)
+  assert float(changed.max()) > 1e-2
+  np.testing.assert_array_equal(published(images).logits, published(images, train=False).logits)  # without keys
+
+
+def test_dropped_channels_do_not_depend_on_the_batch(published, images):
+  keys = example_keys(jax.random.key(4), jnp.arange(3))
+  batch, alone = published(images, keys).logits, published(images[1:2], keys[1:2]).logits
+  np.testing.assert_allclose(alone[0], batch[1], atol=1e-4)
+
+
+def test_half_of_the_channels_are_dropped_and_the_mean_stays():
+  dropped = drop_channels(example_keys(jax.random.key(0), jnp.arange(50)), 64, 0.5)
+  assert set(np.unique(dropped)) == {0.0, 2.0}
+  assert abs(float(dropped.mean()) - 1.0) < 0.07  # four standard errors
+
+
+def test_norms_without_scale_and_bias_have_no_parameters():
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  assert not InstanceNorm(affine=False).init(INIT_KEY, x)
+  np.testing.assert_allclose(
+    InstanceNorm(affine=False).apply({}, x), InstanceNorm().init_with_output(INIT_KEY, x)[0], atol=1e-6
+  )

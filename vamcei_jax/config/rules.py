@@ -90,6 +90,7 @@ AXES = Rule(
   lambda axes: isinstance(axes, list | tuple) and all(type(axis) is int and axis in (0, 1) for axis in axes),
   "axes of the image, 0 and 1",
 )
+EMPTY = Rule(lambda value: isinstance(value, list | tuple) and not value, "()")
 ROW = Rule(
   lambda row: isinstance(row, list | tuple) and len(row) == 2 and TEXT.accepts(row[0]) and isinstance(row[1], Mapping),
   "a name and a dictionary of the fields that the row changes",

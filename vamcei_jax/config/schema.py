@@ -11,6 +11,7 @@ from typing import Any
 from vamcei_jax.config.rules import (
   AXES,
   COUNT,
+  EMPTY,
   FLAG,
   FOLDER,
   LABELS,
@@ -41,6 +42,7 @@ ORIENTATIONS = ("header", "file", "estimate")  # see pipeline/domains.py
 ESTIMATORS = ("pairwise", "paper")  # see losses/alignment.py
 PLANES = ("short_axis", "axial", "coronal", "sagittal")  # see data/geometry.py
 NORMS = ("instance", "group")  # see models/layers.py
+LATENTS, HEADS = ("pointwise", "attention"), ("pointwise", "convolution")  # see models/unet.py
 DTYPES = ("float32", "bfloat16")
 
 
@@ -94,6 +96,7 @@ RATES = {
   "translators": Record(1e-3, RATE, "Peak learning rate of the CycleGAN's translators."),
   "discriminators": Record(5e-4, RATE, "Peak learning rate of the CycleGAN's discriminators."),
 }
+B2 = {"discriminator": Record(0.999, number(0, 0.999999), "Decay of Adam's second moment for the discriminator.")}
 OTHER_RATE = Record(1e-3, RATE, "Peak learning rate of a further network.")
 
 
@@ -169,6 +172,14 @@ class ModelConfig:
     (-3.0, -1.0), rising(each(number(-20, 20), 2), equal=True), "Range of log σ²; (-1, 1) as published."
   )
   norm: str = field("instance", choice(NORMS), "Normalisation: instance or group.")
+  affine: bool = field(True, FLAG, "Norms of the segmenter with a scale and a bias; False as published.")
+  bias: bool = field(False, FLAG, "Convolutions before norms with a bias; True as published.")
+  dropout: float = field(0.0, number(0, 0.9), "Rate of Dropout2d in the segmenter's decoder blocks; 0.5 as published.")
+  latent: str = field("pointwise", choice(LATENTS), "Layers to μ and log σ²: pointwise, or attention as published.")
+  heads: str = field("pointwise", choice(HEADS), "Output layers: pointwise, or convolution as published.")
+  decoder_widths: tuple[int, ...] = field(
+    (), either(EMPTY, each(COUNT)), "Channels of the decoders' convolutions; () for two as wide as the latent."
+  )
   dtype: str = field("float32", choice(DTYPES), "Type of the computation; parameters and losses are float32.")
   discriminator_width: int = field(16, COUNT, "Channels of the discriminator's first layer.")
 
@@ -196,6 +207,7 @@ class LossConfig:
   ramp: tuple[float, float] = field(
     (0, 100), each(STRENGTH, 2), "Step at which unsupervised losses start, and steps until they have full weight."
   )
+  balanced: bool = field(False, FLAG, "Whether each class counts alike in the cross-entropy; True as published.")
   global_kl: GlobalKLConfig = section(GlobalKLConfig)
   prototypes: PrototypesConfig = section(PrototypesConfig)
 
@@ -206,6 +218,11 @@ class OptimizerConfig:
 
   rates: Mapping[str, float] = mapping(RATES)
   b1: float = field(0.9, number(0, 0.999999), "Decay of Adam's first moment.")
+  b2: Mapping[str, float] = mapping(B2)
+  weight_decay: float = field(0.0, number(0, 1), "Share of the parameters that is added to their gradient (L2).")
+  constant: tuple[str, ...] = field(
+    (), either(EMPTY, each(TEXT)), "Networks whose learning rate stays, without weight decay."
+  )
   schedule: str = field(
     "polynomial",
     choice(SCHEDULES),

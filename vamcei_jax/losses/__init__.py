@@ -30,7 +30,7 @@ differentiated.
 """
 
 from vamcei_jax.losses.adversarial import discriminator_loss, generator_loss
-from vamcei_jax.losses.alignment import global_alignment, pairwise_gaussian_kl
+from vamcei_jax.losses.alignment import alignment_by_dimension, global_alignment, pairwise_gaussian_kl
 from vamcei_jax.losses.distillation import distillation
 from vamcei_jax.losses.prior import gaussian_prior_kl
 from vamcei_jax.losses.prototypes import class_prototypes, prototype_contrast
@@ -45,6 +45,7 @@ __all__ = [
   "distillation",
   "gaussian_prior_kl",
   "generator_loss",
+  "alignment_by_dimension",
   "global_alignment",
   "pairwise_gaussian_kl",
   "patch_discriminator_loss",

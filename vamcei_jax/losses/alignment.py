@@ -13,6 +13,7 @@ def global_alignment(
   logvar_t: Float[Array, " M_T *dims"],
   *,
   estimator: str,
+  guarded: bool = False,
   axis_name: str | None = None,
 ) -> Float32[Array, ""]:
   """Symmetric divergence D(S‖T) + D(T‖S) of the aggregate posteriors of two domains, in nats (VAMCEI eqs. 5–8).
@@ -38,6 +39,8 @@ def global_alignment(
       shape.
     mu_t, logvar_t: (M_T, ...) the same for the target images; M_T and M_S may differ.
     estimator: "paper" or "pairwise".
+    guarded: whether a dimension with a negative value counts 0, without a gradient. Otherwise, "paper" falls without
+      end while latents of one domain spread and sharpen, and those of the other concentrate and broaden.
     axis_name: axis over which the batch is split. The moments are then averaged over it (see the docstring of the
       package): at most 24 floats per latent dimension, for any number of images.
 
@@ -49,9 +52,22 @@ def global_alignment(
   """
   if estimator not in ("paper", "pairwise"):
     raise ValueError(f"estimator: {estimator!r}; expected 'paper' or 'pairwise'.")
+  per_dim = alignment_by_dimension(mu_s, logvar_s, mu_t, logvar_t, axis_name=axis_name)[estimator]
+  return (jnp.maximum(per_dim, 0.0) if guarded else per_dim).sum()
+
+
+def alignment_by_dimension(
+  mu_s: Float[Array, " M_S *dims"],
+  logvar_s: Float[Array, " M_S *dims"],
+  mu_t: Float[Array, " M_T *dims"],
+  logvar_t: Float[Array, " M_T *dims"],
+  *,
+  axis_name: str | None = None,
+) -> dict[str, Float32[Array, " *dims"]]:
+  """Both estimators of `global_alignment` for each latent dimension: estimator -> nats. Arguments as there."""
   mu = {"s": mu_s.astype(jnp.float32), "t": mu_t.astype(jnp.float32)}
   logvar = {"s": logvar_s.astype(jnp.float32), "t": logvar_t.astype(jnp.float32)}
-  pairs = [("s", "t"), ("t", "s")] + ([("s", "s"), ("t", "t")] if estimator == "paper" else [])
+  pairs = [("s", "t"), ("t", "s"), ("s", "s"), ("t", "t")]
 
   def batch_mean(images):
     means = jax.tree.map(lambda x: x.mean(0, keepdims=True), images)
@@ -67,10 +83,8 @@ def global_alignment(
 
   # 2 mean KL(a‖b) of every dimension without its log σ, which cancel between the two directions and within a domain.
   twice_kl = {a + b: _mean_ratio(moments[a], moments[b], cross[a + b]) for a, b in pairs}
-  per_dim = twice_kl["st"] + twice_kl["ts"]
-  if estimator == "paper":
-    per_dim -= twice_kl["ss"] + twice_kl["tt"]
-  return 0.5 * per_dim.sum()
+  pairwise = 0.5 * (twice_kl["st"] + twice_kl["ts"])[0]
+  return {"pairwise": pairwise, "paper": pairwise - 0.5 * (twice_kl["ss"] + twice_kl["tt"])[0]}
 
 
 def pairwise_gaussian_kl(

@@ -13,7 +13,11 @@ _SMOOTHING = 1.0
 
 
 def segmentation(
-  logits: Float[Array, "B H W K"], targets: Float[Array, "B H W K"], *, axis_name: str | None = None
+  logits: Float[Array, "B H W K"],
+  targets: Float[Array, "B H W K"],
+  *,
+  balanced: bool = False,
+  axis_name: str | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
   """Cross-entropy and soft Dice loss of a batch, the two terms of VAMCEI eq. 4.
 
@@ -30,6 +34,8 @@ def segmentation(
   Args:
     logits: (B, H, W, K) before the softmax; class 0 is background.
     targets: (B, H, W, K) class shares, which sum to 1 over K: one-hot labels, or their averages over windows.
+    balanced: whether ce is the mean over the classes of the batch of −Σ y_c log p_c / Σ y_c: each class counts alike,
+      as in the published code, which weighs pixels by the reciprocal of their class's number.
     axis_name: axis over which the batch is split; all sums are then those of the global batch (see the docstring of the
       package).
 
@@ -40,8 +46,8 @@ def segmentation(
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
   p = jnp.exp(log_p)
   sums = {
-    "nll": -(targets * log_p).sum(),
-    "pixels": targets.sum(),
+    "nll": -(targets * log_p).sum((0, 1, 2)),
+    "pixels": targets.sum((0, 1, 2)),
     "error": (p + targets - 2.0 * jnp.minimum(p, targets)).sum((0, 1, 2)),
     "sizes": (p + targets).sum((0, 1, 2)),
   }
@@ -49,4 +55,7 @@ def segmentation(
     sums = jax.lax.psum(sums, axis_name)
 
   dice = sums["error"] / (sums["sizes"] + _SMOOTHING)  # 1 − (2 overlap + s) / (sizes + s), without its cancellation
-  return sums["nll"] / sums["pixels"], dice[1:].mean()
+  if not balanced:
+    return sums["nll"].sum() / sums["pixels"].sum(), dice[1:].mean()
+  present = sums["pixels"] > 0
+  return (sums["nll"] / jnp.where(present, sums["pixels"], 1.0)).sum() / present.sum(), dice[1:].mean()

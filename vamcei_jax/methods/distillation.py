@@ -50,7 +50,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
     terms = {"distillation": eq_16}
     for source in sources:
       labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
-      cross_entropy, dice = segmentation(logits_s, labels, axis_name=axis_name)
+      cross_entropy, dice = segmentation(logits_s, labels, balanced=config.loss.balanced, axis_name=axis_name)
       terms["segmentation"] = cross_entropy + dice
       metrics = {"cross_entropy": cross_entropy, "dice_loss": dice}
     total = sum((state.weights[name] * term for name, term in terms.items()), jnp.zeros(()))

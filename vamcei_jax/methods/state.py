@@ -14,6 +14,7 @@ from jaxtyping import Float, Key
 
 from vamcei_jax.config.schema import StageConfig
 
+_B2 = 0.999  # decay of Adam's second moment
 Params = Any  # parameters of a Flax module
 Metrics = dict[str, Array]  # name -> ()
 Batch = Mapping[str, Mapping[str, Array]]  # domain -> name -> array; see the docstring of the package
@@ -62,12 +63,11 @@ def create_state(
     terms: loss terms of the method, keys of `config.loss.weights`.
     averaged: the network that evaluation and prediction use.
   """
-  optimizer = make_optimizer(config)
   return State(
     step=jnp.zeros((), jnp.int32),
     key=key,
     params=params,
-    opt_state={name: optimizer.init(p) for name, p in params.items()},
+    opt_state={name: make_optimizer(config, name).init(p) for name, p in params.items()},
     # A copy: the caller may donate the state, and a buffer can be donated once.
     ema_params={averaged: jax.tree.map(jnp.copy, params[averaged])},
     **config_arrays(config, networks=params, terms=terms),
@@ -116,15 +116,19 @@ def config_arrays(config: StageConfig, *, networks: Iterable[str], terms: Iterab
   }
 
 
-def make_optimizer(config: StageConfig) -> optax.GradientTransformation:
-  """Clipping by global norm, Adam and the schedule, for a peak learning rate of 1.
+def make_optimizer(config: StageConfig, network: str) -> optax.GradientTransformation:
+  """Clipping by global norm, Adam with weight decay, and the schedule, of a network, for a peak learning rate of 1.
 
-  The peak learning rates are arrays of the state, and `make_update` multiplies by them.
+  The peak learning rates are arrays of the state, and `make_update` multiplies by them. Weight decay is added to the
+  gradient, as in the published code. Networks of `optimizer.constant` have neither a schedule nor weight decay.
   """
+  settings, constant = config.optimizer, network in config.optimizer.constant
+  decay = settings.weight_decay if not constant else 0.0
   return optax.chain(
-    optax.clip_by_global_norm(config.optimizer.clip),
-    optax.scale_by_adam(b1=config.optimizer.b1),
-    optax.scale_by_learning_rate(make_schedule(config)),
+    optax.clip_by_global_norm(settings.clip),
+    *([optax.add_decayed_weights(decay)] if decay else []),
+    optax.scale_by_adam(b1=settings.b1, b2=settings.b2.get(network, _B2)),
+    optax.scale_by_learning_rate(optax.constant_schedule(1.0) if constant else make_schedule(config)),
   )
 
 
@@ -155,7 +159,6 @@ def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[.
     other networks stay as they are. The returned metrics also have "gradient_NETWORK" for each of them: the global norm
     of the gradient before it is clipped.
   """
-  optimizer = make_optimizer(config)
 
   def update(state: State, grads: dict[str, Params], metrics: Metrics) -> tuple[State, Metrics]:
     if axis_name is not None:
@@ -163,7 +166,7 @@ def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[.
     metrics = metrics | {f"gradient_{name}": optax.tree.norm(grad) for name, grad in grads.items()}
     params, opt_state = dict(state.params), dict(state.opt_state)
     for name, grad in grads.items():
-      updates, opt_state[name] = optimizer.update(grad, state.opt_state[name], state.params[name])
+      updates, opt_state[name] = make_optimizer(config, name).update(grad, state.opt_state[name], state.params[name])
       updates = jax.tree.map(lambda u, rate=state.learning_rates[name]: rate * u, updates)
       params[name] = optax.apply_updates(state.params[name], updates)
     # A smaller decay in the first steps, so that the average forgets the initial parameters.
@@ -175,9 +178,9 @@ def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[.
   return update
 
 
-def apply_network(network: nn.Module, params: Params, *inputs: Any) -> Any:
+def apply_network(network: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
   """Output of a Flax module with these parameters."""
-  return network.apply({"params": params}, *inputs)
+  return network.apply({"params": params}, *inputs, **options)
 
 
 def ramp_factor(state: State) -> Float[Array, ""]:

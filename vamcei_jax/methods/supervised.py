@@ -27,6 +27,11 @@ def make_segmenter(config: StageConfig) -> VariationalUNet:
     latent_scales=model.latent_scales,
     norm=model.norm,
     logvar_range=model.logvar_range,
+    affine=model.affine,
+    bias=model.bias,
+    dropout=model.dropout,
+    latent=model.latent,
+    heads=model.heads,
     dtype=jnp.dtype(model.dtype),
   )
 
@@ -45,8 +50,8 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   def loss(params: Params, state: State, source: Mapping[str, Array]) -> tuple[Array, Metrics]:
     positions = batch_positions(len(source["image"]), axis_name)
     keys = example_keys(jax.random.fold_in(state.key, state.step), positions)
-    output = apply_network(segmenter, params, source["image"], keys)
-    cross_entropy, dice = deep_segmentation(output, source["label"], axis_name)
+    output = apply_network(segmenter, params, source["image"], keys, train=True)
+    cross_entropy, dice = deep_segmentation(output, source["label"], axis_name, balanced=config.loss.balanced)
     eq_4 = cross_entropy + dice
     total = state.weights["segmentation"] * eq_4
     return total, {"loss": total, "segmentation": eq_4, "cross_entropy": cross_entropy, "dice_loss": dice}
@@ -74,7 +79,7 @@ def make_predict(config: StageConfig) -> Callable[..., Array]:
 
 
 def deep_segmentation(
-  output: Segmentation, labels: Int[Array, "B H W"], axis_name: str | None = None
+  output: Segmentation, labels: Int[Array, "B H W"], axis_name: str | None = None, *, balanced: bool = False
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
   """Eq. 4 with deep supervision: the sum over the fused output and the output of every scale.
 
@@ -82,13 +87,15 @@ def deep_segmentation(
     output: of the segmenter, for labelled images.
     labels: (B, H, W) class indices. The targets of scale s are the class shares of each 2**s×2**s window.
     axis_name: axis over which the batch is split.
+    balanced: whether each class counts alike in the cross-entropy, see losses.segmentation.
 
   Returns:
     Cross-entropy and soft Dice loss.
   """
   one_hot = jax.nn.one_hot(labels, output.logits.shape[-1])
-  terms = [segmentation(output.logits, one_hot, axis_name=axis_name)]
+  terms = [segmentation(output.logits, one_hot, balanced=balanced, axis_name=axis_name)]
   for scale, logits in enumerate(output.scale_logits):
-    terms.append(segmentation(logits, average_pool(one_hot, 2**scale), axis_name=axis_name))
+    shares = average_pool(one_hot, 2**scale)
+    terms.append(segmentation(logits, shares, balanced=balanced, axis_name=axis_name))
   cross_entropy, dice = zip(*terms, strict=True)
   return sum(cross_entropy, jnp.zeros(())), sum(dice, jnp.zeros(()))

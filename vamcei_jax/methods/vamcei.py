@@ -6,6 +6,7 @@ discriminator twice to the class maps of the target; XLA merges the two.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Float, Float32, Int, Key
 
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.losses import (
+  alignment_by_dimension,
   class_prototypes,
   discriminator_loss,
   gaussian_prior_kl,
@@ -98,10 +100,19 @@ def prior_kl_term(forward: Forward, config: StageConfig, axis_name: str | None) 
 
 
 def global_alignment_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Float32[Array, " scales"]:
-  """Eqs. 5-8 of each scale: sum over latent dimensions."""
-  estimator = config.loss.global_kl.estimator
+  """Eqs. 5-8 of each scale: sum over latent dimensions, of which those with a negative value count 0."""
+  align = partial(global_alignment, estimator=config.loss.global_kl.estimator, guarded=True, axis_name=axis_name)
   pairs = zip(forward.source.pooled, forward.target.pooled, strict=True)
-  return jnp.stack([global_alignment(*s, *t, estimator=estimator, axis_name=axis_name) for s, t in pairs])
+  return jnp.stack([align(*s, *t) for s, t in pairs])
+
+
+def alignment_metrics(forward: Forward, axis_name: str | None) -> Metrics:
+  """Both estimators of eqs. 5-8 at each scale, mean over latent dimensions: "alignment_pairwise_0", in nats."""
+  metrics = {}
+  for scale, (s, t) in enumerate(zip(forward.source.pooled, forward.target.pooled, strict=True)):
+    for estimator, per_dim in alignment_by_dimension(*s, *t, axis_name=axis_name).items():
+      metrics[f"alignment_{estimator}_{scale}"] = per_dim.mean()
+  return metrics
 
 
 def prototypes_term(forward: Forward, config: StageConfig, axis_name: str | None) -> Float32[Array, ""]:
@@ -164,14 +175,15 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   def segmenter_loss(params: dict[str, Params], state: State, batch: Batch, key: Array) -> tuple[Array, tuple]:
     images = jnp.concatenate([batch["source"]["image"], batch["target"]["image"]])
     keys = example_keys(key, _global_positions(batch, axis_name))
-    output = apply_network(segmenter, params["segmenter"], images, keys)
+    output = apply_network(segmenter, params["segmenter"], images, keys, train=True)
     sources = len(batch["source"]["image"])
     logits_s, logits_t = output.logits[:sources], output.logits[sources:]
     probs_s, probs_t = jax.nn.softmax(logits_s), jax.nn.softmax(logits_t)
     labels = jax.nn.one_hot(batch["source"]["label"], logits_s.shape[-1])
     source, target = _split_domains(output, images, (labels, probs_t), sources)
     source_output = jax.tree.map(lambda x: x[:sources], output)
-    cross_entropy, dice = deep_segmentation(source_output, batch["source"]["label"], axis_name)
+    labelled = source_output, batch["source"]["label"]
+    cross_entropy, dice = deep_segmentation(*labelled, axis_name, balanced=config.loss.balanced)
 
     forward = Forward(source, target, params["decoders"], state.params["discriminator"])
     terms = {name: term(forward, config, axis_name) for name, term in UNSUPERVISED.items()}
@@ -180,6 +192,7 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
     total = state.weights["segmentation"] * (cross_entropy + dice) + ramp * sum(weighted.values())
     metrics = {"loss": total, "segmentation": cross_entropy + dice, "cross_entropy": cross_entropy, "dice_loss": dice}
     metrics |= {name: jnp.sum(term) for name, term in terms.items()} | {"ramp": ramp}
+    metrics |= alignment_metrics(forward, axis_name)
     return total, (metrics, (probs_s, probs_t))
 
   def eq_11(params: Params, probs_s: Array, probs_t: Array) -> Array:
@@ -199,7 +212,8 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
 def make_decoder(config: StageConfig, scale: int) -> Decoder:
   """The decoder of either domain at 1/2**scale of the full resolution."""
   model = config.model
-  return Decoder(width=model.widths[scale], norm=model.norm, dtype=jnp.dtype(model.dtype))
+  widths = model.decoder_widths or (model.widths[scale],) * 2
+  return Decoder(widths, model.norm, model.bias, model.heads, jnp.dtype(model.dtype))
 
 
 def make_discriminator(config: StageConfig) -> Discriminator:

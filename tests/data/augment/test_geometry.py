@@ -31,6 +31,13 @@ def test_a_crop_stays_in_the_image_but_for_the_shift_and_reaches_both_of_its_end
   assert abs(np.corrcoef(coordinates[:, :, 0, 0].T)[0, 1]) < 0.15
 
 
+def test_without_rotation_and_scale_a_crop_moves_by_whole_pixels():
+  coordinates = many_coordinates(count=50, shift=3.0)
+  np.testing.assert_allclose(coordinates, np.round(coordinates), atol=1e-5)
+  turned = many_coordinates(count=50, shift=3.0, rotation=0.1)
+  assert np.abs(turned - np.round(turned)).max() > 0.1
+
+
 def test_a_crop_is_a_part_of_its_image_and_of_its_label():
   image = jnp.arange(np.prod(SHAPE), dtype=jnp.float32).reshape(SHAPE) / np.prod(SHAPE)
   for seed in range(5):

@@ -20,6 +20,7 @@ def random_coordinates(key: Array, shape: tuple[int, ...], size: tuple[int, int]
     key: PRNG key.
     shape: (H, W) of the image.
     size: (h, w) of the result. Without a shift, an unrotated crop of the original scale stays inside of the image.
+      Without rotation and scale, it moves by whole pixels, so that no pixel is interpolated.
     strengths: its fields rotation, scale, shift and flip, see `augment`.
 
   Returns:
@@ -29,6 +30,9 @@ def random_coordinates(key: Array, shape: tuple[int, ...], size: tuple[int, int]
   sides = jnp.array(shape, jnp.float32)
   room = jnp.maximum((sides - jnp.array(size)) / 2.0, 0.0)
   centre = (sides - 1.0) / 2.0 + jax.random.uniform(keys[0], (2,), minval=-1.0, maxval=1.0) * (room + strengths.shift)
+  if not (strengths.rotation or strengths.scale):
+    first = centre - (jnp.array(size) - 1.0) / 2.0
+    centre += jnp.round(first) - first
   angle = strengths.rotation * jax.random.uniform(keys[1], minval=-1.0, maxval=1.0)
   zoom = jnp.exp(jnp.log1p(strengths.scale) * jax.random.uniform(keys[2], minval=-1.0, maxval=1.0))
   mirrored = jax.random.bernoulli(keys[3], 0.5, (2,)) & jnp.array([axis in strengths.flip for axis in (0, 1)])
