@@ -34,7 +34,7 @@ def make_segmenter(segment, **options):
   The prepared volume has one pixel for three of the volume.
   """
   config = resolve(tiny.get_config()).stages["vamcei"]
-  return Segmenter(config, InferenceConfig(**options), segment, lambda volume: None)
+  return Segmenter(config, InferenceConfig(**options), segment, segment, lambda volume: None)
 
 
 def by_intensity_and_place(image, key=None):
@@ -504,3 +504,42 @@ def test_the_shipped_weights_segment_the_validation_patients(tmp_path):
   table = vamcei_jax.evaluate({name: tmp_path / f"{name}.nii.gz" for name in labels}, labels)
   assert len(table.scores) == 5
   assert table.summary["mean"]["dice"]["mean"] == pytest.approx(0.874, abs=0.01)
+
+
+def test_a_network_that_was_trained_in_every_orientation_looks_once_and_assumes_nothing():
+  """Both flips and any rotation in training; an array has no known directions."""
+  segmenter = make_segmenter(always(heart()))
+  searching, calls = segmenter(noise((3, 96, 96)), spacing=SPACING), []
+
+  def count(image, key=None):
+    calls.append(image.shape)
+    return always(heart())(image)
+
+  augment = dataclasses.replace(segmenter.config.augment, flip=(0, 1), rotation=np.pi)
+  config = dataclasses.replace(segmenter.config, augment=augment)
+  prediction = dataclasses.replace(segmenter, config=config, segment=count, glance=count)(
+    noise((3, 96, 96)), spacing=SPACING
+  )
+  names = [[finding.name for finding in each.quality.findings] for each in (searching, prediction)]
+  assert "orientation assumed" in names[0]
+  assert "orientation assumed" not in names[1]
+  assert len(calls) == 1
+
+
+def test_the_heart_is_looked_for_without_test_time_augmentation():
+  glances = []
+
+  def glance(image, key=None):
+    glances.append(image.shape)
+    return by_intensity_and_place(image)
+
+  calls = []
+
+  def segment(image, key=None):
+    calls.append(image.shape)
+    return by_intensity_and_place(image)
+
+  segmenter = make_segmenter(segment)
+  dataclasses.replace(segmenter, glance=glance)(noise((3, 96, 96)), spacing=SPACING)
+  assert len(glances) == 8  # the ways in which the slices can lie
+  assert len(calls) == 1

@@ -49,6 +49,7 @@ def test_the_score_of_a_step_is_the_mean_over_the_labelled_patients(tmp_path, wi
   first, second = (dice(*pair) for pair in zip(predicted, truths, strict=False))
   for structure in ("Myo", "LV", "RV"):
     assert scores[f"dice_{structure}"] == pytest.approx((first[structure] + second[structure]) / 2)
+  assert scores["expected_dice"] == 1.0  # of a prediction that is certain
   assert scores["dice"] == pytest.approx(np.mean([scores[f"dice_{structure}"] for structure in ("Myo", "LV", "RV")]))
 
 

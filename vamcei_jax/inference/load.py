@@ -59,13 +59,18 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
   if inference.samples and method is distillation:
     raise InputError(f"{folder}: a plain U-Net has no latents to sample; name another stage, as RUN/target_vamcei")
   network = method.make_predict(config)
+
+  def segmenting(network: Callable) -> Callable:
+    predict = jax.jit(network)
+    segment = lambda image, key=None: predict_volume(predict, networks, image, key)
+    if STAGES[config.name].target not in TRANSLATED:
+      return segment
+    return _after_translation(segment, stage.parent / "translate", TRANSLATED[STAGES[config.name].target][1])
+
+  segment = glance = segmenting(network)
   if inference.tta:
-    network = average_transforms(network, transforms_of(config, folder))
-  predict = jax.jit(network)
-  segment = lambda image, key=None: predict_volume(predict, networks, image, key)
-  if STAGES[config.name].target in TRANSLATED:
-    segment = _after_translation(segment, stage.parent / "translate", TRANSLATED[STAGES[config.name].target][1])
-  return Segmenter(config, inference, segment, _make_locator(stage, config))
+    segment = segmenting(average_transforms(network, transforms_of(config, folder)))
+  return Segmenter(config, inference, segment, glance, _make_locator(stage, config))
 
 
 def load_networks(folder: Path) -> tuple[Path, StageConfig, InferenceConfig, Networks]:

@@ -48,6 +48,7 @@ class Segmenter:
     config: configuration of the stage that trained the network.
     inference: how it predicts.
     segment: (prepared volume (D, h, w), key = None) -> class probabilities (D, h, w, K).
+    glance: the same without test-time augmentation, to find the heart and the orientation.
     locate: volume -> pixel on which the field is centred, or None for the middle of the image.
 
   Example:
@@ -58,6 +59,7 @@ class Segmenter:
   config: StageConfig
   inference: InferenceConfig
   segment: Callable[..., np.ndarray] = dataclasses.field(repr=False)
+  glance: Callable[..., np.ndarray] = dataclasses.field(repr=False)
   locate: Callable[[Volume], Centre] = dataclasses.field(repr=False)
 
   @jax_settings()
@@ -115,9 +117,9 @@ class Segmenter:
       findings.append(Finding("pixels resampled", note))
     if not seen.any():
       return scan, whole_slices(scan.volume), findings
-    # The latent means are enough to find the heart.
-    of_means = dataclasses.replace(self, inference=dataclasses.replace(self.inference, samples=0))
-    look = lambda volume: of_means._probabilities(scan.name, volume)[0]
+    # One prediction from the latent means is enough to find the heart.
+    quick = dataclasses.replace(self, segment=self.glance, inference=dataclasses.replace(self.inference, samples=0))
+    look = lambda volume: quick._probabilities(scan.name, volume)[0]
     searched = scan.lost and not every_orientation(self.config.augment)
     scans = [scan.turned(turn) for turn in TURNS] if searched else [scan]
     number, region = find_field(look, [_stack(each.volume, seen) for each in scans], self.inference.extent_mm)

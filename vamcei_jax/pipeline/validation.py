@@ -12,6 +12,7 @@ from vamcei_jax.data.preprocess import Preprocess, preprocess_classes, restore_p
 from vamcei_jax.evaluation.figures import save_panels
 from vamcei_jax.evaluation.metrics import dice, measure
 from vamcei_jax.evaluation.statistics import Scores, annotated
+from vamcei_jax.inference.quality import expected_dice
 from vamcei_jax.inference.volumes import predict_volume
 from vamcei_jax.pipeline.domains import PICTURED
 
@@ -21,12 +22,18 @@ VALIDATION_SLICES = 16  # of each domain, for translation
 def segmentation_evaluator(
   predict: Callable, validation_cases: Sequence[Patient], settings: Preprocess, folder: Path, stage: str
 ) -> Callable[[Mapping, int], dict[str, float]]:
-  """Returns evaluate(networks, step) -> mean Dice of the labelled validation cases; it writes a figure of all cases."""
+  """Returns evaluate(networks, step) -> scores of the validation cases; it writes a figure of them.
+
+  The scores are the mean Dice of the labelled cases, see mean_dice, and "expected_dice" of all cases: the Dice that the
+  class probabilities predict of their own masks. It needs no label.
+  """
 
   def evaluate(networks: Mapping, step: int) -> dict[str, float]:
     probs = [predict_volume(predict, networks, patient.image) for patient in validation_cases]
     save_panels(folder / "pictures" / f"{step:06d}.png", overlay_rows(validation_cases, {stage: probs}, settings))
-    return mean_dice(validation_cases, probs, settings)
+    expected = [np.mean(expected_dice(maps, maps.argmax(-1))) for maps in probs]
+    scores = {"expected_dice": float(np.mean(expected))} if expected else {}
+    return scores | mean_dice(validation_cases, probs, settings)
 
   return evaluate
 
