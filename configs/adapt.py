@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
   config.optimizer = ConfigDict({"rates": {"segmenter": 5e-4}})
 
   config.train = train = ConfigDict()
-  train.steps = 600
+  train.steps = 1000
   train.batch_size = 8
   train.log_every = 20
   train.eval_every = 200
