@@ -57,7 +57,7 @@ write_patient(draw_patient(seed=0, patient_index=0, domain="lge"), volume, truth
 # The first call compiles the network. Further volumes take about a second each.
 
 # %%
-segmenter = vamcei_jax.load_segmenter(repository / "weights" / "mscmrseg_student")
+segmenter = vamcei_jax.load_segmenter(repository / "weights" / "lge")
 prediction = segmenter(volume)
 print(f"grid of the mask: {prediction.mask.shape}, values: {np.unique(prediction.mask)}")
 

@@ -1,6 +1,6 @@
 """Unsupervised domain adaptation for cardiac MR segmentation (VAMCEI, IEEE TMI 2024) in JAX and Flax.
 
-    segmenter = vamcei_jax.load_segmenter("weights/mscmrseg_student")
+    segmenter = vamcei_jax.load_segmenter("weights/lge")
     segmenter("patient1.nii.gz").save("mask.nii.gz")
 
 Importing the package is cheap: JAX and the other libraries are imported when a function is called.
@@ -38,7 +38,7 @@ def load_segmenter(path: str | Path, **options: Any) -> "Segmenter":
     InputError: the folder has no network or a damaged one.
 
   Example:
-    >>> segmenter = vamcei_jax.load_segmenter("weights/mscmrseg_student")
+    >>> segmenter = vamcei_jax.load_segmenter("weights/lge")
     >>> prediction = segmenter("patient1.nii.gz")
     >>> prediction.volumes_ml["LV"]
     >>> prediction.save("mask.nii.gz")

@@ -1,6 +1,6 @@
 """Segments NIfTI and DICOM volumes with exported weights, or with a network of a run.
 
-python -m vamcei_jax.predict --weights=weights/mscmrseg_student --input=volumes --output=masks
+python -m vamcei_jax.predict --weights=weights/lge --input=volumes --output=masks
 python -m vamcei_jax.predict --workdir=runs/uda --input=volumes/patient1.nii.gz --output=mask.nii.gz
 
 The command also searches subfolders of --input, and creates the same subfolders in --output. Each mask has the name,

@@ -46,7 +46,7 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
     InputError: the folder has no network or a damaged one, or the network cannot predict with these options.
 
   Example:
-    >>> segmenter = vamcei_jax.load_segmenter("weights/mscmrseg_student")
+    >>> segmenter = vamcei_jax.load_segmenter("weights/lge")
     >>> segmenter("patient1.nii.gz").save("mask.nii.gz")
   """
   folder = expanded(path)

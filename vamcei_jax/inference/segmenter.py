@@ -52,7 +52,7 @@ class Segmenter:
     locate: volume -> pixel on which the field is centred, or None for the middle of the image.
 
   Example:
-    >>> segmenter = vamcei_jax.load_segmenter("weights/mscmrseg_student", tta=True)
+    >>> segmenter = vamcei_jax.load_segmenter("weights/lge", tta=True)
     >>> prediction = segmenter("patient1.nii.gz")
   """
 

@@ -59,6 +59,7 @@ def predict_target(config: StageConfig, target: Cases) -> Path:
   cases = target_cases(target)
   if missing := [case for case in cases if not (folder / f"{case.name}.npz").exists()]:
     segmenter = load_teacher(config)
+    print(f"teacher: {config.init} predicts {len(missing)} of {len(cases)} volumes, kept in {folder}", flush=True)
     for case in tqdm(missing, f"{config.init} predicts {config.data.target}", unit="volume", disable=None):
       probs = predict_case(segmenter, case, target)
       with replacing(folder / f"{case.name}.npz") as temporary, open(temporary, "wb") as file:
