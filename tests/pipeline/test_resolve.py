@@ -130,6 +130,7 @@ WRONG = {
   "order": (lambda c: c.update(stages=("target_vamcei", "translate")), "translate must come before target_vamcei"),
   "data": (lambda c: c.stage.distill.update(data=ConfigDict({"size": (64, 64)})), "config.stage.distill.data.size"),
   "seed": (lambda c: c.stage.distill.update(seed=3), "config.stage.distill.seed: set it for the run"),
+  "init": (lambda c: c.stage.distill.update(init="weights"), "config.stage.distill.init: set it for the run"),
   "group norm": (
     lambda c: (c.model.update(norm="group", widths=(8, 8, 8)), c.stage.distill.model.update(widths=(8, 8, 8))),
     "config.stage.translate.translation.width=2: must be positive, and a multiple of 8",

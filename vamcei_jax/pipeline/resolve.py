@@ -148,7 +148,7 @@ def _check_known(field: str, name: str, kind: str, methods: Mapping[str, ModuleT
 def _check_section(stage: str, fields: Mapping[str, Any]) -> None:
   """Checks the fields of `config.stage.STAGE`, and that the stage may differ in them."""
   name_of = lambda name: f"config.stage.{stage}.{name}"
-  for name in ("stages", "seed"):
+  for name in ("stages", "seed", "init"):
     if name in fields:
       raise InputError(f"{name_of(name)}: set it for the run, config.{name}")
   free = {*_FREE, *_COARSE} if stage == LOCATOR else _FREE
