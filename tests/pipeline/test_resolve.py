@@ -135,6 +135,14 @@ WRONG = {
     lambda c: (c.model.update(norm="group", widths=(8, 8, 8)), c.stage.distill.model.update(widths=(8, 8, 8))),
     "config.stage.translate.translation.width=2: must be positive, and a multiple of 8",
   ),
+  "group norm of decoders": (
+    lambda c: c.update(stages=("vamcei",), model={"norm": "group", "widths": (8, 8), "decoder_widths": (12,)}),
+    "config.model.decoder_widths=(12,",
+  ),
+  "group norm of fused maps": (
+    lambda c: c.model.update(norm="group", widths=(8, 8), heads="convolution"),
+    "config.model.heads='convolution': must be pointwise for group norm",
+  ),
   "history": (lambda c: c.stage.translate.translation.update(history=0), "stage.translate.translation.history=0"),
   "steps": (lambda c: c.stage.translate.train.update(steps=0), "config.stage.translate.train.steps=0"),
   "shared": (lambda c: c.train.update(keep=0), "config.train.keep=0"),

@@ -22,6 +22,7 @@ from vamcei_jax.config.schema import (
   records,
   variable_fields,
 )
+from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.datasets import BUILDERS
 from vamcei_jax.datasets.cases import Cases
 from vamcei_jax.errors import InputError
@@ -211,7 +212,12 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   grouped = lambda width: model.norm != "group" or width % GROUPS == 0
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
   yield "model.widths", all(map(grouped, model.widths)), grouping
+  if has_latents:
+    # Softmax maps of all scales, 4 classes each, go through a norm.
+    fused = model.heads == "pointwise" or grouped(len(CLASSES) * model.latent_scales)
+    yield "model.heads", fused, "pointwise for group norm with an odd number of latent scales"
   if method is vamcei:
+    yield "model.decoder_widths", all(map(grouped, model.decoder_widths)), grouping
     one_each = len(config.loss.weights["global_alignment"]) == model.latent_scales
     yield "loss.weights.global_alignment", one_each, "one weight a latent scale"
   if method is cyclegan:
