@@ -161,6 +161,10 @@ WRONG = {
     lambda c: c.optimizer.rates.update(nonsense=1.0),
     "config.optimizer.rates.nonsense: no method trains such a network",
   ),
+  "a constant network of no method": (
+    lambda c: c.optimizer.update(constant=("nonsense",)),
+    "config.optimizer.constant=('nonsense',",
+  ),
 }
 
 

@@ -135,6 +135,9 @@ def _check_fields(fields: Mapping[str, Any], name_of: Callable[[str], str], meth
     for prefix, kind in (("loss.weights.", "TERMS"), ("optimizer.rates.", "NETWORKS")):
       if name.startswith(prefix):
         _check_known(name_of(name), name.removeprefix(prefix), kind, methods)
+    if name == "optimizer.constant":
+      for network in value:
+        _check_known(f"{name_of(name)}={shown(value)}", network, "NETWORKS", methods)
 
 
 def _check_known(field: str, name: str, kind: str, methods: Mapping[str, ModuleType]) -> None:
