@@ -192,3 +192,14 @@ def test_weights_that_are_missing_are_named_before_any_work(adapt, prepared, tmp
   assert sorted(prepared.rglob("*")) == before
   assert not (tmp_path / "run").exists()
   shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_a_run_is_not_touched_by_weights_that_cannot_be_loaded(run_command, prepared, tiny_run, tmp_path):
+  """Not even if its stages are to be trained again."""
+  flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", "--stages=no_adaptation"]
+  shutil.copytree(tiny_run, tmp_path / "run")
+  before = sorted((tmp_path / "run").rglob("*"))
+  run = lambda init: run_command("vamcei_jax.main", *flags, f"--workdir={tmp_path / 'run'}", f"--config.init={init}")
+  assert "nosuch/config.json: not found" in error_of(run("nosuch"))
+  assert "use another --workdir" in error_of(run(tmp_path / "run" / "no_adaptation"))
+  assert sorted((tmp_path / "run").rglob("*")) == before

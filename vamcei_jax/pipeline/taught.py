@@ -38,7 +38,6 @@ def prepare_taught(config: StageConfig) -> Datasets:
     InputError: of vamcei_jax.datasets.prepare, or the teacher cannot predict a volume.
   """
   data = config.data
-  load_networks(expanded(config.init or ""))  # an error of the weights comes before the work
   datasets = {"target": prepare_domain(data, "target")}
   if data.source is not None:
     datasets["source"] = prepare_domain(data, "source", centres="mask")
