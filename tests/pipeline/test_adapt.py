@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation
@@ -27,6 +28,7 @@ from vamcei_jax.methods import distillation
 from vamcei_jax.methods.state import start_from
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
+from vamcei_jax.pipeline.domains import prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.taught import predictions_folder, prepare_taught, read_prediction
 
@@ -203,3 +205,22 @@ def test_a_run_is_not_touched_by_weights_that_cannot_be_loaded(run_command, prep
   assert "nosuch/config.json: not found" in error_of(run("nosuch"))
   assert "use another --workdir" in error_of(run(tmp_path / "run" / "no_adaptation"))
   assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_another_voxel_size_in_a_header_is_another_prediction(adapted, root, tmp_path):
+  config = read_stage_config(adapted / "adapt")
+  shutil.copytree(root, tmp_path / "volumes")
+  file = tmp_path / "volumes" / "lge" / "imagesTr" / "lge_003_0000.nii.gz"
+  elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "volumes")))
+  folder = lambda config: predictions_folder(config, prepare_domain(config.data, "target"))
+  assert folder(elsewhere) == folder(config)
+  image = nib.load(file)
+  nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine * [[0.6, 0.6, 1, 1]]), file)
+  assert folder(elsewhere) != folder(config)
+
+
+def test_the_predictions_of_a_folder_that_is_named_by_its_path_are_kept_with_the_others(adapted, root):
+  config = read_stage_config(adapted / "adapt")
+  by_path = dataclasses.replace(config, data=dataclasses.replace(config.data, target=str(root / "lge")))
+  folder = lambda config: predictions_folder(config, prepare_domain(config.data, "target"))
+  assert folder(by_path) == folder(config)
