@@ -131,6 +131,11 @@ def test_exported_weights_look_at_a_field_around_the_heart(adapted, tmp_path):
   assert load_segmenter(adapted).inference.extent_mm == (144.0, 144.0)
 
 
+def test_exported_weights_have_no_path_of_the_machine_that_trained_them(adapted, tiny_run, tmp_path):
+  export_weights(adapted, tmp_path / "weights")
+  assert str(tiny_run.parent) not in (tmp_path / "weights" / "config.json").read_text()
+
+
 def test_the_masks_of_a_source_are_learned_too(adapt, root, tmp_path):
   finished = adapt(tmp_path / "run", "--config.data.source=bssfp")
   assert finished.returncode == 0, finished.stderr
