@@ -3,7 +3,8 @@
 python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=DIR
 
 Writes OUTPUT/cine and OUTPUT/lge, each with images and labels. The bSSFP files of MS-CMRSeg get the pixel size of the
-LGE files of their patients, to whose grid they were resampled; their own headers claim another one.
+LGE files of their patients, to whose grid they were resampled; their own headers claim another one. The masks of ACDC
+must have the values 1 Myo, 2 LV and 3 RV; in the challenge's own files, 1 is the RV, 2 Myo and 3 LV.
 """
 
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from absl import flags
 
 from vamcei_jax import cli
+from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded
 from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
@@ -27,7 +30,10 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  mscmrseg, acdc, output = Path(FLAGS.mscmrseg), Path(FLAGS.acdc), Path(FLAGS.output)
+  mscmrseg, acdc, output = expanded(FLAGS.mscmrseg), expanded(FLAGS.acdc), expanded(FLAGS.output)
+  for folder in (mscmrseg / "C0", mscmrseg / "LGE", acdc / "images", acdc / "labels"):
+    if not any(folder.glob("*.nii.gz")):
+      raise InputError(f"{folder}: no NIfTI files in it; correct --mscmrseg or --acdc")
   for kind in ("images", "labels"):
     for domain in ("cine", "lge"):
       (output / domain / kind).mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,13 @@ def test_dataset_json_must_fit_the_configuration(root, tmp_path, name):
   assert problem in str(error.value)
 
 
+def test_of_several_values_of_a_class_dataset_json_needs_one(root, tmp_path):
+  folded = (0, (200, 1), (500, 2), (600, 3))
+  assert len(patients(build_folder(root, "bssfp", "source", tmp_path, label_values=folded))["train"]) == 3
+  with pytest.raises(InputError, match="without 500 or 7. Correct config.data.label_values"):
+    build_folder(root, "bssfp", "source", tmp_path, label_values=(0, (200, 1), (500, 7), (600, 3)))
+
+
 def test_folders_without_volumes_are_refused_with_the_tree(tmp_path):
   (tmp_path / "there").mkdir()
   for domain, problem in (("none", "no such folder"), ("there", "no volumes in it")):

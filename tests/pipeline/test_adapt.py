@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation
@@ -27,6 +28,7 @@ from vamcei_jax.methods import distillation
 from vamcei_jax.methods.state import start_from
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
+from vamcei_jax.pipeline.domains import prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.taught import predictions_folder, prepare_taught, read_prediction
 
@@ -129,6 +131,11 @@ def test_exported_weights_look_at_a_field_around_the_heart(adapted, tmp_path):
   assert load_segmenter(adapted).inference.extent_mm == (144.0, 144.0)
 
 
+def test_exported_weights_have_no_path_of_the_machine_that_trained_them(adapted, tiny_run, tmp_path):
+  export_weights(adapted, tmp_path / "weights")
+  assert str(tiny_run.parent) not in (tmp_path / "weights" / "config.json").read_text()
+
+
 def test_the_masks_of_a_source_are_learned_too(adapt, root, tmp_path):
   finished = adapt(tmp_path / "run", "--config.data.source=bssfp")
   assert finished.returncode == 0, finished.stderr
@@ -192,3 +199,33 @@ def test_weights_that_are_missing_are_named_before_any_work(adapt, prepared, tmp
   assert sorted(prepared.rglob("*")) == before
   assert not (tmp_path / "run").exists()
   shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_a_run_is_not_touched_by_weights_that_cannot_be_loaded(run_command, prepared, tiny_run, tmp_path):
+  """Not even if its stages are to be trained again."""
+  flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", "--stages=no_adaptation"]
+  shutil.copytree(tiny_run, tmp_path / "run")
+  before = sorted((tmp_path / "run").rglob("*"))
+  run = lambda init: run_command("vamcei_jax.main", *flags, f"--workdir={tmp_path / 'run'}", f"--config.init={init}")
+  assert "nosuch/config.json: not found" in error_of(run("nosuch"))
+  assert "use another --workdir" in error_of(run(tmp_path / "run" / "no_adaptation"))
+  assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_another_voxel_size_in_a_header_is_another_prediction(adapted, root, tmp_path):
+  config = read_stage_config(adapted / "adapt")
+  shutil.copytree(root, tmp_path / "volumes")
+  file = tmp_path / "volumes" / "lge" / "imagesTr" / "lge_003_0000.nii.gz"
+  elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "volumes")))
+  folder = lambda config: predictions_folder(config, prepare_domain(config.data, "target"))
+  assert folder(elsewhere) == folder(config)
+  image = nib.load(file)
+  nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine * [[0.6, 0.6, 1, 1]]), file)
+  assert folder(elsewhere) != folder(config)
+
+
+def test_the_predictions_of_a_folder_that_is_named_by_its_path_are_kept_with_the_others(adapted, root):
+  config = read_stage_config(adapted / "adapt")
+  by_path = dataclasses.replace(config, data=dataclasses.replace(config.data, target=str(root / "lge")))
+  folder = lambda config: predictions_folder(config, prepare_domain(config.data, "target"))
+  assert folder(by_path) == folder(config)

@@ -130,9 +130,18 @@ WRONG = {
   "order": (lambda c: c.update(stages=("target_vamcei", "translate")), "translate must come before target_vamcei"),
   "data": (lambda c: c.stage.distill.update(data=ConfigDict({"size": (64, 64)})), "config.stage.distill.data.size"),
   "seed": (lambda c: c.stage.distill.update(seed=3), "config.stage.distill.seed: set it for the run"),
+  "init": (lambda c: c.stage.distill.update(init="weights"), "config.stage.distill.init: set it for the run"),
   "group norm": (
     lambda c: (c.model.update(norm="group", widths=(8, 8, 8)), c.stage.distill.model.update(widths=(8, 8, 8))),
     "config.stage.translate.translation.width=2: must be positive, and a multiple of 8",
+  ),
+  "group norm of decoders": (
+    lambda c: c.update(stages=("vamcei",), model={"norm": "group", "widths": (8, 8), "decoder_widths": (12,)}),
+    "config.model.decoder_widths=(12,",
+  ),
+  "group norm of fused maps": (
+    lambda c: c.model.update(norm="group", widths=(8, 8), heads="convolution"),
+    "config.model.heads='convolution': must be pointwise for group norm",
   ),
   "history": (lambda c: c.stage.translate.translation.update(history=0), "stage.translate.translation.history=0"),
   "steps": (lambda c: c.stage.translate.train.update(steps=0), "config.stage.translate.train.steps=0"),
@@ -151,6 +160,10 @@ WRONG = {
   "a network of no method": (
     lambda c: c.optimizer.rates.update(nonsense=1.0),
     "config.optimizer.rates.nonsense: no method trains such a network",
+  ),
+  "a constant network of no method": (
+    lambda c: c.optimizer.update(constant=("nonsense",)),
+    "config.optimizer.constant=('nonsense',",
   ),
 }
 

@@ -39,7 +39,7 @@ class Folder(Cases):
 
       DOMAIN/images/NAME.nii.gz          DOMAIN/labels/NAME.nii.gz     (names by data.options.images and labels)
 
-  `data.label_values` are the values in masks. A dataset.json must contain them.
+  `data.label_values` are the values in masks. A dataset.json must contain one of each class.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -136,9 +136,11 @@ def _check_description(file: Path, config: FolderConfig) -> None:
     raise InputError(f"{file}: not nnU-Net's dataset.json ({error}). Correct or remove it.") from error
   if channels and str(config.channel) not in channels:
     raise InputError(f"{file}: no channel {config.channel}, but {channels}. Correct config.data.options.channel.")
-  unknown = [value for values in folded_values(config.label_values) for value in values if value not in known]
+  # Of several values that are one class, one is enough: they may be those of several folders.
+  unknown = [values for values in folded_values(config.label_values) if not known.intersection(values)]
   if known and unknown:
-    raise InputError(f"{file}: its labels are {labels}, without {unknown[0]}. Correct config.data.label_values.")
+    missing = " or ".join(map(str, unknown[0]))
+    raise InputError(f"{file}: its labels are {labels}, without {missing}. Correct config.data.label_values.")
 
 
 def _numbered(names: Any) -> Any:

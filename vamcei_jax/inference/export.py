@@ -50,7 +50,8 @@ def export_weights(run: str | Path, output: str | Path, **options) -> None:
   inference = dataclasses.replace(inference, pixel_mm=pixels, extent_mm=extents)
   # Paths of the machine that trained the network are of no use elsewhere.
   data = dataclasses.replace(config.data, root=None, prepared_dir=DataConfig().prepared_dir)
-  write_weights(output, dataclasses.replace(config, data=data), inference, networks)
+  init = None if config.init is None else Path(config.init).name
+  write_weights(output, dataclasses.replace(config, init=init, data=data), inference, networks)
 
 
 def trained_grid(data: DataConfig) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:

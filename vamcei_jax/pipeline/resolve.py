@@ -22,6 +22,7 @@ from vamcei_jax.config.schema import (
   records,
   variable_fields,
 )
+from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.datasets import BUILDERS
 from vamcei_jax.datasets.cases import Cases
 from vamcei_jax.errors import InputError
@@ -134,6 +135,9 @@ def _check_fields(fields: Mapping[str, Any], name_of: Callable[[str], str], meth
     for prefix, kind in (("loss.weights.", "TERMS"), ("optimizer.rates.", "NETWORKS")):
       if name.startswith(prefix):
         _check_known(name_of(name), name.removeprefix(prefix), kind, methods)
+    if name == "optimizer.constant":
+      for network in value:
+        _check_known(f"{name_of(name)}={shown(value)}", network, "NETWORKS", methods)
 
 
 def _check_known(field: str, name: str, kind: str, methods: Mapping[str, ModuleType]) -> None:
@@ -148,7 +152,7 @@ def _check_known(field: str, name: str, kind: str, methods: Mapping[str, ModuleT
 def _check_section(stage: str, fields: Mapping[str, Any]) -> None:
   """Checks the fields of `config.stage.STAGE`, and that the stage may differ in them."""
   name_of = lambda name: f"config.stage.{stage}.{name}"
-  for name in ("stages", "seed"):
+  for name in ("stages", "seed", "init"):
     if name in fields:
       raise InputError(f"{name_of(name)}: set it for the run, config.{name}")
   free = {*_FREE, *_COARSE} if stage == LOCATOR else _FREE
@@ -211,7 +215,12 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   grouped = lambda width: model.norm != "group" or width % GROUPS == 0
   grouping = f"positive, and a multiple of {GROUPS} for group norm"
   yield "model.widths", all(map(grouped, model.widths)), grouping
+  if has_latents:
+    # Softmax maps of all scales, 4 classes each, go through a norm.
+    fused = model.heads == "pointwise" or grouped(len(CLASSES) * model.latent_scales)
+    yield "model.heads", fused, "pointwise for group norm with an odd number of latent scales"
   if method is vamcei:
+    yield "model.decoder_widths", all(map(grouped, model.decoder_widths)), grouping
     one_each = len(config.loss.weights["global_alignment"]) == model.latent_scales
     yield "loss.weights.global_alignment", one_each, "one weight a latent scale"
   if method is cyclegan:

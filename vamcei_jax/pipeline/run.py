@@ -15,6 +15,7 @@ from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.datasets import earlier_names
 from vamcei_jax.environment import jax_settings
+from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded, locked
 from vamcei_jax.inference.load import load_networks
 from vamcei_jax.inference.volumes import predict_volume, translate_volume
@@ -71,6 +72,7 @@ def run(
   first = next(iter(resolved.stages.values()))
   for stage in resolved.stages.values():  # raises an error if the hosts cannot share a batch
     distributed.devices_for(stage.train.batch_size)
+  trained = load_init(first, workdir)
   if distributed.is_first_host():
     print(describe_run(first, workdir), flush=True)
   prepare = partial(prepare_taught, first) if first.name == ADAPT else partial(prepare_datasets, first.data, workdir)
@@ -86,9 +88,23 @@ def run(
       on_start(prepare_workdir(resolved, plan, datasets, earlier, workdir))
     distributed.wait_for_hosts("cleared")
     finished = [stage for stage, action in plan.actions.items() if action == "skip"]
-    results = run_stages(resolved, configs, datasets, workdir, finished)
+    results = run_stages(resolved, configs, datasets, workdir, finished, trained)
     distributed.wait_for_hosts("finished")
     return results
+
+
+def load_init(config: StageConfig, workdir: Path) -> dict[str, Params] | None:
+  """The networks of `config.init`, from which the stages start; None if they start from random parameters.
+
+  Raises:
+    InputError: the weights are missing or damaged, or are those of a stage that the run itself trains.
+  """
+  if config.init is None:
+    return None
+  stage, _, _, networks = load_networks(expanded(config.init))
+  if stage.resolve().parent == workdir.resolve() and stage.name in STAGES:
+    raise InputError(f"config.init={config.init}: a stage of --workdir={workdir}; use another --workdir")
+  return networks
 
 
 def describe_run(config: StageConfig, workdir: Path) -> str:
@@ -128,6 +144,7 @@ def run_stages(
   datasets: Datasets,
   workdir: Path,
   finished: Collection[str],
+  trained: dict[str, Params] | None,
 ) -> dict:
   """Trains the stages of a checked run, and writes its results; returns the content of results.json.
 
@@ -137,9 +154,8 @@ def run_stages(
     datasets: role -> prepared dataset of the first stage.
     workdir: of the run.
     finished: stages that need no training.
+    trained: networks from which the stages start, of load_init.
   """
-  init = configs[next(iter(configs))].init
-  trained = None if init is None else load_networks(expanded(init))[-1]
   predict = {stage: jax.jit(STAGES[stage].method.make_predict(config)) for stage, config in configs.items()}
   networks: dict[str, dict[str, Params]] = {}
   probs: dict[str, list[np.ndarray]] = {}

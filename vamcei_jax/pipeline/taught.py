@@ -20,7 +20,8 @@ from vamcei_jax.data.loader import naming_damage, open_split
 from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
 from vamcei_jax.data.scan import scan_of_volume
 from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, refuse_shared
-from vamcei_jax.datasets.cases import Case, Cases, read_image, usable
+from vamcei_jax.datasets.cases import Case, Cases, listed, read_image, usable
+from vamcei_jax.datasets.digests import file_digests
 from vamcei_jax.files import expanded, replacing, write_text
 from vamcei_jax.inference.load import load_networks, load_segmenter
 from vamcei_jax.inference.segmenter import Segmenter
@@ -38,7 +39,6 @@ def prepare_taught(config: StageConfig) -> Datasets:
     InputError: of vamcei_jax.datasets.prepare, or the teacher cannot predict a volume.
   """
   data = config.data
-  load_networks(expanded(config.init or ""))  # an error of the weights comes before the work
   datasets = {"target": prepare_domain(data, "target")}
   if data.source is not None:
     datasets["source"] = prepare_domain(data, "source", centres="mask")
@@ -71,12 +71,19 @@ def predict_target(config: StageConfig, target: Cases) -> Path:
 
 
 def predictions_folder(config: StageConfig, target: Cases) -> Path:
-  """Where the predictions of these weights for these files are kept: the name has a digest of both."""
+  """Where the predictions of these weights for these files are kept: the name has a digest of both.
+
+  The digests of the files contain their headers: another voxel size is another prediction.
+  """
   _, trained, inference, networks = load_networks(expanded(config.init or ""))
-  files, reading = target.info.metadata["digests"], (config.data.plane, config.data.orientation)
-  identity = [digest(networks), stage_content(trained), str(inference), files, reading]
+  prepared = expanded(config.data.prepared_dir, PREPARED_ELSEWHERE)
+  images = [(case.name, listed(case.image)) for case in target_cases(target)]
+  of_file = file_digests([file for _, files in images for file in files], prepared)
+  contents = [(patient, [of_file[file] for file in files]) for patient, files in images]
+  reading = config.data.plane, config.data.orientation
+  identity = [digest(networks), stage_content(trained), str(inference), contents, reading]
   name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-  return expanded(config.data.prepared_dir, PREPARED_ELSEWHERE) / "predictions" / f"{config.data.target}-{name}"
+  return prepared / "predictions" / f"{Path(config.data.target).name}-{name}"
 
 
 def load_teacher(config: StageConfig) -> Segmenter:
