@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
   data.target = "lge"  # A folder in DIR.
   # The first values are those of the masks that the weights predict; a tuple folds several values into one class.
   data.label_values = (0, (200, 1), (500, 2), (600, 3))
+  data.plane = "short_axis"
+  data.orientation = "header"
   data.spacing = 1.0
   data.size = (144, 144)  # Around the heart that the teacher finds.
   data.crop = (112, 112)

@@ -108,6 +108,8 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
   if tuple(resolved.stages) != (STAGE,):
     raise InputError(f"config.stages={tuple(resolved.stages)}: must be ('{STAGE}',), the only stage of a grid")
   stage_config = resolved.stages[STAGE]
+  if stage_config.init is not None:
+    raise InputError(f"config.init={stage_config.init}: a grid starts from random parameters; set it to None")
   print(describe_run(stage_config, workdir), flush=True)
   datasets = prepare_datasets(stage_config.data, workdir)
   stage_config = with_datasets(stage_config, datasets)

@@ -30,7 +30,7 @@ from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.domains import prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
-from vamcei_jax.pipeline.taught import predictions_folder, prepare_taught, read_prediction
+from vamcei_jax.pipeline.teacher_predictions import predictions_folder, prepare_for_adapt, read_prediction
 
 CONFIG = "--config=tests/configs/tiny_adapt.py"
 
@@ -65,7 +65,7 @@ def adapted(adapt, tmp_path_factory):
 
 def test_the_teacher_says_of_a_file_what_prediction_says(adapted, tiny_run, root):
   config = read_stage_config(adapted / "adapt")
-  target = prepare_taught(config)["target"]
+  target = prepare_for_adapt(config)["target"]
   segmenter = load_segmenter(tiny_run, tta=True)
   for file in sorted((root / "lge" / "imagesTr").iterdir()):
     prediction, canonical = segmenter(file), read_scan(file, "short_axis").orientation
@@ -85,7 +85,7 @@ def test_the_results_have_the_teacher_and_the_student(adapted):
 
 def test_fields_are_centred_on_the_hearts_of_the_teacher(adapted):
   config = read_stage_config(adapted / "adapt")
-  target = prepare_taught(config)["target"]
+  target = prepare_for_adapt(config)["target"]
   centres = json.loads((predictions_folder(config, target) / "centres.json").read_text())
   found = {patient.name: list(patient.centre) for patient in load_patients(target, "train", labelled=False)}
   assert found == centres
@@ -103,7 +103,7 @@ def test_a_student_with_a_rate_of_0_is_its_teacher(adapt, adapted, tmp_path):
 
 def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
-  folder = predictions_folder(config, prepare_taught(config)["target"])
+  folder = predictions_folder(config, prepare_for_adapt(config)["target"])
   kept, lost = folder / "lge_001.npz", folder / "lge_002.npz"
   before, content = kept.stat().st_mtime_ns, lost.read_bytes()
   lost.unlink()
@@ -115,7 +115,7 @@ def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapte
 
 def test_a_damaged_prediction_is_named(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
-  file = predictions_folder(config, prepare_taught(config)["target"]) / "lge_001.npz"
+  file = predictions_folder(config, prepare_for_adapt(config)["target"]) / "lge_001.npz"
   content = file.read_bytes()
   file.write_bytes(content[:100])
   try:
@@ -191,6 +191,11 @@ def test_what_does_not_fit_together_is_named(change, expected):
   config.update_from_flattened_dict({"init": "weights/mscmrseg_student"} | change)
   with pytest.raises(InputError, match=expected):
     resolve(config)
+
+
+def test_weights_that_fit_no_network_are_refused(adapt, tmp_path):
+  refused = error_of(adapt(tmp_path / "run", "--config.model.widths=(6, 10)"))
+  assert "no array of it fits adapt; set config.model as it has it" in refused
 
 
 def test_weights_that_are_missing_are_named_before_any_work(adapt, prepared, tmp_path):

@@ -1,7 +1,6 @@
 """The Segmenter: a trained network that turns a volume into a Prediction."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,6 +35,7 @@ from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import Finding, assess, touches_border
 from vamcei_jax.inference.uncertainty import entropy, structure_uncertainty, summarise_draws
 
+_HALF_TURN = 3.14  # rotation in radians by which, with a flip, all orientations are reached
 _LOST = "it is not known how the slices lie; of the eight ways, the one with the lowest entropy was taken"
 VolumeLike = str | os.PathLike | Scan | DicomVolume | nib.spatialimages.SpatialImage | np.ndarray | Array
 
@@ -187,7 +187,7 @@ def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Sc
 
 def every_orientation(strengths: AugmentConfig) -> bool:
   """Whether a network was trained on slices in every orientation, so that it is indifferent to theirs."""
-  return set(strengths.flip) == {0, 1} and strengths.rotation >= math.pi
+  return bool(strengths.flip) and strengths.rotation >= _HALF_TURN
 
 
 def _stack(volume: Volume, seen: np.ndarray) -> Volume:

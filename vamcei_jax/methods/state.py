@@ -84,18 +84,16 @@ def start_from(state: State, networks: Mapping[str, Params]) -> tuple[State, int
   Returns:
     The state, and the number of arrays that were taken over.
   """
-  trained, taken = flatten_dict(networks), 0
+  trained = flatten_dict(networks)
 
-  def merge(params: dict[str, Params]) -> dict[str, Params]:
-    nonlocal taken
+  def merge(params: dict[str, Params]) -> tuple[dict[str, Params], int]:
     arrays = flatten_dict(params)
     fits = {name: array for name, array in trained.items() if name in arrays and array.shape == arrays[name].shape}
-    taken = len(fits)
-    return unflatten_dict(arrays | {name: jnp.asarray(array, arrays[name].dtype) for name, array in fits.items()})
+    # Copies: the state may be donated, and the buffers of the trained networks must stay.
+    return unflatten_dict(arrays | {name: jnp.copy(array) for name, array in fits.items()}), len(fits)
 
-  # Copies: the state may be donated, and the buffers of the trained networks must stay.
-  copied = jax.tree.map(jnp.copy, (merge(state.ema_params), merge(state.params)))
-  return state.replace(ema_params=copied[0], params=copied[1]), taken
+  (params, taken), (averages, _) = merge(state.params), merge(jax.tree.map(jnp.copy, state.ema_params))
+  return state.replace(params=params, ema_params=averages), taken
 
 
 def config_arrays(config: StageConfig, *, networks: Iterable[str], terms: Iterable[str]) -> dict[str, Any]:

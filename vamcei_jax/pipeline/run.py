@@ -35,7 +35,7 @@ from vamcei_jax.pipeline.record import read_record, record_stage, start_record
 from vamcei_jax.pipeline.resolve import RunConfig, resolve
 from vamcei_jax.pipeline.results import remove_results, write_run_results
 from vamcei_jax.pipeline.stages import ADAPT, DISTILL, LOCATOR, STAGES, stage_key
-from vamcei_jax.pipeline.taught import prepare_taught, taught_maps
+from vamcei_jax.pipeline.teacher_predictions import prepare_for_adapt, teacher_maps
 from vamcei_jax.pipeline.teachers import load_stage, scored_stacks, teacher_probabilities
 from vamcei_jax.pipeline.validation import segmentation_evaluator, translation_evaluator
 from vamcei_jax.training.loop import train
@@ -75,7 +75,7 @@ def run(
   trained = load_init(first, workdir)
   if distributed.is_first_host():
     print(describe_run(first, workdir), flush=True)
-  prepare = partial(prepare_taught, first) if first.name == ADAPT else partial(prepare_datasets, first.data, workdir)
+  prepare = partial(prepare_for_adapt, first) if first.name == ADAPT else partial(prepare_datasets, first.data, workdir)
   datasets = distributed.first_host_first(prepare)
   configs = name_datasets(resolved.stages, datasets, after_locator=False)
   with contextlib.ExitStack() as stack:
@@ -167,8 +167,9 @@ def run_stages(
     evaluate = make_evaluator(config, predict[stage], datasets, folder)
     load = partial(load_stage, config, datasets, predict, networks)
     key, ahead = stage_key(resolved.seed, stage), partial(workloads, configs, {*finished, *networks}, compiled)
+    start = trained if stage != LOCATOR and set(trained or ()) & set(method.NETWORKS) else None
     networks[stage] = train(
-      config, method, key, load, evaluate, workdir, trained, ahead, on_compiled=partial(compiled.__setitem__, stage)
+      config, method, key, load, evaluate, workdir, start, ahead, on_compiled=partial(compiled.__setitem__, stage)
     )
     if distributed.is_first_host():
       record_stage(workdir, stage, networks[stage])
@@ -189,7 +190,7 @@ def run_stages(
         stacks = scored_stacks(config, datasets)
         probs["teachers"] = teacher_probabilities(config, predict, networks, stacks)
       elif stage == ADAPT:
-        probs["teacher"] = taught_maps(config, datasets["target"], [patient.name for patient in patients])
+        probs["teacher"] = teacher_maps(config, datasets["target"], [patient.name for patient in patients])
       probs[stage] = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
 
   if not distributed.is_first_host():

@@ -15,7 +15,7 @@ from vamcei_jax.methods.distillation import mean_probabilities
 from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.domains import Datasets, scored_patients
 from vamcei_jax.pipeline.stages import ADAPT, DISTILL, STAGES, teacher_weights
-from vamcei_jax.pipeline.taught import taught_maps
+from vamcei_jax.pipeline.teacher_predictions import teacher_maps
 
 Stacks = Mapping[str, Sequence[tuple[np.ndarray, float]]]
 
@@ -37,7 +37,7 @@ def load_stage(
   if config.name == DISTILL:
     probs = teacher_probabilities(config, predict, networks, training_stacks(config, datasets))
   elif config.name == ADAPT:
-    probs = taught_maps(config, datasets["target"], patient_names(datasets["target"], "train"))
+    probs = teacher_maps(config, datasets["target"], patient_names(datasets["target"], "train"))
   if stage.method is distillation:
     # float16 saves memory.
     extra_maps["teacher"] = np.concatenate(probs).astype(np.float16)

@@ -124,10 +124,16 @@ def train(
 
 
 def initial_state(config: StageConfig, state: State, trained: Mapping[str, Params] | None) -> State:
-  """The state before the first step, from random parameters or, where they fit, from those of trained networks."""
+  """The state before the first step, from random parameters or, where they fit, from those of trained networks.
+
+  Raises:
+    InputError: no array of the trained networks fits.
+  """
   if trained is None:
     return state
   state, taken = start_from(state, trained)
+  if not taken:
+    raise InputError(f"config.init={config.init}: no array of it fits {config.name}; set config.model as it has it")
   say(f"{config.name}: {taken} of {len(jax.tree.leaves(state.params))} arrays start from {config.init}")
   return state
 

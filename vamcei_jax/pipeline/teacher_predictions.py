@@ -6,6 +6,8 @@ orientations. Its predictions are kept beside the prepared data, so that further
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,31 +16,40 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from vamcei_jax.config.files import stage_content
+from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.geometry import spacing_of
+from vamcei_jax.data.labels import folded_values
 from vamcei_jax.data.loader import naming_damage, open_split
 from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
 from vamcei_jax.data.scan import scan_of_volume
 from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, refuse_shared
 from vamcei_jax.datasets.cases import Case, Cases, listed, read_image, usable
 from vamcei_jax.datasets.digests import file_digests
+from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded, replacing, write_text
 from vamcei_jax.inference.load import load_networks, load_segmenter
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import tta_transforms
+from vamcei_jax.methods import cyclegan
 from vamcei_jax.pipeline.domains import CENTRES_FILE, Datasets, announce, prepare_domain
+from vamcei_jax.pipeline.stages import STAGES
 from vamcei_jax.training.checkpoints import digest
 
+_VERSION = 1  # of the way in which the teacher predicts; another number makes its stored predictions again
 _NEAR_MM = 5.0  # from the teacher's mask; farther away, its probabilities count as background
 
 
-def prepare_taught(config: StageConfig) -> Datasets:
+def prepare_for_adapt(config: StageConfig) -> Datasets:
   """Role -> prepared dataset, each centred on the hearts: of the source by its masks, of the target by the teacher.
 
   Raises:
-    InputError: of vamcei_jax.datasets.prepare, or the teacher cannot predict a volume.
+    InputError: of vamcei_jax.datasets.prepare; the teacher needs networks of other stages, or cannot predict a volume.
   """
   data = config.data
+  _, trained, _, _ = load_networks(expanded(config.init or ""))
+  if STAGES[trained.name].method is cyclegan or STAGES[trained.name].target != "target" or trained.data.located:
+    raise InputError(f"config.init={config.init}: a stage that needs others to segment; name another one, or weights")
   datasets = {"target": prepare_domain(data, "target")}
   if data.source is not None:
     datasets["source"] = prepare_domain(data, "source", centres="mask")
@@ -81,7 +92,7 @@ def predictions_folder(config: StageConfig, target: Cases) -> Path:
   of_file = file_digests([file for _, files in images for file in files], prepared)
   contents = [(patient, [of_file[file] for file in files]) for patient, files in images]
   reading = config.data.plane, config.data.orientation
-  identity = [digest(networks), stage_content(trained), str(inference), contents, reading]
+  identity = [_VERSION, digest(networks), stage_content(trained), str(inference), contents, reading]
   name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
   return prepared / "predictions" / f"{Path(config.data.target).name}-{name}"
 
@@ -104,7 +115,8 @@ def predict_case(segmenter: Segmenter, case: Case, target: Cases) -> np.ndarray:
   volume = read_image(case.image, target.config)
   prediction = segmenter(scan_of_volume(str(case.image), volume))
   reach = [0, *(round(_NEAR_MM / mm) for mm in volume.spacing[1:])]
-  near = ndimage.maximum_filter(prediction.mask > 0, size=[2 * pixels + 1 for pixels in reach])
+  background_value = folded_values(segmenter.config.data.label_values)[0][0]
+  near = ndimage.maximum_filter(prediction.mask != background_value, size=[2 * pixels + 1 for pixels in reach])
   background = np.eye(prediction.probabilities.shape[-1], dtype=np.float32)[0]
   return np.where(near[..., None], prediction.probabilities, background)
 
@@ -112,25 +124,29 @@ def predict_case(segmenter: Segmenter, case: Case, target: Cases) -> np.ndarray:
 def read_prediction(folder: Path, patient: str) -> np.ndarray:
   """The class probabilities (D, H, W, K) of a patient, which sum to 1."""
   path = folder / f"{patient}.npz"
-  with naming_damage(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-    probs = arrays["probabilities"].astype(np.float32)
+  try:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+      probs = arrays["probabilities"].astype(np.float32)
+  except (KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    raise InputError(f"{path}: damaged ({shown(str(error))}); remove it, the run makes it again") from None
   return probs / probs.sum(-1, keepdims=True)
 
 
-def taught_maps(config: StageConfig, target: Cases, patients: Sequence[str]) -> list[np.ndarray]:
-  """The teacher's class probabilities (D, h, w, K) of patients, on the grid of the network.
+def teacher_maps(config: StageConfig, target: Cases, patients: Sequence[str]) -> list[np.ndarray]:
+  """The teacher's class probabilities (D, h, w, K), float16, of patients, on the grid of the network.
 
   Args:
     config: of the stage.
-    target: of prepare_taught.
+    target: of prepare_for_adapt.
     patients: names.
   """
   folder, settings = predictions_folder(config, target), preprocess_settings(config.data)
   grids = {}
-  for split in target.info.splits:
-    for example in open_split(target, split, ("image", "mask", "truth")):
-      grids[example["patient"].decode()] = spacing_of(example["affine"]), tuple(example["centre"].tolist())
+  with naming_damage(target.data_path):
+    for split in target.info.splits:
+      for example in open_split(target, split, ("image", "mask", "truth")):
+        grids[example["patient"].decode()] = spacing_of(example["affine"]), tuple(example["centre"].tolist())
   on_grid = lambda name, spacing, centre: preprocess_probabilities(
     read_prediction(folder, name), spacing, settings, centre
-  )
+  ).astype(np.float16)
   return [on_grid(name, *grids[name]) for name in patients]
