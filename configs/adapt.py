@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
   data.plane = "short_axis"
   data.orientation = "header"
   data.spacing = 1.0
-  data.size = (144, 144)  # Around the heart that the teacher finds.
+  data.size = (128, 128)  # Around the heart that the teacher finds.
   data.crop = (112, 112)
   data.prepared_dir = "~/.cache/vamcei_jax/data"
 

@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
   config.init = "weights/mscmrseg_student"
   config.data.source = "cine"
   config.data.target = "lge"
+  config.data.size = (144, 144)
   # Masks end below the valves in cine MR, and not in LGE. At the apex, the two agree.
   config.data.empty_slices = "apical"
 
