@@ -2,7 +2,6 @@
 
 python -m vamcei_jax.main --config=configs/uda.py --workdir=runs/uda
 python -m vamcei_jax.main --config=configs/uda.py --print_config
-python -m vamcei_jax.main --config=configs/uda.py --describe
 python -m vamcei_jax.main --reproduce=runs/uda
 
 The same command resumes an interrupted run. A run uses all devices of the host. To use several hosts, give each host

@@ -276,8 +276,9 @@ NOT_A_TEXT = ("", None, 3, 0.5, True, ("lge",), b"lge", "a\0b")
 NOT_A_TUPLE = ((), [], None, 3, "ab", {"a": 1}, NAN)
 NO_ELEMENT = ("x", None, NAN, True, (), -1e39, 1 + 0j)
 CHOICES = {"data.plane", "data.empty_slices", "model.norm", "model.dtype", "loss.global_kl.estimator"}
-CHOICES |= {"optimizer.schedule"}
-ANY_LENGTH = {"augment.flip", "distillation.teachers", "model.widths", "grid.rows", "grid.seeds", "stages"}
+CHOICES |= {"optimizer.schedule", "model.latent", "model.heads"}
+MAY_BE_EMPTY = {"augment.flip", "model.decoder_widths", "optimizer.constant"}
+ANY_LENGTH = {*MAY_BE_EMPTY, "distillation.teachers", "model.widths", "grid.rows", "grid.seeds", "stages"}
 MAY_BE_NONE = {"data.root", "data.spacing"}
 MAY_BE_ZERO = {"seed", "translation.blocks"}
 # What a row of a grid may not change: unknown fields, fields that are no array of the state, values out of range.
@@ -344,7 +345,7 @@ def broken_fields(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     elif numeric:
       values += NOT_A_NUMBER
     elif isinstance(good, tuple | list):
-      empty = () if plain == "augment.flip" else ((), [])
+      empty = () if plain in MAY_BE_EMPTY else ((), [])
       values += [*empty, *(value for value in NOT_A_TUPLE if value not in ((), []))]
       values += [(*good[:-1], element) for element in NO_ELEMENT if plain != "data.label_values" or element != ()]
       values += [] if plain in ANY_LENGTH else [good[:-1], (*good, good[-1])]

@@ -12,7 +12,7 @@ UNEVEN = {
       "segmentation": 0.7,
       "reconstruction": 0.3,
       "prior_kl": 0.2,
-      "global_alignment": (0.005, 0.012),
+      "global_alignment": (0.0005, 0.0012),
       "prototypes": 0.9,
       "generator": 0.4,
       "adversarial": 1.3,

@@ -104,7 +104,7 @@ def test_a_student_with_a_rate_of_0_is_its_teacher(adapt, adapted, tmp_path):
 def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
   folder = predictions_folder(config, prepare_for_adapt(config)["target"])
-  kept, lost = folder / "lge_001.npz", folder / "lge_002.npz"
+  kept, lost = folder / "lge_001.safetensors.gz", folder / "lge_002.safetensors.gz"
   before, content = kept.stat().st_mtime_ns, lost.read_bytes()
   lost.unlink()
   finished = adapt(tmp_path / "run")
@@ -115,7 +115,7 @@ def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapte
 
 def test_a_damaged_prediction_is_named(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
-  file = predictions_folder(config, prepare_for_adapt(config)["target"]) / "lge_001.npz"
+  file = predictions_folder(config, prepare_for_adapt(config)["target"]) / "lge_001.safetensors.gz"
   content = file.read_bytes()
   file.write_bytes(content[:100])
   try:

@@ -5,6 +5,7 @@
     3     reconstruction                      reconstruction            reconstruction.py
     4     cross-entropy and soft Dice         segmentation              segmentation.py
     5–8   global alignment                    global_alignment          alignment.py
+    5–8   both estimators by dimension        alignment_by_dimension    alignment.py
     5–8   its matrix of all pairs of images   pairwise_gaussian_kl      alignment.py
     9     class prototypes                    class_prototypes          prototypes.py
     10    prototype contrast                  prototype_contrast        prototypes.py

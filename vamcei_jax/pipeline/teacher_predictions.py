@@ -4,14 +4,16 @@ The teacher predicts the files as the command line `predict` does, with test-tim
 orientations. Its predictions are kept beside the prepared data, so that further runs with these weights use them.
 """
 
+import gzip
 import hashlib
 import json
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -37,6 +39,7 @@ from vamcei_jax.pipeline.stages import STAGES
 from vamcei_jax.training.checkpoints import digest
 
 _VERSION = 1  # of the way in which the teacher predicts; another number makes its stored predictions again
+_SUFFIX = ".safetensors.gz"
 _NEAR_MM = 5.0  # from the teacher's mask; farther away, its probabilities count as background
 
 
@@ -63,18 +66,18 @@ def prepare_for_adapt(config: StageConfig) -> Datasets:
 def predict_target(config: StageConfig, target: Cases) -> Path:
   """The folder with the teacher's prediction of each patient of the target; those that are missing are made.
 
-  PATIENT.npz has its class probabilities in 255ths, "probabilities" (D, H, W, K) on the canonical original grid.
+  PATIENT.safetensors.gz has its class probabilities in 255ths, (D, H, W, K) on the canonical original grid.
   centres.json has the pixel (row, column) of that grid on which each heart is centred.
   """
   folder = predictions_folder(config, target)
   cases = target_cases(target)
-  if missing := [case for case in cases if not (folder / f"{case.name}.npz").exists()]:
+  if missing := [case for case in cases if not (folder / f"{case.name}{_SUFFIX}").exists()]:
     segmenter = load_teacher(config)
     print(f"teacher: {config.init} predicts {len(missing)} of {len(cases)} volumes, kept in {folder}", flush=True)
     for case in tqdm(missing, f"{config.init} predicts {config.data.target}", unit="volume", disable=None):
       probs = predict_case(segmenter, case, target)
-      with replacing(folder / f"{case.name}.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, probabilities=np.rint(255 * probs).astype(np.uint8))
+      with replacing(folder / f"{case.name}{_SUFFIX}") as temporary:
+        temporary.write_bytes(gzip.compress(save({"probabilities": np.rint(255 * probs).astype(np.uint8)}), mtime=0))
   if not (folder / CENTRES_FILE).exists():
     centre = lambda case: foreground_centre(read_prediction(folder, case.name)[..., 1:].sum(-1) > 0.5)
     write_text(folder / CENTRES_FILE, json.dumps({case.name: centre(case) for case in cases}, indent=2) + "\n")
@@ -123,11 +126,10 @@ def predict_case(segmenter: Segmenter, case: Case, target: Cases) -> np.ndarray:
 
 def read_prediction(folder: Path, patient: str) -> np.ndarray:
   """The class probabilities (D, H, W, K) of a patient, which sum to 1."""
-  path = folder / f"{patient}.npz"
+  path = folder / f"{patient}{_SUFFIX}"
   try:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-      probs = arrays["probabilities"].astype(np.float32)
-  except (KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    probs = load(gzip.decompress(path.read_bytes()))["probabilities"].astype(np.float32)
+  except (EOFError, KeyError, OSError, SafetensorError, zlib.error) as error:
     raise InputError(f"{path}: damaged ({shown(str(error))}); remove it, the run makes it again") from None
   return probs / probs.sum(-1, keepdims=True)
 
