@@ -77,7 +77,7 @@ def machine(settings: Settings) -> Row:
 
 
 def measure_steps(settings: Settings) -> Iterator[Row]:
-  """VAMCEI's step of the demo and of the published configuration, and the published plain U-Net; and their twins."""
+  """VAMCEI's step of the demo and of the published size, and a plain U-Net of that size; and their twins."""
   peaks = {dtype: matmul_peak(dtype) for dtype in ("float32", *settings.dtypes)}
   for dtype, peak in peaks.items():
     yield {"what": f"matrix product, {dtype}", "by": "JAX", "GFLOP/s": peak / 1e9}
@@ -131,9 +131,25 @@ def interleave(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str,
   return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+# The layers, loss and optimizer of the PyTorch twin, at any size.
+TWIN = {
+  "model.affine": True,
+  "model.bias": False,
+  "model.dropout": 0.0,
+  "model.latent": "pointwise",
+  "model.heads": "pointwise",
+  "model.decoder_widths": (),
+  "loss.balanced": False,
+  "optimizer.weight_decay": 0.0,
+  "optimizer.constant": (),
+  "optimizer.b2.discriminator": 0.999,
+}
+
+
 def step_config(name: str, dtype: str = "float32") -> StageConfig:
-  """The configuration of the stage vamcei: "demo" or "published"."""
+  """The configuration of the stage vamcei: of the "demo", or of the "published" size."""
   config = {"demo": uda, "published": vamcei_paper}[name].get_config()
+  config.update_from_flattened_dict(TWIN)
   config.model.dtype = dtype
   return resolve(config).stages[STAGE]
 
