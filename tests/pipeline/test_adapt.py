@@ -181,7 +181,6 @@ def test_any_method_starts_from_weights(tiny_run, run_command, prepared, tmp_pat
   [
     ({"init": None}, "config.init=None: must be the folder of weights"),
     ({"stages": ("adapt", "no_adaptation")}, "adapt stands alone"),
-    ({"data.name": "phantom"}, "config.data.name='phantom': must be a dataset of files"),
     ({"data.spacing": None}, "config.data.spacing=None: must be the pixel size"),
     ({"stages": ("vamcei",)}, "config.data.source=None: must be a domain with masks"),
   ],
@@ -191,6 +190,11 @@ def test_what_does_not_fit_together_is_named(change, expected):
   config.update_from_flattened_dict({"init": "weights/mscmrseg_student"} | change)
   with pytest.raises(InputError, match=expected):
     resolve(config)
+
+
+def test_a_dataset_without_files_is_refused(adapt, tmp_path):
+  refused = error_of(adapt(tmp_path / "run", "--config.data.name=phantom", "--config.data.options={}"))
+  assert "config.data.name=phantom: must be a dataset of files, such as folder, for adapt" in refused
 
 
 def test_weights_that_fit_no_network_are_refused(adapt, tmp_path):

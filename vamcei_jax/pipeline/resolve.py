@@ -23,8 +23,6 @@ from vamcei_jax.config.schema import (
   variable_fields,
 )
 from vamcei_jax.data.labels import CLASSES
-from vamcei_jax.datasets import BUILDERS
-from vamcei_jax.datasets.cases import Cases
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods import cyclegan, distillation, supervised, vamcei
 from vamcei_jax.models.layers import GROUPS
@@ -228,8 +226,6 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
     yield "translation.discriminator_width", grouped(config.translation.discriminator_width), grouping
   if config.name == ADAPT:
     yield "init", config.init is not None, f"the folder of weights or of a run, as the teacher of {ADAPT}"
-    files = issubclass(BUILDERS.get(config.data.name, Cases), Cases)
-    yield "data.name", files, f"a dataset of files, such as folder, for {ADAPT}"
     yield "data.spacing", config.data.spacing is not None, f"the pixel size of the network in mm, for {ADAPT}"
   if config.name == DISTILL:
     teachers = config.distillation.teachers

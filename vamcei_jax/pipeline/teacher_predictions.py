@@ -25,7 +25,7 @@ from vamcei_jax.data.labels import folded_values
 from vamcei_jax.data.loader import naming_damage, open_split
 from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
 from vamcei_jax.data.scan import scan_of_volume
-from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, refuse_shared
+from vamcei_jax.datasets import BUILDERS, PREPARED_ELSEWHERE, left_out, refuse_shared
 from vamcei_jax.datasets.cases import Case, Cases, listed, read_image, usable
 from vamcei_jax.datasets.digests import file_digests
 from vamcei_jax.errors import InputError
@@ -35,7 +35,7 @@ from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import tta_transforms
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.pipeline.domains import CENTRES_FILE, Datasets, announce, prepare_domain
-from vamcei_jax.pipeline.stages import STAGES
+from vamcei_jax.pipeline.stages import ADAPT, STAGES
 from vamcei_jax.training.checkpoints import digest
 
 _VERSION = 1  # of the way in which the teacher predicts; another number makes its stored predictions again
@@ -50,6 +50,8 @@ def prepare_for_adapt(config: StageConfig) -> Datasets:
     InputError: of vamcei_jax.datasets.prepare; the teacher needs networks of other stages, or cannot predict a volume.
   """
   data = config.data
+  if not issubclass(BUILDERS.get(data.name, Cases), Cases):
+    raise InputError(f"config.data.name={data.name}: must be a dataset of files, such as folder, for {ADAPT}")
   _, trained, _, _ = load_networks(expanded(config.init or ""))
   if STAGES[trained.name].method is cyclegan or STAGES[trained.name].target != "target" or trained.data.located:
     raise InputError(f"config.init={config.init}: a stage that needs others to segment; name another one, or weights")
