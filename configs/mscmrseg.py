@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
 
   # In total as strong as published: 7e-7 for 40×40×64 latent dimensions there, 1e-5 for 20×20×16 here.
   config.loss.weights.global_alignment = (1e-5, 1e-5, 1e-6)
-  config.loss.global_kl.estimator = "paper"  # The weight was chosen with it.
+  config.loss.global_kl.estimator = "paper"  # The weights of the alignment were chosen with it.
   config.loss.weights.generator = 0.2
   config.loss.ramp = (0, 200)
   config.optimizer.rates.discriminator = 1e-3

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
-  config.init = config_dict.placeholder(str)
   config.stages = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
 
   config.data = data = ConfigDict()
@@ -65,7 +64,7 @@ def get_config() -> ConfigDict:
     }
   )
   loss.ramp = (0, 200)
-  loss.global_kl = ConfigDict({"estimator": "paper"})  # The weight was chosen with it.
+  loss.global_kl = ConfigDict({"estimator": "paper"})  # The weights of the alignment were chosen with it.
   loss.prototypes = ConfigDict({"temperature": 0.5, "confidence": 0.8})
 
   config.optimizer = optimizer = ConfigDict()

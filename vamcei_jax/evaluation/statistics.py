@@ -55,8 +55,8 @@ def annotated(scores: Scores) -> Scores:
   So the RV is not scored on masks of Myo and LV alone. If all true masks are empty, all structures are scored.
   """
   drawn = {name for patient in scores.values() for name, values in patient.items() if values["true_volume_ml"]}
-  kept = lambda patient: {name: values for name, values in patient.items() if name in drawn or not drawn}
-  return {name: kept(patient) for name, patient in scores.items()}
+  scored = lambda structures: {name: values for name, values in structures.items() if name in drawn or not drawn}
+  return {patient: scored(structures) for patient, structures in scores.items()}
 
 
 def structures_of(scores: Scores) -> list[str]:

@@ -42,13 +42,13 @@ def make_step(config: StageConfig, axis_name: str | None = None) -> Callable[[St
   student, update = make_student(config), make_update(config, axis_name)
 
   def loss(params: Params, state: State, batch: Batch) -> tuple[Array, Metrics]:
-    target, metrics = batch["target"], {}
-    sources = [batch["source"]] if "source" in batch else []
-    logits = apply_network(student, params, jnp.concatenate([maps["image"] for maps in (*sources, target)]))
+    source, target, metrics = batch.get("source"), batch["target"], {}
+    images = target["image"] if source is None else jnp.concatenate([source["image"], target["image"]])
+    logits = apply_network(student, params, images)
     logits_s, logits_t = jnp.split(logits, [len(logits) - len(target["image"])])
     eq_16 = distillation(logits_t, target["teacher"], temperature=config.distillation.temperature).mean()
     terms = {"distillation": eq_16}
-    for source in sources:
+    if source is not None:
       labels = jax.nn.one_hot(source["label"], logits_s.shape[-1])
       cross_entropy, dice = segmentation(logits_s, labels, balanced=config.loss.balanced, axis_name=axis_name)
       terms["segmentation"] = cross_entropy + dice

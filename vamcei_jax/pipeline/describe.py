@@ -20,7 +20,7 @@ def describe_stage(config: StageConfig) -> Iterator[str]:
   """The lines of a stage."""
   for network, params in abstract_state(config).params.items():
     yield f"  {network}: {count(params):,} parameters{parts(network, params)}"
-  weights = ", ".join(f"{term} {shown(weight)}" for term, weight in config.loss.weights.items())
+  weights = ", ".join(f"{term} {format_weight(weight)}" for term, weight in config.loss.weights.items())
   yield f"  loss: {weights}"
   settings, steps = config.optimizer, config.train.steps
   rates = ", ".join(f"{network} {rate:g}" for network, rate in settings.rates.items())
@@ -44,6 +44,6 @@ def count(params: Params) -> int:
   return int(sum(np.prod(array.shape) for array in jax.tree.leaves(params)))
 
 
-def shown(weight: float | tuple[float, ...]) -> str:
+def format_weight(weight: float | tuple[float, ...]) -> str:
   """A weight, or one for each scale."""
   return "/".join(f"{value:g}" for value in weight) if isinstance(weight, tuple) else f"{weight:g}"
