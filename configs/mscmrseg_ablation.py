@@ -15,5 +15,8 @@ from configs.ablation import TERMS, term_rows
 def get_config() -> ConfigDict:
   config = mscmrseg.get_config()
   config.stages = ("vamcei",)
-  config.grid = ConfigDict({"rows": term_rows(config, TERMS), "seeds": (0, 1)})
+  config.train.batch_size = 4  # as published
+  config.train.steps = 400
+  config.train.eval_every = 200
+  config.grid = ConfigDict({"rows": term_rows(config, TERMS), "seeds": (0, 1, 2)})
   return config

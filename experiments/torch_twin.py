@@ -11,6 +11,7 @@ Convolutions have the configured dtype, by autocast. As in JAX, heads, latents a
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.config.schema import ModelConfig, StageConfig
 
 POOL = 4  # windows of POOL×POOL latents are averaged before the global alignment
 EPSILON = 1e-6  # of the norms, Flax's default
 NORMS = {
-  "instance": lambda width: nn.InstanceNorm2d(width, EPSILON, affine=True),
-  "group": lambda width: nn.GroupNorm(8, width, EPSILON),
+  "instance": lambda width, affine: nn.InstanceNorm2d(width, EPSILON, affine=affine),
+  "group": lambda width, affine: nn.GroupNorm(8, width, EPSILON, affine=affine),
 }
 
 
@@ -45,18 +46,21 @@ class Segmentation(NamedTuple):
 
 
 class ConvBlock(nn.Module):
-  """Two times (3×3 convolution, norm, ReLU)."""
+  """Several times (3×3 convolution, norm, ReLU)."""
 
-  def __init__(self, channels: int, width: int, norm: str):
+  def __init__(self, channels: int, widths: Sequence[int], norm: str, affine: bool = True, bias: bool = False):
     super().__init__()
-    self.convs = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1, bias=False) for c in (channels, width))
-    self.norms = nn.ModuleList(NORMS[norm](width) for _ in range(2))
+    pairs = zip((channels, *widths), widths, strict=False)
+    self.convs = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1, bias=bias) for c, width in pairs)
+    self.norms = nn.ModuleList(NORMS[norm](width, affine) for width in widths)
     for conv in self.convs:
       nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
 
-  def forward(self, x: Tensor) -> Tensor:
-    for conv, norm in zip(self.convs, self.norms, strict=True):
+  def forward(self, x: Tensor, drop: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+    """Features of x; `drop` is applied after the first ReLU."""
+    for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
       x = F.relu(norm(conv(x)), inplace=True)
+      x = drop(x) if number == 0 else x
     return x
 
 
@@ -64,11 +68,12 @@ class _Levels(nn.Module):
   """The parts of both U-Nets: an encoder block of each level, and an up-convolution and a decoder block of each level
   but the coarsest, finest first."""
 
-  def __init__(self, widths: Sequence[int], norm: str):
+  def __init__(self, widths: Sequence[int], norm: str, affine: bool = True, bias: bool = False):
     super().__init__()
-    self.encoder = nn.ModuleList(ConvBlock(c, width, norm) for c, width in zip((1, *widths), widths, strict=False))
+    block = lambda channels, width: ConvBlock(channels, (width, width), norm, affine, bias)
+    self.encoder = nn.ModuleList(block(c, width) for c, width in zip((1, *widths), widths, strict=False))
     self.up = nn.ModuleList(nn.ConvTranspose2d(c, w, 2, 2) for w, c in zip(widths, widths[1:], strict=False))
-    self.decoder = nn.ModuleList(ConvBlock(2 * width, width, norm) for width in widths[:-1])
+    self.decoder = nn.ModuleList(block(2 * width, width) for width in widths[:-1])
 
   def encode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The coarsest features, and those of every finer level, finest first."""
@@ -79,59 +84,81 @@ class _Levels(nn.Module):
       x = F.max_pool2d(x, 2)
     return self.encoder[-1](x), skips
 
-  def decode(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
+  def decode(self, x: Tensor, skip: Tensor, level: int, **options: Callable) -> Tensor:
     """Features at the level of `skip`, from those one level below."""
-    return self.decoder[level](torch.cat([skip, self.up[level](x)], 1))
+    return self.decoder[level](torch.cat([skip, self.up[level](x)], 1), **options)
 
 
 class VariationalUNet(_Levels):
   """U-Net with Gaussian latents after its last decoder blocks, a head for each latent, and a head that fuses them."""
 
-  def __init__(
-    self,
-    classes: int,
-    widths: Sequence[int],
-    latent_scales: int,
-    norm: str = "instance",
-    logvar_range: tuple[float, float] = (-1.0, 1.0),
-  ):
-    super().__init__(widths, norm)
-    latent_widths = widths[:-1][:latent_scales]
-    self.logvar_range = logvar_range
-    self.mu, self.logvar = (nn.ModuleList(nn.Conv2d(w, w, 1, bias=False) for w in latent_widths) for _ in range(2))
-    self.mu_norm, self.logvar_norm = (nn.ModuleList(NORMS[norm](w) for w in latent_widths) for _ in range(2))
-    self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in latent_widths)
-    self.fused = nn.Conv2d(len(latent_widths) * classes, classes, 1)
-    # The fusion starts as the mean over scales.
-    mean = torch.eye(classes).repeat(1, len(latent_widths)) / len(latent_widths)
-    self.fused.weight.data.copy_(mean[:, :, None, None])
-    nn.init.zeros_(self.fused.bias)
+  def __init__(self, classes: int, model: ModelConfig):
+    super().__init__(model.widths, model.norm, model.affine, model.bias)
+    widths = model.widths[:-1][: model.latent_scales]
+    self.model, self.classes = model, classes
+    norms = lambda: nn.ModuleList(NORMS[model.norm](w, model.affine) for w in widths)
+    self.mu_norm, self.logvar_norm = norms(), norms()
+    if model.latent == "pointwise":
+      self.mu, self.logvar = (nn.ModuleList(nn.Conv2d(w, w, 1, bias=False) for w in widths) for _ in range(2))
+    else:
+      self.mu = nn.ModuleList(nn.Conv2d(w, 1, 1) for w in widths)
+      self.logvar = nn.ModuleList(nn.Conv2d(w, w, 3, padding=1) for w in widths)
+    if model.heads == "pointwise":
+      self.heads = nn.ModuleList(nn.Conv2d(w, classes, 1) for w in widths)
+      self.fused = nn.Conv2d(len(widths) * classes, classes, 1)
+      # The fusion starts as the mean over scales.
+      mean = torch.eye(classes).repeat(1, len(widths)) / len(widths)
+      self.fused.weight.data.copy_(mean[:, :, None, None])
+      nn.init.zeros_(self.fused.bias)
+    else:
+      one = lambda channels: ConvBlock(channels, (channels,), model.norm, model.affine, model.bias)
+      self.heads = nn.ModuleList(nn.Conv2d(w, classes, 3, padding=1) for w in widths)
+      self.fused = nn.Conv2d(len(widths) * classes, classes, 3, padding=1)
+      self.head_block, self.fusion_block = one(widths[0]), one(len(widths) * classes)
 
-  def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Segmentation:
+  def forward(
+    self, images: Tensor, noise: Sequence[Tensor] | None = None, dropped: Sequence[Tensor] | None = None
+  ) -> Segmentation:
     """Segments images (B, 1, H, W).
 
     Args:
       images: in [0, 1].
       noise: ε of z = μ + σ·ε, (B, C, h, w) of each scale, finest first. Without it, it is drawn in training mode, and
         z = μ in evaluation mode.
+      dropped: a factor (B, C) for each channel of the decoder block of each level, finest first. Without it, channels
+        are dropped in training mode.
     """
     x, skips = self.encode(images)
     latents, scale_logits = [], []
     for scale in reversed(range(len(skips))):
-      x = self.decode(x, skips[scale], scale)
+      x = self.decode(x, skips[scale], scale, drop=partial(self._drop, scale=scale, dropped=dropped))
       if scale < len(self.heads):
         latent = self._latent(x, scale, None if noise is None else noise[scale])
         x = latent.z
         latents.insert(0, latent)
-        scale_logits.insert(0, _float32(self.heads[scale], x))
+        features = self.head_block(x) if scale == 0 and self.model.heads == "convolution" else x
+        scale_logits.insert(0, _float32(self.heads[scale], features))
+    return Segmentation(self._fuse(scale_logits, images.shape[-2:]), scale_logits, latents)
 
-    full = images.shape[-2:]
-    coarse = [F.interpolate(l, full, mode="bilinear", align_corners=False) for l in scale_logits[1:]]
-    return Segmentation(_float32(self.fused, torch.cat([scale_logits[0], *coarse], 1)), scale_logits, latents)
+  def _drop(self, x: Tensor, scale: int, dropped: Sequence[Tensor] | None) -> Tensor:
+    """Dropout2d, in all blocks but the second coarsest, as published."""
+    if scale == len(self.decoder) - 2 or not self.model.dropout:
+      return x
+    if dropped is None:
+      return F.dropout2d(x, self.model.dropout, self.training)
+    return x * dropped[scale][:, :, None, None].to(x.dtype)
+
+  def _fuse(self, scale_logits: Sequence[Tensor], size: torch.Size) -> Tensor:
+    convolves = self.model.heads == "convolution"
+    maps = [F.softmax(logits, 1) if convolves else logits for logits in scale_logits]
+    coarse = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps[1:]]
+    x = torch.cat([maps[0], *coarse], 1)
+    return _float32(self.fused, self.fusion_block(x) if convolves else x)
 
   def _latent(self, x: Tensor, scale: int, noise: Tensor | None) -> Latent:
-    mu = torch.tanh(self.mu_norm[scale](self.mu[scale](x).float()))
-    low, high = self.logvar_range
+    features = self.mu[scale](x) if self.model.latent == "pointwise" else x * self.mu[scale](x)
+    mu = torch.tanh(self.mu_norm[scale](features.float()))
+    low, high = self.model.logvar_range
     bounded = torch.tanh(self.logvar_norm[scale](self.logvar[scale](x).float()))
     logvar = 0.5 * (low + high) + 0.5 * (high - low) * bounded
     if noise is None and self.training:
@@ -156,10 +183,12 @@ class UNet(_Levels):
 class Decoder(nn.Module):
   """Image logits (B, 1, h, w) of one domain at one scale, from z (B, C, h, w) and the class map (B, K, h, w)."""
 
-  def __init__(self, classes: int, width: int, norm: str = "instance"):
+  def __init__(self, classes: int, scale: int, model: ModelConfig):
     super().__init__()
-    self.block = ConvBlock(width + classes, width, norm)
-    self.head = nn.Conv2d(width, 1, 1)
+    width = model.widths[scale]
+    widths = model.decoder_widths or (width, width)
+    self.block = ConvBlock(width + classes, widths, model.norm, bias=model.bias)
+    self.head = nn.Conv2d(widths[-1], 1, 1) if model.heads == "pointwise" else nn.Conv2d(widths[-1], 1, 3, padding=1)
 
   def forward(self, z: Tensor, class_map: Tensor) -> Tensor:
     return _float32(self.head, self.block(torch.cat([z, class_map], 1)))
@@ -190,13 +219,11 @@ class Twin:
     self.config, self.device = config, torch.device(device)
     self.layout = torch.channels_last if channels_last else torch.contiguous_format
     place = lambda module: module.to(self.device, memory_format=self.layout)
-    self.segmenter = place(
-      VariationalUNet(classes, model.widths, model.latent_scales, model.norm, tuple(model.logvar_range))
-    )
+    self.segmenter = place(VariationalUNet(classes, model))
     self.decoders = place(
       nn.ModuleDict(
         {
-          f"{domain}_{scale}": Decoder(classes, model.widths[scale], model.norm)
+          f"{domain}_{scale}": Decoder(classes, scale, model)
           for domain in ("source", "target")
           for scale in range(len(self.segmenter.heads))
         }
@@ -207,35 +234,47 @@ class Twin:
     self.alignment_weights = torch.tensor(config.loss.weights["global_alignment"], device=self.device)
     self.steps = 0
 
-    adam = lambda *networks: torch.optim.Adam(
-      [{"params": getattr(self, name).parameters(), "lr": config.optimizer.rates[name]} for name in networks],
-      betas=(config.optimizer.b1, 0.999),
-      fused=True,
-    )
+    def adam(*networks: str) -> torch.optim.Optimizer:
+      settings, groups = config.optimizer, []
+      for name in networks:
+        decay = 0.0 if name in settings.constant else settings.weight_decay
+        betas = (settings.b1, settings.b2.get(name, 0.999))
+        rates = {"lr": settings.rates[name], "weight_decay": decay, "betas": betas}
+        groups.append({"params": getattr(self, name).parameters(), **rates})
+      return torch.optim.Adam(groups, fused=True)
+
     self.optimizers = {"generator": adam("segmenter", "decoders"), "discriminator": adam("discriminator")}
     self.schedulers = [
-      torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config)) for optimizer in self.optimizers.values()
+      torch.optim.lr_scheduler.LambdaLR(optimizer, [_schedule(config, name) for name in names])
+      for optimizer, names in zip(
+        self.optimizers.values(), (("segmenter", "decoders"), ("discriminator",)), strict=True
+      )
     ]
     wrap = torch.compile if compile else lambda function: function
     self._generator_terms, self._class_maps = wrap(self.generator_terms), wrap(self.class_maps)
     self._judge_loss = wrap(self.judge_loss)
 
   def __call__(
-    self, images_s: Tensor, labels_s: Tensor, images_t: Tensor, noise: Sequence[Tensor] | None = None
+    self,
+    images_s: Tensor,
+    labels_s: Tensor,
+    images_t: Tensor,
+    noise: Sequence[Tensor] | None = None,
+    dropped: Sequence[Tensor] | None = None,
   ) -> dict[str, Tensor]:
     """One step; returns its losses, scalars on the device.
 
     Args:
       images_s, images_t: (B, 1, H, W) in [0, 1], on the device.
       labels_s: (B, H, W) int64 classes.
-      noise: of the latents in both passes, of source images and then of target images; drawn if None.
+      noise, dropped: of the segmenter in both passes, of source images and then of target images; drawn if None.
     """
     generator, discriminator = self.optimizers["generator"], self.optimizers["discriminator"]
     images = torch.cat([images_s, images_t]).contiguous(memory_format=self.layout)
 
     self.discriminator.requires_grad_(False)
     generator.zero_grad(set_to_none=True)
-    terms = self._generator_terms(images, labels_s, noise)
+    terms = self._generator_terms(images, labels_s, noise, dropped)
     losses = self.weigh(terms)
     losses["loss"].backward()
     self._update(generator, self.segmenter, self.decoders)
@@ -243,7 +282,7 @@ class Twin:
     self.discriminator.requires_grad_(True)
     discriminator.zero_grad(set_to_none=True)
     with torch.no_grad():
-      class_maps = self._class_maps(images, noise)
+      class_maps = self._class_maps(images, noise, dropped)
     judged = self._judge_loss(class_maps)
     judged.backward()
     self._update(discriminator, self.discriminator)
@@ -257,12 +296,14 @@ class Twin:
     self.steps += 1
     return {name: loss.detach() for name, loss in losses.items()} | {"discriminator": judged.detach()}
 
-  def generator_terms(self, images: Tensor, labels_s: Tensor, noise: Sequence[Tensor] | None) -> dict[str, Tensor]:
+  def generator_terms(
+    self, images: Tensor, labels_s: Tensor, noise: Sequence[Tensor] | None, dropped: Sequence[Tensor] | None
+  ) -> dict[str, Tensor]:
     """The loss terms of the generator pass before they are weighed: scalars, but (scales,) of the global alignment."""
     classes, sources = len(self.config.data.label_values), len(labels_s)
     labels = F.one_hot(labels_s, classes).movedim(-1, 1).float().contiguous(memory_format=self.layout)
     with self._autocast():
-      output = self.segmenter(images, noise)
+      output = self.segmenter(images, noise, dropped)
     source, target = _split(output, sources)
     probs_t = F.softmax(target.logits, 1)
     domains = {"source": (source, images[:sources], labels), "target": (target, images[sources:], probs_t)}
@@ -274,7 +315,7 @@ class Twin:
       }
       judged = self.discriminator(probs_t)
 
-    cross_entropy, dice = deep_segmentation(source, labels)
+    cross_entropy, dice = deep_segmentation(source, labels, self.config.loss.balanced)
     return {
       "cross_entropy": cross_entropy,
       "dice_loss": dice,
@@ -313,10 +354,10 @@ class Twin:
     total = weights["segmentation"] * supervised + ramp * unsupervised
     return terms | {"loss": total, "segmentation": supervised, "global_alignment": terms["global_alignment"].sum()}
 
-  def class_maps(self, images: Tensor, noise: Sequence[Tensor] | None) -> Tensor:
+  def class_maps(self, images: Tensor, noise: Sequence[Tensor] | None, dropped: Sequence[Tensor] | None) -> Tensor:
     """The segmenter's softmax maps, the discriminator's input."""
     with self._autocast():
-      logits = self.segmenter(images, noise).logits
+      logits = self.segmenter(images, noise, dropped).logits
     return F.softmax(logits, 1)
 
   def judge_loss(self, class_maps: Tensor) -> Tensor:
@@ -375,25 +416,30 @@ def make_bare_unet(
   return run
 
 
-def deep_segmentation(output: Segmentation, labels: Tensor) -> tuple[Tensor, Tensor]:
+def deep_segmentation(output: Segmentation, labels: Tensor, balanced: bool) -> tuple[Tensor, Tensor]:
   """Cross-entropy and soft Dice loss, each the sum over the fused output and every scale (eq. 4).
 
   Labels are one-hot (B, K, H, W); the targets of a coarse scale are the class shares of its windows.
   """
-  terms = [segmentation(output.logits, labels)]
+  terms = [segmentation(output.logits, labels, balanced)]
   for scale, logits in enumerate(output.scale_logits):
-    terms.append(segmentation(logits, _average_pool(labels, 2**scale)))
+    terms.append(segmentation(logits, _average_pool(labels, 2**scale), balanced))
   return tuple(sum(term) for term in zip(*terms, strict=True))
 
 
-def segmentation(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-  """Cross-entropy and soft Dice loss of a batch: logits and class shares (B, K, H, W)."""
+def segmentation(logits: Tensor, targets: Tensor, balanced: bool) -> tuple[Tensor, Tensor]:
+  """Cross-entropy, if balanced the mean over the classes, and soft Dice loss of a batch: logits and class shares
+  (B, K, H, W)."""
   log_p = F.log_softmax(logits, 1)
   p = log_p.exp()
   sizes = (p + targets).sum((0, 2, 3))
   overlaps = torch.minimum(p, targets).sum((0, 2, 3))
   dice = (sizes - 2.0 * overlaps) / (sizes + 1.0)
-  return -(targets * log_p).sum(1).mean(), dice[1:].mean()
+  nll, pixels = -(targets * log_p).sum((0, 2, 3)), targets.sum((0, 2, 3))
+  if not balanced:
+    return nll.sum() / pixels.sum(), dice[1:].mean()
+  cross_entropy = (nll / pixels.clamp(min=1e-6)).sum() / (pixels > 0.0).sum()
+  return cross_entropy, dice[1:].mean()
 
 
 def prior_kl(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -402,19 +448,19 @@ def prior_kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def global_alignment(mu_s: Tensor, logvar_s: Tensor, mu_t: Tensor, logvar_t: Tensor, estimator: str) -> Tensor:
-  """Eqs. 5-8 by the matrices of all pairs of images: (M, n) each -> scalar, summed over the n latent dimensions."""
+  """Eqs. 5-8 by all pairs of images: (M, n) each -> scalar, summed over the latent dimensions that are not negative."""
   source, target = (mu_s, logvar_s), (mu_t, logvar_t)
-  divergence = pairwise_kl(*source, *target).mean() + pairwise_kl(*target, *source).mean()
+  divergence = mean_kl(*source, *target) + mean_kl(*target, *source)
   if estimator == "paper":
-    divergence = divergence - pairwise_kl(*source, *source).mean() - pairwise_kl(*target, *target).mean()
-  return divergence
+    divergence = divergence - mean_kl(*source, *source) - mean_kl(*target, *target)
+  return divergence.clamp(min=0.0).sum()
 
 
-def pairwise_kl(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: Tensor) -> Tensor:
-  """KL( N(μ_ai, σ_ai²) ‖ N(μ_bj, σ_bj²) ) of all pairs: (M_a, n), (M_b, n) -> (M_a, M_b)."""
+def mean_kl(mu_a: Tensor, logvar_a: Tensor, mu_b: Tensor, logvar_b: Tensor) -> Tensor:
+  """Mean of KL( N(μ_ai, σ_ai²) ‖ N(μ_bj, σ_bj²) ) over all pairs, by dimension: (M_a, n), (M_b, n) -> (n,)."""
   log_ratio = logvar_a[:, None] - logvar_b
   squares = (mu_a[:, None] - mu_b).square() * torch.exp(-logvar_b)
-  return 0.5 * (torch.expm1(log_ratio) - log_ratio + squares).sum(-1)
+  return 0.5 * (torch.expm1(log_ratio) - log_ratio + squares).mean((0, 1))
 
 
 def prototype_loss(
@@ -461,7 +507,7 @@ def load_jax_params(module: nn.Module, params: dict) -> None:
   if isinstance(module, nn.ConvTranspose2d):
     _, width, height, length = module.weight.shape
     kernel = arrays["kernel"].reshape(-1, height, length, width).transpose(0, 3, 1, 2)
-    biases = arrays["bias"].reshape(-1, width)
+    biases = arrays["bias"].reshape(-1, width)  # of each of the four pixels, or of all
     if not np.allclose(biases, biases[0]):
       raise ValueError("the bias of an up-convolution differs between its pixels; expected one a channel.")
     values = {"weight": kernel, "bias": biases[0]}
@@ -471,7 +517,7 @@ def load_jax_params(module: nn.Module, params: dict) -> None:
     if "bias" in arrays:
       values["bias"] = arrays["bias"]
   else:
-    values = {"weight": arrays["scale"], "bias": arrays["bias"]}
+    values = {"weight": arrays["scale"], "bias": arrays["bias"]} if arrays else {}
   with torch.no_grad():
     for name, parameter in module.named_parameters():
       parameter.copy_(torch.tensor(values[name]))
@@ -483,9 +529,10 @@ def _parts(module: nn.Module, params: dict) -> Iterator[tuple[nn.Module, dict]]:
     case nn.ModuleDict():
       yield from ((part, params[name]) for name, part in module.items())
     case ConvBlock():
-      kind = type(module.norms[0]).__name__.removesuffix("2d")
       yield from ((conv, params[f"Conv_{i}"]) for i, conv in enumerate(module.convs))
-      yield from ((norm, params[f"{kind}_{i}"]) for i, norm in enumerate(module.norms))
+      # Norms without parameters have no entry.
+      kind = _kind(module.norms[0])
+      yield from ((norm, params.get(f"{kind}_{i}", {})) for i, norm in enumerate(module.norms))
     case Decoder():
       yield from [(module.block, params["ConvBlock_0"]), (module.head, params["Conv_0"])]
     case Discriminator():
@@ -493,18 +540,31 @@ def _parts(module: nn.Module, params: dict) -> Iterator[tuple[nn.Module, dict]]:
     case _Levels():
       blocks = [*module.encoder, *reversed(module.decoder)]
       yield from ((block, params[f"ConvBlock_{i}"]) for i, block in enumerate(blocks))
-      yield from ((up, params[f"Upsample_{i}"]["Dense_0"]) for i, up in enumerate(reversed(module.up)))
-  match module:
-    case UNet():
-      yield module.head, params["head"]
-    case VariationalUNet():
-      kind = type(module.mu_norm[0]).__name__.removesuffix("2d")
-      for i, scale in enumerate(reversed(range(len(module.heads)))):
-        yield from [(module.mu[scale], params[f"mu_{scale}"]), (module.logvar[scale], params[f"logvar_{scale}"])]
-        yield module.mu_norm[scale], params[f"{kind}_{2 * i}"]
-        yield module.logvar_norm[scale], params[f"{kind}_{2 * i + 1}"]
-        yield module.heads[scale], params[f"head_{scale}"]
-      yield module.fused, params["head_fused"]
+      for i, up in enumerate(reversed(module.up)):
+        upsample = params[f"Upsample_{i}"]
+        yield up, upsample["Dense_0"] | ({"bias": upsample["bias"]} if "bias" in upsample else {})
+      yield from _outputs(module, params)
+
+
+def _outputs(module: UNet | VariationalUNet, params: dict) -> Iterator[tuple[nn.Module, dict]]:
+  """The parts of a U-Net after its levels: latents and heads."""
+  if isinstance(module, UNet):
+    yield module.head, params["head"]
+    return
+  kind = _kind(module.mu_norm[0])
+  for i, scale in enumerate(reversed(range(len(module.heads)))):
+    yield from [(module.mu[scale], params[f"mu_{scale}"]), (module.logvar[scale], params[f"logvar_{scale}"])]
+    yield module.mu_norm[scale], params.get(f"{kind}_{2 * i}", {})
+    yield module.logvar_norm[scale], params.get(f"{kind}_{2 * i + 1}", {})
+    yield module.heads[scale], params[f"head_{scale}"]
+  yield module.fused, params["head_fused"]
+  if module.model.heads == "convolution":
+    yield from ((block, params[name]) for name, block in module.named_children() if name.endswith("_block"))
+
+
+def _kind(norm: nn.Module) -> str:
+  """The name of a norm's Flax module."""
+  return type(norm).__name__.removesuffix("2d")
 
 
 def _autocast(config: StageConfig, device: torch.device) -> torch.autocast:
@@ -545,8 +605,10 @@ def _split(output: Segmentation, sources: int) -> tuple[Segmentation, Segmentati
   )
 
 
-def _schedule(config: StageConfig) -> Callable[[int], float]:
-  """Learning rate relative to its peak, by step."""
+def _schedule(config: StageConfig, network: str) -> Callable[[int], float]:
+  """Learning rate of a network relative to its peak, by step."""
+  if network in config.optimizer.constant:
+    return lambda step: 1.0
   steps, epoch_steps = config.train.steps, config.optimizer.epoch_steps
   return {
     "polynomial": lambda step: (1.0 - min(step, steps) / steps) ** 0.9,

@@ -1,15 +1,21 @@
 """The PyTorch twin against the JAX step: the same parameters, images and noise give the same numbers."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from configs import vamcei_paper
 from tests.configs import tiny
+from tests.methods import published
+from tests.methods.test_published_step import STORED
 from vamcei_jax import losses
 from vamcei_jax.methods import distillation, vamcei
+from vamcei_jax.models.layers import drop_channels
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.prng import example_keys
 
@@ -17,15 +23,19 @@ torch = pytest.importorskip("torch")
 
 from experiments.torch_twin import UNet, global_alignment, load_jax_params, make_bare_unet, make_twin  # noqa: E402
 
-IMAGES, HEIGHT, WIDTH = 3, 40, 24  # of a domain; halves of these sizes are odd in the discriminator
 TERMS = ["loss", "segmentation", "cross_entropy", "dice_loss", "reconstruction", "prior_kl", "global_alignment"]
 TERMS += ["prototypes", "generator", "discriminator"]
 
 
-@pytest.fixture(scope="module")
-def config():
+@pytest.fixture(scope="module", params=["lean", "published"])
+def config(request):
+  """The lean layers of the house, and those of the published code, at a small size."""
+  return {"lean": lean, "published": published.small_config}[request.param]()
+
+
+def lean():
   config = tiny.get_config()
-  config.data.crop = (HEIGHT, WIDTH)
+  config.data.crop = published.SHAPE  # whose halves are odd in the discriminator
   config.model.update(widths=(8, 16, 24), latent_scales=2)
   config.loss.weights.global_alignment = (1e-3, 3e-3)
   config.loss.weights.reconstruction = 0.5
@@ -37,20 +47,13 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def batch():
-  rng = np.random.default_rng(0)
-  images = lambda: rng.uniform(size=(IMAGES, HEIGHT, WIDTH, 1)).astype(np.float32)
-  labels = rng.integers(0, 4, (IMAGES, HEIGHT, WIDTH))
-  labels[labels == 3] = rng.integers(0, 2)  # the source lacks a class
-  return {"source": {"image": images(), "label": labels}, "target": {"image": images()}}
+def batch(config):
+  return published.make_batch(config)
 
 
 @pytest.fixture(scope="module")
 def state(config):
-  """A state in the ramp of the unsupervised terms, with parameters off their initial values."""
-  state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
-  params = jax.tree_util.tree_map_with_path(perturbed, state.params)
-  return state.replace(step=jnp.int32(1), params=params, ema_params={"segmenter": params["segmenter"]})
+  return published.make_state(config)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +63,23 @@ def step(config):
 
 @pytest.fixture(scope="module")
 def arguments(config, state, batch):
-  """The arguments of the twin for the state's next step: the batch, and the noise that the JAX step draws."""
-  keys = example_keys(jax.random.fold_in(state.key, state.step), jnp.arange(2 * IMAGES))
-  noise = []
-  for scale, width in enumerate(config.model.widths[: config.model.latent_scales]):
-    shape = (HEIGHT // 2**scale, WIDTH // 2**scale, width)
+  return arguments_of(config, state, batch)
+
+
+def arguments_of(config, state, batch):
+  """The arguments of the twin for the state's next step: the batch, and what the JAX step draws."""
+  height, width = config.data.crop
+  keys = example_keys(jax.random.fold_in(state.key, state.step), jnp.arange(2 * config.train.batch_size))
+  noise, dropped = [], []
+  for scale, channels in enumerate(config.model.widths[:-1]):
+    shape = (height // 2**scale, width // 2**scale, channels)
     draw = lambda key, scale=scale, shape=shape: jax.random.normal(jax.random.fold_in(key, scale), shape)
-    noise.append(nchw(jax.vmap(draw)(keys)))
-  return nchw(batch["source"]["image"]), torch.tensor(batch["source"]["label"]), nchw(batch["target"]["image"]), noise
+    if scale < config.model.latent_scales:
+      noise.append(nchw(jax.vmap(draw)(keys)))
+    level_keys = jax.vmap(lambda key, scale=scale: jax.random.fold_in(key, 100 + scale))(keys)
+    dropped.append(torch.tensor(np.asarray(drop_channels(level_keys, channels, config.model.dropout))))
+  images = [nchw(batch[domain]["image"]) for domain in ("source", "target")]
+  return images[0], torch.tensor(np.asarray(batch["source"]["label"], np.int64)), images[1], noise, dropped
 
 
 def twin_of(config, state):
@@ -81,45 +93,76 @@ def twin_of(config, state):
   return twin
 
 
+def still_twin(config, state):
+  """A twin with a learning rate of zero, so that its second pass has the segmenter of the JAX step."""
+  twin = twin_of(config, state)
+  for group in (group for optimizer in twin.optimizers.values() for group in optimizer.param_groups):
+    group["lr"] = 0.0
+  return twin
+
+
 def with_model(config, **fields):
   """The configuration with other fields of the section `model`."""
   return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
-
-
-def perturbed(path, parameter):
-  """Parameters off their initial zeros and ones; up-convolutions have one bias a channel, as in PyTorch."""
-  rng = np.random.default_rng(sum(map(ord, str(path))))
-  if "Upsample" in str(path) and parameter.ndim == 1:
-    return parameter + np.tile(0.1 * rng.normal(size=parameter.size // 4), 4).astype(np.float32)
-  return parameter + (0.1 * rng.normal(size=parameter.shape)).astype(np.float32)
 
 
 def nchw(images):
   return torch.tensor(np.asarray(images)).movedim(-1, 1).contiguous()
 
 
+def gradient_norm(network):
+  """The norm of a network's gradient; clipping has left it as it was."""
+  return torch.stack([parameter.grad.norm() for parameter in network.parameters()]).norm()
+
+
 def biases_of_upsampling(change, params):
-  """The parameters with their up-convolutions' biases, (4, width) by pixel, changed."""
-  applies = lambda path, x: "Upsample" in str(path) and x.ndim == 1
+  """The parameters with the biases of up-convolutions that differ by pixel, (4, width), changed."""
+  applies = lambda path, x: "Upsample" in str(path) and "Dense" in str(path) and x.ndim == 1
   changed = lambda x: jnp.broadcast_to(change(x.reshape(4, -1)), (4, x.size // 4)).ravel()
   return jax.tree_util.tree_map_with_path(lambda path, x: changed(x) if applies(path, x) else x, params)
 
 
 def test_losses_and_gradients_are_those_of_the_jax_step(config, state, step, batch, arguments):
-  """The learning rate is zero, so that the second pass of the twin has the segmenter of the JAX step."""
+  agrees(config, state, step, batch, arguments)
+
+
+def test_stored_numbers_of_the_published_step_are_those_of_the_twin():
+  config = published.small_config()
+  state, batch = published.make_state(config), published.make_batch(config)
+  twin = still_twin(config, state)
+  got = {name: float(value) for name, value in twin(*arguments_of(config, state, batch)).items()}
+  got |= {f"gradient_{name}": float(gradient_norm(getattr(twin, name))) for name in vamcei.NETWORKS}
+  stored = json.loads(STORED.read_text(encoding="utf-8"))
+  assert stored == pytest.approx(got, rel=1e-4), json.dumps(got, indent=2)
+
+
+@pytest.mark.slow
+def test_the_published_step_is_that_of_the_twin():
+  """At the size of configs/vamcei_paper.py."""
+  config = resolve(vamcei_paper.get_config()).stages["vamcei"]
+  state, batch = published.make_state(config), published.make_batch(config)
+  agrees(config, state, jax.jit(vamcei.make_step(config)), batch, arguments_of(config, state, batch))
+
+
+def agrees(config, state, step, batch, arguments):
+  """Asserts that losses, gradients and their norms are equal."""
   after, metrics = step(state.replace(learning_rates=jax.tree.map(jnp.zeros_like, state.learning_rates)), batch)
-  twin, reference = twin_of(config, state), make_twin(config, "cpu")
-  for group in (group for optimizer in twin.optimizers.values() for group in optimizer.param_groups):
-    group["lr"] = 0.0
+  twin, reference = still_twin(config, state), make_twin(config, "cpu")
   terms = twin(*arguments)
   assert sorted(terms) == sorted(TERMS)
   for term in TERMS:
     np.testing.assert_allclose(terms[term], metrics[term], rtol=1e-4, err_msg=term)
   for network in ("segmenter", "decoders", "discriminator"):
-    gradient = jax.tree.map(lambda moment: moment / (1.0 - config.optimizer.b1), after.opt_state[network][1].mu)
+    # Adam's first moment, without the weight decay that is added to the gradient.
+    decay = 0.0 if network in config.optimizer.constant else config.optimizer.weight_decay
+    moments = optax.tree.get(after.opt_state[network], "mu")
+    moment_of = lambda moment, old, decay=decay: moment / (1.0 - config.optimizer.b1) - decay * old
+    gradient = jax.tree.map(moment_of, moments, state.params[network])
     load_jax_params(getattr(reference, network), biases_of_upsampling(lambda pixels: pixels.sum(0), gradient))
     expected = dict(getattr(reference, network).named_parameters())
     largest = max(want.norm() for want in expected.values())
+    norm = gradient_norm(getattr(twin, network))
+    np.testing.assert_allclose(norm, metrics[f"gradient_{network}"], rtol=1e-3, err_msg=network)
     for name, parameter in getattr(twin, network).named_parameters():
       # By norm: where the input of a ReLU is zero but for rounding, single pixels may count in one library only.
       error = (parameter.grad - expected[name]).norm()
@@ -156,37 +199,40 @@ def test_parameters_and_their_average_move_as_in_jax(config, state, step, batch,
 def test_the_alignment_by_pairs_equals_that_by_moments(estimator):
   rng = np.random.default_rng(1)
   gaussians = [rng.normal(size=(4, 50)).astype(np.float32) for _ in range(4)]
-  expected = losses.global_alignment(*map(jnp.asarray, gaussians), estimator=estimator)
+  expected = losses.global_alignment(*map(jnp.asarray, gaussians), estimator=estimator, guarded=True)
   got = global_alignment(*map(torch.tensor, gaussians), estimator)
   np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("config", ["lean"], indirect=True)
 @pytest.mark.parametrize("norm", ["instance", "group"])
 def test_the_plain_unet_is_that_of_the_student(config, batch, norm):
   config = with_model(config, norm=norm)
   images = batch["target"]["image"]
   student = distillation.make_student(config)
   params = jax.jit(student.init)(jax.random.key(2), images)["params"]
-  params = jax.tree_util.tree_map_with_path(perturbed, params)
+  params = jax.tree_util.tree_map_with_path(published.perturbed, params)
   unet = UNet(4, config.model.widths, norm)
   load_jax_params(unet, params)
   got = unet(nchw(images)).detach().movedim(1, -1)
   np.testing.assert_allclose(got, jax.jit(student.apply)({"params": params}, images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("config", ["lean"], indirect=True)
 def test_up_convolutions_whose_bias_differs_by_pixel_are_refused(config):
   layer = {"kernel": np.zeros((24, 64)), "bias": np.arange(64.0)}
   with pytest.raises(ValueError, match="one a channel"):
     load_jax_params(UNet(4, config.model.widths).up[1], layer)
 
 
+@pytest.mark.parametrize("config", ["lean"], indirect=True)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_steps_on_drawn_noise_learn_in_either_dtype_and_layout(config, arguments, dtype, channels_last):
   config = with_model(config, dtype=dtype)
   torch.manual_seed(0)
   twin = make_twin(config, "cpu", channels_last=channels_last)
-  *drawn, _ = arguments
+  drawn = arguments[:3]
   history = [twin(*drawn) for _ in range(12)]
   assert all(torch.isfinite(loss) and loss.dtype == torch.float32 for step in history for loss in step.values())
   assert history[-1]["segmentation"] < 0.97 * history[0]["segmentation"]

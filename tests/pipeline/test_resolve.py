@@ -95,9 +95,12 @@ def test_configurations_are_immutable(config):
     resolve(config).stages["distill"].train.steps = 3
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_every_config_can_be_used(path):
-  configs = resolve(importlib.import_module(f"configs.{path.stem}").get_config()).stages
+CONFIGS = [".".join(path.with_suffix("").parts) for path in sorted(Path("configs").rglob("[a-z]*.py"))]
+
+
+@pytest.mark.parametrize("module", CONFIGS)
+def test_every_config_can_be_used(module):
+  configs = resolve(importlib.import_module(module).get_config()).stages
   located = [stage for stage, stage_config in configs.items() if stage_config.data.located]
   assert located == (list(configs)[1:] if "locate" in configs else [])
 

@@ -1,6 +1,6 @@
 """The multi-stage framework on MS-CMRSeg 2019 with networks of the published size, for one GPU.
 
-python -m vamcei_jax.main --config=configs/mscmrseg_multistage_paper.py --config.data.root=DIR
+python -m vamcei_jax.main --config=configs/paper/multistage.py --config.data.root=DIR
 
 We have not run it yet: we know neither its time nor its scores.
 """
