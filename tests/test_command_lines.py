@@ -307,6 +307,15 @@ def test_importing_the_pipeline_imports_neither_tensorflow_nor_matplotlib():
   assert printed.stdout.strip() == "set()"
 
 
+def test_predicting_with_exported_weights_imports_nothing_of_training():
+  """Each of these libraries takes 0.2 s or more to import."""
+  heavy = "{'tensorflow_datasets', 'orbax', 'matplotlib', 'grain', 'tensorboardX'}"
+  run = "vamcei_jax.load_segmenter('weights/lge')(np.zeros((32, 32, 1), 'float32'), spacing=(1, 1, 8)).mask"
+  code = f"import sys, numpy as np, vamcei_jax; {run}; print({heavy} & set(sys.modules))"
+  printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+  assert printed.stdout.strip() == "set()", printed.stderr
+
+
 @pytest.mark.slow
 def test_the_advice_on_a_changed_configuration_works(tiny_run, prepared, tmp_path, run_command):
   """It names every stage that differs: advice with one stage of the two would be refused because of the other."""

@@ -15,11 +15,12 @@ from tests.runs import final_state
 from tests.test_command_lines import TINY
 from vamcei_jax.config.files import read_config
 from vamcei_jax.errors import InputError
+from vamcei_jax.methods.state import digest
 from vamcei_jax.pipeline import run as runs
 from vamcei_jax.pipeline.record import git_state, read_record
 from vamcei_jax.pipeline.reproduce import reproduce
 from vamcei_jax.pipeline.resolve import resolve
-from vamcei_jax.training.checkpoints import digest, open_checkpoints, save
+from vamcei_jax.training.checkpoints import open_checkpoints, save
 
 STAGES = ("no_adaptation", "vamcei")
 

@@ -26,7 +26,6 @@ from vamcei_jax.inference.weights import check_inference, read_weights
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params, State
 from vamcei_jax.pipeline.stages import ADAPT, LOCATOR, STAGES, TRANSLATED
-from vamcei_jax.training.checkpoints import is_finished, restore_last, restore_networks
 
 Networks = dict[str, Params]
 
@@ -132,6 +131,9 @@ def run_folder(folder: Path) -> Path:
 
 def restore_stage(folder: Path) -> tuple[StageConfig, Networks]:
   """Configuration and networks in the folder of a stage; prints a note if its training is not finished."""
+  # Imported late: exported weights are read without Orbax, whose import takes 0.2 s.
+  from vamcei_jax.training.checkpoints import is_finished, restore_networks
+
   config = read_stage_config(folder)
   networks = restore_networks(folder / "checkpoints", abstract_state(config))
   if not is_finished(folder / "checkpoints", config.train.steps):
@@ -141,6 +143,9 @@ def restore_stage(folder: Path) -> tuple[StageConfig, Networks]:
 
 def restore_final(folder: Path, config: StageConfig) -> Networks | None:
   """The networks after the last step of the stage in `folder`; None where its last checkpoint is missing or damaged."""
+  # Imported late, as in restore_stage.
+  from vamcei_jax.training.checkpoints import restore_last
+
   return restore_last(folder / "checkpoints", config.train.steps, abstract_state(config))
 
 

@@ -16,10 +16,9 @@ from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import InferenceConfig, StageConfig, build, records
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
-from vamcei_jax.methods.state import Params
+from vamcei_jax.methods.state import Params, digest
 from vamcei_jax.pipeline.resolve import check_relations
 from vamcei_jax.pipeline.stages import STAGES
-from vamcei_jax.training.checkpoints import digest
 
 WEIGHTS_FILE = "weights.safetensors"
 

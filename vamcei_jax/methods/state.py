@@ -1,5 +1,6 @@
 """The state of a training and its optimizer step, shared by all methods."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
@@ -174,6 +176,17 @@ def make_update(config: StageConfig, axis_name: str | None = None) -> Callable[.
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params), metrics
 
   return update
+
+
+def digest(state: State | Mapping[str, Params] | Sequence[State]) -> str:
+  """SHA-256 of all arrays of a state, or of networks, with their names, shapes and types."""
+  sha = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
+    sha.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+    sha.update(array.view(np.uint8).data)
+  return sha.hexdigest()
 
 
 def apply_network(network: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:

@@ -25,8 +25,7 @@ from vamcei_jax import __version__
 from vamcei_jax.config.schema import flat_fields
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
-from vamcei_jax.methods.state import Params
-from vamcei_jax.training.checkpoints import digest
+from vamcei_jax.methods.state import Params, digest
 
 RUN_FILE = "run.json"
 _PARTS = {"config": dict, "seed": int, "data": dict, "sessions": list, "stages": dict}

@@ -13,11 +13,10 @@ from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import restore_final
-from vamcei_jax.methods.state import Params
+from vamcei_jax.methods.state import Params, digest
 from vamcei_jax.pipeline.record import RUN_FILE, differences, read_record
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.run import run
-from vamcei_jax.training.checkpoints import digest
 
 
 @jax_settings()

@@ -4,22 +4,20 @@ A checkpoint holds the State: parameters, optimizers, moving averages, memory an
 the data follows (see data/loader.py).
 """
 
-import hashlib
 import math
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from vamcei_jax.errors import InputError
-from vamcei_jax.methods.state import Params, State
+from vamcei_jax.methods.state import Params, State, digest
 
 States = TypeVar("States", State, list[State])
 
@@ -102,17 +100,6 @@ def set_aside(checkpoints: ocp.CheckpointManager, steps: Collection[int]) -> Non
     shutil.move(damaged, destination)
   if steps:
     checkpoints.reload()
-
-
-def digest(state: State | Mapping[str, Params] | list[State]) -> str:
-  """SHA-256 of all arrays of a state, or of networks, with their names, shapes and types."""
-  sha = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
-    sha.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-    sha.update(array.view(np.uint8).data)
-  return sha.hexdigest()
 
 
 def restore_networks(folder: Path, abstract_state: State) -> dict[str, Params]:
