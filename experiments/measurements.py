@@ -131,25 +131,9 @@ def interleave(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str,
   return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-# The layers, loss and optimizer of the PyTorch twin, at any size.
-TWIN = {
-  "model.affine": True,
-  "model.bias": False,
-  "model.dropout": 0.0,
-  "model.latent": "pointwise",
-  "model.heads": "pointwise",
-  "model.decoder_widths": (),
-  "loss.balanced": False,
-  "optimizer.weight_decay": 0.0,
-  "optimizer.constant": (),
-  "optimizer.b2.discriminator": 0.999,
-}
-
-
 def step_config(name: str, dtype: str = "float32") -> StageConfig:
-  """The configuration of the stage vamcei: of the "demo", or of the "published" size."""
+  """The configuration of the stage vamcei: of the "demo", or of the "published" code."""
   config = {"demo": uda, "published": vamcei_paper}[name].get_config()
-  config.update_from_flattened_dict(TWIN)
   config.model.dtype = dtype
   return resolve(config).stages[STAGE]
 
