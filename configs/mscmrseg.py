@@ -29,8 +29,7 @@ def get_config() -> ConfigDict:
   config.model.widths = (16, 32, 64, 128, 256)
   config.model.discriminator_width = 32
 
-  # As strong for each latent dimension as in configs/uda.py: 3e-7 for 12×12×16 dimensions there, 1e-7 for 20×20×16.
-  # A larger weight makes all images of a domain alike; see docs/results-ablation.md.
+  # In total as strong as in configs/uda.py: 3e-7 for 12×12×16 latent dimensions there, 1e-7 for 20×20×16 here.
   config.loss.weights.global_alignment = (1e-7, 1e-7, 1e-8)
   config.loss.weights.generator = 0.2
   config.loss.ramp = (0, 200)

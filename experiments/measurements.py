@@ -132,7 +132,7 @@ def interleave(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str,
 
 
 def step_config(name: str, dtype: str = "float32") -> StageConfig:
-  """The configuration of the stage vamcei: of the "demo", or of the "published" code."""
+  """The configuration of the stage vamcei: "demo" is configs/uda.py, "published" is configs/vamcei_paper.py."""
   config = {"demo": uda, "published": vamcei_paper}[name].get_config()
   config.model.dtype = dtype
   return resolve(config).stages[STAGE]

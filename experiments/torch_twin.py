@@ -1,7 +1,8 @@
-"""A PyTorch twin of the published training step, which the JAX step is measured against.
+"""A PyTorch twin of VAMCEI's training step, which the JAX step is measured against.
 
-Networks, losses and optimizers are those of `vamcei_jax.methods.vamcei`, written in the usual way of PyTorch: NCHW,
-vectorized losses, fused Adam, nothing that waits for the device. The order of the updates is the published one:
+Networks, losses and optimizers are those of `vamcei_jax.methods.vamcei`, with the lean or the published layers, written
+in the usual way of PyTorch: NCHW, vectorized losses, fused Adam, nothing that waits for the device. A step has two
+passes:
 
   1. generator pass: segmenter, decoders and discriminator forward, six losses, backward, segmenter and decoders step;
   2. discriminator pass: the updated segmenter once more over both domains, without gradient, eq. 11, backward, step.
@@ -95,7 +96,7 @@ class VariationalUNet(_Levels):
   def __init__(self, classes: int, model: ModelConfig):
     super().__init__(model.widths, model.norm, model.affine, model.bias)
     widths = model.widths[:-1][: model.latent_scales]
-    self.model, self.classes = model, classes
+    self.model = model
     norms = lambda: nn.ModuleList(NORMS[model.norm](w, model.affine) for w in widths)
     self.mu_norm, self.logvar_norm = norms(), norms()
     if model.latent == "pointwise":
@@ -428,8 +429,10 @@ def deep_segmentation(output: Segmentation, labels: Tensor, balanced: bool) -> t
 
 
 def segmentation(logits: Tensor, targets: Tensor, balanced: bool) -> tuple[Tensor, Tensor]:
-  """Cross-entropy, if balanced the mean over the classes, and soft Dice loss of a batch: logits and class shares
-  (B, K, H, W)."""
+  """Cross-entropy and soft Dice loss of a batch, from logits and class shares (B, K, H, W).
+
+  A balanced cross-entropy is the mean over the classes, otherwise it is the mean over the pixels.
+  """
   log_p = F.log_softmax(logits, 1)
   p = log_p.exp()
   sizes = (p + targets).sum((0, 2, 3))
@@ -448,7 +451,7 @@ def prior_kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def global_alignment(mu_s: Tensor, logvar_s: Tensor, mu_t: Tensor, logvar_t: Tensor, estimator: str) -> Tensor:
-  """Eqs. 5-8 by all pairs of images: (M, n) each -> scalar, summed over the latent dimensions that are not negative."""
+  """Eqs. 5-8 by all pairs of images: (M, n) each -> scalar, the sum of the positive values of latent dimensions."""
   source, target = (mu_s, logvar_s), (mu_t, logvar_t)
   divergence = mean_kl(*source, *target) + mean_kl(*target, *source)
   if estimator == "paper":

@@ -203,17 +203,12 @@ def compile_steps(
   step, local = make_step(axis_name), _local(devices)
 
   def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
-    after, metrics = step(state, draw(data, key, state.step, axis_name=axis_name))
     # Where a step is a call, the host checks its metrics and returns to the earlier state, without a copy.
-    return skip_nonfinite(state, after, metrics) if scanned else (after, metrics)
-
-  def many(state: State, data: Any, key: Array, count: int) -> tuple[State, Metrics]:
-    slices = data if streamed else None
-    return jax.lax.scan(lambda state, row: one(state, row if streamed else data, key), state, slices, length=count)
+    return step(state, draw(data, key, state.step, axis_name=axis_name))
 
   @cache
   def program(count: int) -> Callable:
-    function = (lambda state, data, key: many(state, data, key, count)) if scanned else one
+    function = scan_steps(step, draw, axis_name, count, streamed=streamed) if scanned else one
     axis = (1 if scanned else 0) if streamed else None
     # Where the host checks a step, it needs the state before it, so that state is not donated.
     return _over_devices(function, devices, axis, donated=scanned)
@@ -237,6 +232,19 @@ def compile_steps(
     return state, metrics
 
   return run
+
+
+def scan_steps(step: Callable, draw: Callable, axis_name: str | None, count: int, *, streamed: bool) -> Callable:
+  """Function (state, data, key) -> (state, metrics) of `count` steps, see compile_steps; metrics are (count,)."""
+
+  def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
+    return skip_nonfinite(state, *step(state, draw(data, key, state.step, axis_name=axis_name)))
+
+  def many(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
+    slices = data if streamed else None
+    return jax.lax.scan(lambda state, row: one(state, row if streamed else data, key), state, slices, length=count)
+
+  return many
 
 
 def _over_devices(function: Callable, devices: Devices, data_axis: int | None, *, donated: bool) -> Callable:

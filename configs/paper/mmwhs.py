@@ -1,8 +1,9 @@
-"""VAMCEI as its authors published it, on MM-WHS 2017, CT -> MR; see configs/vamcei_paper.py.
+"""The published networks and losses of VAMCEI on MM-WHS 2017, CT -> MR; see configs/vamcei_paper.py.
 
 python -m vamcei_jax.main --config=configs/paper/mmwhs.py --config.data.root=DIR
 
-We have not run it: we know neither its time nor its scores.
+The published code reads MS-CMRSeg alone. Here its recipe follows our stage "locate", and its steps are those of
+MS-CMRSeg. We have not run it: we know neither its time nor its scores.
 """
 
 from ml_collections import ConfigDict

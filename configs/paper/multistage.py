@@ -19,8 +19,11 @@ def get_config() -> ConfigDict:
   translate.translation.update(width=64, blocks=9, discriminator_width=64)
   translate.loss.weights.update(cycle=20.0, identity=10.0)  # 10 and 5 for images in [-1, 1]; ours are in [0, 1].
   translate.optimizer.rates.update(translators=2e-4, discriminators=2e-4)
-  translate.train.update(steps=20_000, batch_size=1, eval_every=2000, checkpoint_every=2000)
+  translate.optimizer.weight_decay = 0.0
+  translate.train.update(steps=20_000, batch_size=1, steps_per_call=20, log_every=20)
+  translate.train.update(eval_every=2000, checkpoint_every=2000)
 
+  # Half the width of the teachers: our choice.
   config.stage.distill.model.widths = (32, 64, 128, 256, 512)
   config.stage.distill.train.steps = config.train.steps
   return config

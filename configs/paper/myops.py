@@ -1,8 +1,9 @@
-"""VAMCEI as its authors published it, on MyoPS 2020, bSSFP -> LGE; see configs/vamcei_paper.py.
+"""The published networks and losses of VAMCEI on MyoPS 2020, bSSFP -> LGE; see configs/vamcei_paper.py.
 
 python -m vamcei_jax.main --config=configs/paper/myops.py --config.data.root=DIR
 
-We have not run it: we know neither its time nor its scores.
+The published code reads MS-CMRSeg alone. Here its recipe follows our stage "locate", and its steps are those of
+MS-CMRSeg. We have not run it: we know neither its time nor its scores.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +19,8 @@ def published_on(lean: ConfigDict) -> ConfigDict:
   """The published recipe on the data of another configuration.
 
   Args:
-    lean: configuration with the stage locate, whose recipe finds the heart. The field is as large as there in mm, and
-      192×192 pixels.
+    lean: configuration of the data, with a stage "locate". The published networks see a field of the same size in mm
+      in 192×192 pixels.
   """
   config = vamcei_paper.get_config()
   config.data = lean.data

@@ -1,4 +1,6 @@
-"""The published step at a small size, with parameters and images that depend on NumPy alone."""
+"""The step with the published layers at a small size; parameters and images are drawn by NumPy."""
+
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +13,16 @@ from vamcei_jax.pipeline.resolve import resolve
 SHAPE = (48, 32)
 
 
-def small_config():
-  """configs/vamcei_paper.py with narrow networks on small images."""
+def small_config(**sections):
+  """configs/vamcei_paper.py with narrow networks on small images, and these fields of sections."""
   config = vamcei_paper.get_config()
   config.data.crop = SHAPE
   config.model.update(widths=(8, 8, 16, 16, 24), decoder_widths=(8, 8, 6, 6, 4, 4), discriminator_width=4)
-  config.loss.weights.global_alignment = (1e-2, 1e-2, 1e-3)  # so that it counts beside the other terms
+  # So that each term counts in the gradient.
+  config.loss.weights.update(reconstruction=3.0, prior_kl=30.0, prototypes=3.0, generator=3.0)
+  config.loss.weights.global_alignment = (1e-2, 1e-2, 1e-3)
   config.train.batch_size = 3
+  config.update(sections)
   return resolve(config).stages["vamcei"]
 
 
@@ -40,9 +45,10 @@ def make_state(config):
 
 def perturbed(path, parameter):
   """Random parameters; up-convolutions have one bias a channel, as in PyTorch."""
-  rng = np.random.default_rng(sum(map(ord, str(path))))
+  name = jax.tree_util.keystr(path, simple=True, separator="/")
+  rng = np.random.default_rng(zlib.crc32(name.encode()))
   if parameter.ndim > 1:
     return (rng.normal(size=parameter.shape) * np.sqrt(2.0 / np.prod(parameter.shape[:-1]))).astype(np.float32)
-  channels = parameter.size // 4 if "Upsample" in str(path) and "Dense" in str(path) else parameter.size
+  channels = parameter.size // 4 if "Upsample" in name and "Dense" in name else parameter.size
   values = np.tile(0.1 * rng.normal(size=channels), parameter.size // channels).astype(np.float32)
-  return values + (1.0 if "scale" in str(path[-1]) else 0.0)
+  return values + (1.0 if name.endswith("scale") else 0.0)

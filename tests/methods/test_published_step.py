@@ -1,4 +1,4 @@
-"""The published step against numbers that tests/experiments/test_torch_twin.py computes with PyTorch."""
+"""The step with the published layers, against numbers of the PyTorch twin; see tests/experiments/test_torch_twin.py."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from vamcei_jax.methods import vamcei
 STORED = Path(__file__).with_name("published_step.json")
 
 
-def test_losses_and_norms_of_gradients_are_those_of_the_published_code_in_pytorch():
+def test_losses_and_norms_of_gradients_are_those_of_the_pytorch_twin():
   config = published.small_config()
   step = jax.jit(vamcei.make_step(config))
   _, metrics = step(published.make_state(config), published.make_batch(config))

@@ -1,4 +1,4 @@
-"""Every stage's step becomes a program for GPUs and TPUs, which needs neither."""
+"""Every stage's steps become a program for GPUs and TPUs, which needs neither."""
 
 from functools import partial
 
@@ -6,46 +6,44 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.methods import published
 from tests.methods.settings import stage_config
 from vamcei_jax.data.loader import draw_batch
-from vamcei_jax.methods.state import skip_nonfinite
+from vamcei_jax.distributed import scan_steps
 from vamcei_jax.pipeline.stages import STAGES
 
 AUGMENTATIONS = ("rotation", "scale", "gamma", "contrast", "bias", "blur", "noise", "gin", "ipa", "scar", "contraction")
+CONFIGS = {
+  **{stage: partial(stage_config, stage) for stage in ("no_adaptation", "vamcei", "translate", "distill")},
+  "published": published.small_config,
+}
 SLICES = 5
 
 
-def program_and_arguments(stage, dtype):
+def program_and_arguments(name, **sections):
   """Two steps as one program, with drawn and augmented batches, and the shapes of its arguments."""
-  augment = dict.fromkeys(AUGMENTATIONS, 0.5)
-  config = stage_config(stage, model={"dtype": dtype}, augment=augment)
-  method = STAGES[stage].method
-  step = method.make_step(config)
+  config = CONFIGS[name](**sections)
+  method = STAGES[config.name].method
   draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
-
-  def one(state, data, key):
-    return skip_nonfinite(state, *step(state, draw(data, key, state.step)))
-
-  def many(state, data, key):
-    return jax.lax.scan(lambda state, _: one(state, data, key), state, length=2)
-
+  program = scan_steps(method.make_step(config), draw, None, 2, streamed=False)
   key = jax.eval_shape(lambda: jax.random.key(0))
   slices = partial(jax.ShapeDtypeStruct, (SLICES, *config.data.size))
   source = {"image": slices(jnp.float32), "label": slices(jnp.uint8)}
   target = {"image": slices(jnp.float32)}
-  if stage == "distill":
+  if name == "distill":
     target["teacher"] = jax.ShapeDtypeStruct((SLICES, *config.data.size, 4), jnp.float32)
   state = jax.eval_shape(partial(method.init_state, config), key)
-  return many, (state, {"source": source, "target": target}, key)
+  return program, (state, {"source": source, "target": target}, key)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stage", ["no_adaptation", "vamcei", "translate", "distill"])
-def test_steps_lower_for_gpus_and_tpus(stage, dtype):
-  program, arguments = program_and_arguments(stage, dtype)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_steps_lower_for_gpus_and_tpus(name, dtype):
+  program, arguments = program_and_arguments(name, model={"dtype": dtype}, augment=dict.fromkeys(AUGMENTATIONS, 0.5))
   exported = jax.export.export(jax.jit(program, donate_argnums=0), platforms=("cuda", "tpu"))(*arguments)
-  text = exported.mlir_module()
-  convolutions = [line.rsplit("->", 1)[-1] for line in text.splitlines() if "stablehlo.convolution" in line]
-  assert convolutions
-  # Of the networks with a dtype, all but the last layers compute in it.
-  assert any("bf16" in line for line in convolutions) == (dtype == "bfloat16")
+  lines = [line for line in exported.mlir_module().splitlines() if "stablehlo.convolution" in line]
+  results = [line.rsplit("->", 1)[-1] for line in lines]
+  assert results
+  # In bfloat16, all but the last convolutions of some networks compute in it.
+  exact = sum("bf16" not in result for result in results)
+  assert exact == len(results) if dtype == "float32" else exact < 0.2 * len(results)
