@@ -1,4 +1,4 @@
-"""The multi-stage framework on MS-CMRSeg 2019 with networks of the published size, for one GPU.
+"""The multi-stage framework on MS-CMRSeg 2019 with teachers of the published size, for one GPU.
 
 python -m vamcei_jax.main --config=configs/paper/multistage.py --config.data.root=DIR
 
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
   translate.train.update(steps=20_000, batch_size=1, steps_per_call=20, log_every=20)
   translate.train.update(eval_every=2000, checkpoint_every=2000)
 
-  # Half the width of the teachers: our choice.
+  # Our choice: a plain U-Net of half the width.
   config.stage.distill.model.widths = (32, 64, 128, 256, 512)
   config.stage.distill.train.steps = config.train.steps
   return config

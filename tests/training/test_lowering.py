@@ -1,4 +1,4 @@
-"""Every stage's steps become a program for GPUs and TPUs, which needs neither."""
+"""The steps of every method are lowered for GPUs and TPUs. No such device is needed."""
 
 from functools import partial
 
@@ -15,6 +15,7 @@ from vamcei_jax.pipeline.stages import STAGES
 AUGMENTATIONS = ("rotation", "scale", "gamma", "contrast", "bias", "blur", "noise", "gin", "ipa", "scar", "contraction")
 CONFIGS = {
   **{stage: partial(stage_config, stage) for stage in ("no_adaptation", "vamcei", "translate", "distill")},
+  "adapt without a source": partial(stage_config, "distill"),
   "published": published.small_config,
 }
 SLICES = 5
@@ -30,10 +31,11 @@ def program_and_arguments(name, **sections):
   slices = partial(jax.ShapeDtypeStruct, (SLICES, *config.data.size))
   source = {"image": slices(jnp.float32), "label": slices(jnp.uint8)}
   target = {"image": slices(jnp.float32)}
-  if name == "distill":
+  if config.name == "distill":
     target["teacher"] = jax.ShapeDtypeStruct((SLICES, *config.data.size, 4), jnp.float32)
+  data = {"target": target} if name == "adapt without a source" else {"source": source, "target": target}
   state = jax.eval_shape(partial(method.init_state, config), key)
-  return program, (state, {"source": source, "target": target}, key)
+  return program, (state, data, key)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -29,7 +29,7 @@ def describe_stage(config: StageConfig) -> Iterator[str]:
   epochs = ""
   if settings.schedule == "exponential":
     epochs = f", {steps / settings.epoch_steps:g} epochs of {settings.epoch_steps}"
-  yield f"  steps: {steps:,}{epochs}; {config.train.batch_size} images of each domain in a batch"
+  yield f"  steps: {steps:,}{epochs}; {config.train.batch_size} of each domain in a batch"
 
 
 def parts(network: str, params: Params) -> str:

@@ -34,9 +34,9 @@ from vamcei_jax.inference.load import load_networks, load_segmenter
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import tta_transforms
 from vamcei_jax.methods import cyclegan
+from vamcei_jax.methods.state import digest
 from vamcei_jax.pipeline.domains import CENTRES_FILE, Datasets, announce, prepare_domain
 from vamcei_jax.pipeline.stages import ADAPT, STAGES
-from vamcei_jax.training.checkpoints import digest
 
 _VERSION = 1  # of the way in which the teacher predicts; another number makes its stored predictions again
 _SUFFIX = ".safetensors.gz"
