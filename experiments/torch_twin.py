@@ -244,12 +244,11 @@ class Twin:
         groups.append({"params": getattr(self, name).parameters(), **rates})
       return torch.optim.Adam(groups, fused=True)
 
-    self.optimizers = {"generator": adam("segmenter", "decoders"), "discriminator": adam("discriminator")}
+    passes = {"generator": ("segmenter", "decoders"), "discriminator": ("discriminator",)}
+    self.optimizers = {name: adam(*networks) for name, networks in passes.items()}
     self.schedulers = [
-      torch.optim.lr_scheduler.LambdaLR(optimizer, [_schedule(config, name) for name in names])
-      for optimizer, names in zip(
-        self.optimizers.values(), (("segmenter", "decoders"), ("discriminator",)), strict=True
-      )
+      torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], [_schedule(config, network) for network in networks])
+      for name, networks in passes.items()
     ]
     wrap = torch.compile if compile else lambda function: function
     self._generator_terms, self._class_maps = wrap(self.generator_terms), wrap(self.class_maps)

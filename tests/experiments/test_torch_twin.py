@@ -26,6 +26,9 @@ from experiments.torch_twin import UNet, _schedule, global_alignment, load_jax_p
 
 TERMS = ["loss", "segmentation", "cross_entropy", "dice_loss", "reconstruction", "prior_kl", "global_alignment"]
 TERMS += ["prototypes", "generator", "discriminator"]
+# Relative error of gradients, of shallow and of deep networks. In the twin alone, parameters that differ by 1e-7 change
+# the gradients of decoders with six ReLUs by up to 3.6e-2.
+SHALLOW, DEEP = 3e-3, 2e-2
 
 
 @pytest.fixture(scope="module", params=["lean", "published"])
@@ -132,8 +135,8 @@ def biases_of_upsampling(change, params):
   return jax.tree_util.tree_map_with_path(lambda path, x: changed(x) if applies(path, x) else x, params)
 
 
-def assert_steps_agree(config, state, step, batch, arguments):
-  """Asserts that losses, gradients and their norms are equal."""
+def assert_steps_agree(config, state, step, batch, arguments, limit=SHALLOW):
+  """Asserts that losses, gradients and their norms are equal; `limit` is the largest error of an array's gradient."""
   after, metrics = step(state.replace(learning_rates=jax.tree.map(jnp.zeros_like, state.learning_rates)), batch)
   twin, reference = still_twin(config, state), make_twin(config, "cpu")
   terms = twin(*arguments)
@@ -154,10 +157,10 @@ def assert_steps_agree(config, state, step, batch, arguments):
     norm = gradient_norm(getattr(twin, network))
     np.testing.assert_allclose(norm, metrics[f"gradient_{network}"], rtol=1e-3, err_msg=network)
     for name, parameter in getattr(twin, network).named_parameters():
-      # By norm: where the input of a ReLU is zero but for rounding, single pixels may count in one library only. The
-      # decoders of the published code have six ReLUs.
+      # By norm: where the input of a ReLU is zero but for rounding, single pixels may count in one library only.
       error = (parameter.grad - expected[name]).norm()
-      assert error <= (2e-2 if config.model.decoder_widths else 3e-3) * expected[name].norm() + 1e-5 * largest, (
+      largest_error = DEEP if network == "decoders" and config.model.decoder_widths else limit
+      assert error <= largest_error * expected[name].norm() + 1e-5 * largest, (
         network,
         name,
         error,
@@ -194,7 +197,7 @@ def test_the_published_step_is_that_of_the_twin():
   """At the size of configs/vamcei_paper.py."""
   config = resolve(vamcei_paper.get_config()).stages["vamcei"]
   state, batch = published.make_state(config), published.make_batch(config)
-  assert_steps_agree(config, state, jax.jit(vamcei.make_step(config)), batch, arguments_of(config, state, batch))
+  assert_steps_agree(config, state, jax.jit(vamcei.make_step(config)), batch, arguments_of(config, state, batch), DEEP)
 
 
 def test_parameters_and_their_average_move_as_in_jax(config, state, step, batch, arguments):

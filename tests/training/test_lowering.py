@@ -46,6 +46,6 @@ def test_steps_lower_for_gpus_and_tpus(name, dtype):
   lines = [line for line in exported.mlir_module().splitlines() if "stablehlo.convolution" in line]
   results = [line.rsplit("->", 1)[-1] for line in lines]
   assert results
-  # In bfloat16, all but the last convolutions of some networks compute in it.
+  # In bfloat16, only the last layers of some networks compute in float32.
   exact = sum("bf16" not in result for result in results)
   assert exact == len(results) if dtype == "float32" else exact < 0.2 * len(results)
