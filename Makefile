@@ -22,7 +22,7 @@ lint: $(VENV)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck examples/slurm/*.sh
+	.venv/bin/shellcheck examples/slurm/*.sh experiments/*.sh
 
 # The site. A link that leads nowhere is a warning, and --fail-on-warning makes it an error.
 docs: $(VENV)

@@ -38,6 +38,7 @@ def define_flags() -> None:
   twins = f"NAME,NAME: PyTorch twins to measure: {', '.join(TWINS)}; all but eager are eager as well."
   flags.DEFINE_list("torch", [], twins)
   flags.DEFINE_list("dtypes", ["float32"], f"NAME,NAME: Types of the published step: {', '.join(DTYPES)}.")
+  flags.DEFINE_string("profile", None, "DIR: Folder for JAX's profile of two steps of the published size.")
   flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1)
   flags.DEFINE_list("sections", list(SECTIONS), "NAME,NAME: Sections to measure.")
 
@@ -55,7 +56,8 @@ def main() -> None:
   from experiments.measurements import Settings, machine, measure
   from vamcei_jax.files import write_text
 
-  settings, rows = Settings(FLAGS.rounds, tuple(FLAGS.dtypes), tuple(FLAGS.torch)), []
+  settings = Settings(FLAGS.rounds, tuple(FLAGS.dtypes), tuple(FLAGS.torch), FLAGS.profile)
+  rows = []
   for row in measure(FLAGS.sections, settings):
     rows.append(row)
     print(json.dumps(row), flush=True)

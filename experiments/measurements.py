@@ -45,11 +45,13 @@ class Settings:
   rounds: turns of each contender.
   dtypes: of the published step.
   torch: keys of TWINS.
+  profile: folder for a profile of two steps of the published size, or None.
   """
 
   rounds: int = 5
   dtypes: tuple[str, ...] = ("float32",)
   torch: tuple[str, ...] = ()
+  profile: str | None = None
 
 
 def measure(sections: Sequence[str], settings: Settings) -> Iterator[Row]:
@@ -87,6 +89,10 @@ def measure_steps(settings: Settings) -> Iterator[Row]:
       run, facts = jax_step(config)
       runs = {"JAX": run} | torch_steps(config, settings.torch)
       yield from compare(f"step, {name}, {dtype}", runs, facts, config, settings.rounds, peaks[dtype])
+      if settings.profile and name == "published":
+        with jax.profiler.trace(str(Path(settings.profile) / dtype)):
+          run()
+          run()
   for dtype in settings.dtypes:
     config = step_config("published", dtype)
     run, facts = jax_unet(config)

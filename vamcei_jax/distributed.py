@@ -21,7 +21,7 @@ What this file relies on in `jax.pmap`, which is `jit` of `shard_map` since JAX 
 import math
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -211,7 +211,8 @@ def compile_steps(
     function = scan_steps(step, draw, axis_name, count, streamed=streamed) if scanned else one
     axis = (1 if scanned else 0) if streamed else None
     # Where the host checks a step, it needs the state before it, so that state is not donated.
-    return _over_devices(function, devices, axis, donated=scanned)
+    compiled, numbers = over_devices(function, devices, axis, donated=scanned)
+    return partial(compiled, *numbers)
 
   def shares(slices: dict) -> dict:
     """Slices (B, …) of a step by device: (devices, B / devices, …)."""
@@ -247,11 +248,23 @@ def scan_steps(step: Callable, draw: Callable, axis_name: str | None, count: int
   return many
 
 
-def _over_devices(function: Callable, devices: Devices, data_axis: int | None, *, donated: bool) -> Callable:
-  """function(state, data, key) on all devices; `data_axis` is the axis of devices in `data`, None for replicas."""
+def over_devices(
+  function: Callable, devices: Devices, data_axis: int | None, *, donated: bool
+) -> tuple[Callable, tuple[Any, ...]]:
+  """function(state, data, key) on all devices.
+
+  Args:
+    function: of one device, or of one replica under AXIS.
+    devices: of devices_for.
+    data_axis: the axis of devices in `data`, None for replicas.
+    donated: whether the buffers of the state are donated.
+
+  Returns:
+    A compiled function, which has a method `lower`, and the arguments that go before (state, data, key).
+  """
   if len(devices) == 1:
-    return jax.jit(function, donate_argnums=0 if donated else (), compiler_options=compiler_options(devices))
-  numbers = np.arange(len(_local(devices)))
+    options = compiler_options(devices)
+    return jax.jit(function, donate_argnums=0 if donated else (), compiler_options=options), ()
   mapped = jax.pmap(
     lambda number, *arguments: function(*arguments),
     axis_name=AXIS,
@@ -260,7 +273,7 @@ def _over_devices(function: Callable, devices: Devices, data_axis: int | None, *
     devices=devices,
     donate_argnums=1 if donated else (),
   )
-  return lambda *arguments: mapped(numbers, *arguments)
+  return mapped, (np.arange(len(_local(devices))),)
 
 
 def assemble(shape: tuple[int, ...], sharding: Sharding, shards: list[Array]) -> Array:

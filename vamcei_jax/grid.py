@@ -6,7 +6,7 @@ one run is called for each: under vmap over kernels, convolutions become grouped
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -39,25 +39,9 @@ def compile_grid(
   """
   alone = compile_steps(lambda axis_name: step, draw, devices[:1], streamed=False, scanned=False)
 
-  def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
-    return skip_nonfinite(state, *step(state, draw(data, key, state.step)))
-
-  def over_runs(states: State, data: Any, keys: Array, count: int) -> tuple[State, Metrics]:
-    every = lambda states, _: jax.vmap(one, in_axes=(0, None, 0))(states, data, keys)
-    states, metrics = jax.lax.scan(every, states, length=count)
-    return states, jax.tree.map(lambda x: jnp.nanmean(x, 0), metrics)
-
   @cache
   def program(count: int) -> Callable:
-    rows, everywhere = PartitionSpec(AXIS), PartitionSpec()
-    spread = jax.shard_map(
-      partial(over_runs, count=count),
-      mesh=Mesh(devices, AXIS),
-      in_specs=(rows, everywhere, rows),
-      out_specs=rows,
-      check_vma=False,
-    )
-    return jax.jit(spread, donate_argnums=0, compiler_options=compiler_options(devices))
+    return grid_program(step, draw, devices, count)
 
   def call_each(states: list[State], data: Any, keys: Array, count: int) -> tuple[list[State], dict[str, np.ndarray]]:
     measured = []
@@ -71,6 +55,28 @@ def compile_grid(
     return states, jax.device_get(metrics)
 
   return call_all if mapped else call_each
+
+
+def grid_program(step: Callable, draw: Callable, devices: Devices, count: int) -> Callable:
+  """The compiled function (states, data, keys) -> (states, metrics) of `count` steps of mapped runs."""
+
+  def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
+    return skip_nonfinite(state, *step(state, draw(data, key, state.step)))
+
+  def over_runs(states: State, data: Any, keys: Array) -> tuple[State, Metrics]:
+    every = lambda states, _: jax.vmap(one, in_axes=(0, None, 0))(states, data, keys)
+    states, metrics = jax.lax.scan(every, states, length=count)
+    return states, jax.tree.map(lambda x: jnp.nanmean(x, 0), metrics)
+
+  rows, everywhere = PartitionSpec(AXIS), PartitionSpec()
+  spread = jax.shard_map(
+    over_runs,
+    mesh=Mesh(devices, AXIS),
+    in_specs=(rows, everywhere, rows),
+    out_specs=rows,
+    check_vma=False,
+  )
+  return jax.jit(spread, donate_argnums=0, compiler_options=compiler_options(devices))
 
 
 def maps_grids(devices: Devices) -> bool:

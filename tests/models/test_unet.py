@@ -94,12 +94,13 @@ def test_an_image_is_segmented_alike_in_any_batch_and_order(images, variables):
   np.testing.assert_allclose(alone[0], batch[1], atol=1e-5)
 
 
-def test_bfloat16_computes_close_to_float32_with_float32_parameters_and_latents(images, variables):
+def test_bfloat16_computes_close_to_float32_with_float32_parameters_and_logits(images, variables):
   half = MODEL.clone(dtype=jnp.bfloat16)
   output = jax.jit(half.apply)(variables, images)
   half_variables = jax.eval_shape(half.init, jax.random.key(1), images)
   assert {leaf.dtype for leaf in jax.tree.leaves(half_variables)} == {jnp.dtype("float32")}
-  assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {jnp.dtype("float32")}
+  assert {leaf.dtype for leaf in (output.logits, *output.scale_logits)} == {jnp.dtype("float32")}
+  assert {leaf.dtype for leaf in jax.tree.leaves(output.latents)} == {jnp.dtype("bfloat16")}
   full = segment(variables, images).logits
   assert float(jnp.abs(output.logits - full).mean() / jnp.abs(full).mean()) < 0.1
 

@@ -3,12 +3,11 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import pytest
 
+from experiments.compile_for import abstract_arguments, make_draw
 from tests.methods import published
 from tests.methods.settings import stage_config
-from vamcei_jax.data.loader import draw_batch
 from vamcei_jax.distributed import scan_steps
 from vamcei_jax.pipeline.stages import STAGES
 
@@ -18,24 +17,16 @@ CONFIGS = {
   "adapt without a source": partial(stage_config, "distill"),
   "published": published.small_config,
 }
-SLICES = 5
 
 
 def program_and_arguments(name, **sections):
   """Two steps as one program, with drawn and augmented batches, and the shapes of its arguments."""
   config = CONFIGS[name](**sections)
-  method = STAGES[config.name].method
-  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
-  program = scan_steps(method.make_step(config), draw, None, 2, streamed=False)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  slices = partial(jax.ShapeDtypeStruct, (SLICES, *config.data.size))
-  source = {"image": slices(jnp.float32), "label": slices(jnp.uint8)}
-  target = {"image": slices(jnp.float32)}
-  if config.name == "distill":
-    target["teacher"] = jax.ShapeDtypeStruct((SLICES, *config.data.size, 4), jnp.float32)
-  data = {"target": target} if name == "adapt without a source" else {"source": source, "target": target}
-  state = jax.eval_shape(partial(method.init_state, config), key)
-  return program, (state, data, key)
+  step = STAGES[config.name].method.make_step(config)
+  state, data, key = abstract_arguments(config)
+  if name == "adapt without a source":
+    del data["source"]
+  return scan_steps(step, make_draw(config), None, 2, streamed=False), (state, data, key)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

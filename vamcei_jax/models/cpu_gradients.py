@@ -1,8 +1,12 @@
 """Operations whose gradients are written by hand, because XLA compiles the automatic ones into slow programs for CPUs.
 
-Values and gradients are those of the textbook operations.
+Values and gradients are those of the textbook operations. On other devices, pooling is the textbook operation: before a
+TPU reshapes an array to windows, it copies the array.
 """
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -97,12 +101,17 @@ def _space_to_depth(_: None, gradient: Array) -> tuple[Array]:
 depth_to_space.defvjp(lambda x: (depth_to_space(x), None), _space_to_depth)
 
 
-@jax.custom_vjp
 def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
   """Maximum over 2×2 windows: (B, H, W, C) -> (B, H/2, W/2, C); H and W must be even.
 
-  Where values of a window are equal, the gradient goes to the first, as in `nn.max_pool`.
+  Where values of a window are equal, the gradient goes to the first.
   """
+  textbook = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+  return jax.lax.platform_dependent(x, cpu=_max_pool, default=textbook)
+
+
+@jax.custom_vjp
+def _max_pool(x: Array) -> Array:
   return _max_pool_forward(x)[0]
 
 
@@ -124,4 +133,4 @@ def _max_pool_backward(position: Array, gradient: Array) -> tuple[Array]:
   return (x.reshape(batch, 2 * height, 2 * width, channels),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)

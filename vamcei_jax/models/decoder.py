@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from vamcei_jax.models.layers import ConvBlock, pointwise
 
@@ -30,7 +30,7 @@ class Decoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, z: Float32[Array, "B h w C"], class_map: Float[Array, "B h w K"]) -> Float[Array, "B h w 1"]:
+  def __call__(self, z: Float[Array, "B h w C"], class_map: Float[Array, "B h w K"]) -> Float[Array, "B h w 1"]:
     block = ConvBlock(self.widths, self.norm, bias=self.bias, dtype=self.dtype)
     x = block(jnp.concatenate([z, class_map.astype(z.dtype)], -1))
     return pointwise(1)(x) if self.head == "pointwise" else nn.Conv(1, (3, 3))(x.astype(jnp.float32))

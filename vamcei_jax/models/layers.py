@@ -1,5 +1,6 @@
 """The layers that the networks share: convolution block, upsampling, norms, 1×1 convolution and average pooling."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -113,5 +114,10 @@ def pointwise(features: int, *, use_bias: bool = True, dtype: Any = None, name: 
 
 def average_pool(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B H//{factor} W//{factor} C"]:
   """Mean over factor×factor windows: (B, H, W, C) -> (B, H/factor, W/factor, C); `factor` must divide H and W."""
-  batch, height, width, channels = x.shape
-  return x.reshape(batch, height // factor, factor, width // factor, factor, channels).mean((2, 4))
+
+  def by_reshape(x: Array) -> Array:
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // factor, factor, width // factor, factor, channels).mean((2, 4))
+
+  textbook = partial(nn.avg_pool, window_shape=(factor, factor), strides=(factor, factor))
+  return jax.lax.platform_dependent(x, cpu=by_reshape, default=textbook)

@@ -18,11 +18,11 @@ POOL = 4  # latents are averaged over POOL×POOL windows before the global align
 
 
 class Latent(NamedTuple):
-  """q(z | x) at one scale and its sample, each (B, h, w, C)."""
+  """q(z | x) at one scale and its sample, each (B, h, w, C), in the dtype of the computation."""
 
-  mu: Float32[Array, "B h w C"]
-  logvar: Float32[Array, "B h w C"]
-  z: Float32[Array, "B h w C"]
+  mu: Float[Array, "B h w C"]
+  logvar: Float[Array, "B h w C"]
+  z: Float[Array, "B h w C"]
 
 
 class Segmentation(NamedTuple):
@@ -57,7 +57,7 @@ class VariationalUNet(nn.Module):
       map, and log σ² of a 3×3 convolution, as published.
     heads: "pointwise" for 1×1 convolutions, the last of which fuses logits; "convolution" for 3×3 convolutions, the
       last of which fuse softmax maps, as published.
-    dtype: of the computation; parameters, latents and logits are float32.
+    dtype: of the computation and the latents; parameters and logits are float32.
   """
 
   classes: int
@@ -134,10 +134,12 @@ class VariationalUNet(nn.Module):
       mu = x * pointwise(1, dtype=self.dtype, name=f"mu_{scale}")(x)
       spread = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"logvar_{scale}")(x)
     mu, logvar = bounded(mu), low + (high - low) * (bounded(spread) + 1.0) / 2.0
-    if keys is None:
-      return Latent(mu, logvar, mu)
-    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, scale), mu.shape[1:]))(keys)
-    return Latent(mu, logvar, mu + jnp.exp(0.5 * logvar) * noise)
+    z = mu
+    if keys is not None:
+      noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, scale), mu.shape[1:]))(keys)
+      z = mu + jnp.exp(0.5 * logvar) * noise
+    # The sum is that of float32; what stays in memory has half the size in bfloat16.
+    return Latent(*(x.astype(self.dtype) for x in (mu, logvar, z)))
 
 
 class UNet(nn.Module):
@@ -168,9 +170,10 @@ class UNet(nn.Module):
 def pool_latent(latent: Latent) -> tuple[Float32[Array, "B n"], Float32[Array, "B n"]]:
   """Mean and log variance (B, n) of z averaged over POOL×POOL windows: the input of the global alignment."""
   # The variance of the mean of n independent terms is their mean variance divided by n.
-  variance = average_pool(jnp.exp(latent.logvar), POOL) / POOL**2
+  mu, logvar = latent.mu.astype(jnp.float32), latent.logvar.astype(jnp.float32)
+  variance = average_pool(jnp.exp(logvar), POOL) / POOL**2
   flat = lambda x: x.reshape(len(x), -1)
-  return flat(average_pool(latent.mu, POOL)), flat(jnp.log(variance))
+  return flat(average_pool(mu, POOL)), flat(jnp.log(variance))
 
 
 def _encode(images: Array, widths: tuple[int, ...], block: Callable) -> tuple[Array, list[Array]]:
