@@ -8,8 +8,9 @@ on one chip; one step on all chips, each with the batch of one; ten steps as a s
 
 The table has the operations, the memory and the collectives of a program, and two counts of bytes. "GB accessed" is the
 compiler's own count. It includes the vector memory of the chip, where many arrays stay. "GB of HBM" is what the program
-reads from and writes to the main memory. "Mcycles" are the compiler's estimate of the time. The bound is the shortest time for the operations and for these bytes, and
-"arithmetic" the share of the operations in it. Of a scan, the numbers are those of one step.
+reads from and writes to the main memory. "Mcycles" is the compiler's estimate of the time. The bound is the shortest
+time for the operations and for the bytes of HBM, and "arithmetic" is the share of the operations in it. Of a scan, the
+numbers are those of one step.
 
 A compilation takes minutes. Rows that the output has already are kept.
 """
