@@ -119,7 +119,7 @@ def describe_chips(topology: str) -> Sequence[Any]:
     return topologies.get_topology_desc(topology, "tpu", chips_per_host_bounds=bounds).devices
   except Exception as error:  # the compiler's errors have no common type
     reason = " ".join(str(error).split())[:160]
-    way_out = "install the compiler by .venv/bin/python -m pip install -e '.[tpu]'"
+    way_out = "install the compiler by .venv/bin/python -m pip install -e '.[tpu]'; one program at a time can use it"
     raise InputError(f"--topology={topology}: cannot be compiled for ({reason}); {way_out}") from None
 
 
@@ -132,20 +132,23 @@ def compile_row(config: Any, program: str, chips: Sequence[Any], peaks: tuple[fl
     chips: of describe_chips.
     peaks: of CHIPS.
   """
+  import jax
+
+  jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache takes no time to compile
   lowered = lower(config, program, chips)
   started = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - started
   costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
-  program = compiled.as_text()
-  collectives, hbm = collective_bytes(program), memory_bytes(program)
+  text = compiled.as_text()
+  collectives, hbm = collective_bytes(text), memory_bytes(text)
   arithmetic, traffic = costs["flops"] / peaks[0], hbm / peaks[1]
   return {
     "compile s": seconds,
     "TFLOP": costs["flops"] / 1e12,
     "GB accessed": costs["bytes accessed"] / 1e9,
     "GB of HBM": hbm / 1e9,
-    "Mcycles": sum(map(int, CYCLES.findall("".join(executed(program))))) / 1e6,
+    "Mcycles": sum(map(int, CYCLES.findall("".join(executed(text))))) / 1e6,
     "temporary GB": memory.temp_size_in_bytes / 1e9,
     "arguments GB": memory.argument_size_in_bytes / 1e9,
     "collectives": len(collectives),

@@ -1,7 +1,8 @@
-"""Programs for TPUs that are not there: the compiler's text, and what the devices send to each other."""
+"""Programs for TPUs that are not there: what the compiler's text says, and what the chips send to each other."""
 
 import dataclasses
 
+import jax
 import pytest
 
 from experiments.compile_for import collective_bytes, describe_chips, lower, memory_bytes
@@ -51,8 +52,17 @@ def test_an_unknown_topology_is_refused_in_one_line():
     describe_chips("gpu:8")
 
 
+@pytest.fixture
+def quick_compiler():
+  """Without the compiler's search for the fastest tiles, which takes minutes and changes no collective."""
+  effort = jax.config.jax_exec_time_optimization_effort
+  jax.config.update("jax_exec_time_optimization_effort", -1.0)
+  yield
+  jax.config.update("jax_exec_time_optimization_effort", effort)
+
+
 @pytest.mark.slow
-def test_the_demo_compiles_for_tpus_and_sends_the_same_bytes_whatever_the_batch():
+def test_the_demo_compiles_for_tpus_and_sends_the_same_bytes_whatever_the_batch(quick_compiler):
   pytest.importorskip("libtpu")
   from experiments.measurements import step_config
 
