@@ -25,7 +25,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
-SECTIONS = ("steps", "alignment", "dispatch", "grid", "devices")
+SECTIONS = ("steps", "alignment", "dispatch", "grid", "devices", "profile")
 TWINS = ("eager", "channels_last", "compiled")
 DTYPES = ("float32", "bfloat16")
 HUGE_PAGES = "glibc.malloc.hugetlb"
@@ -38,7 +38,6 @@ def define_flags() -> None:
   twins = f"NAME,NAME: PyTorch twins to measure: {', '.join(TWINS)}; all but eager are eager as well."
   flags.DEFINE_list("torch", [], twins)
   flags.DEFINE_list("dtypes", ["float32"], f"NAME,NAME: Types of the published step: {', '.join(DTYPES)}.")
-  flags.DEFINE_string("profile", None, "DIR: Folder for JAX's profile of two steps of the published size.")
   flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1)
   flags.DEFINE_list("sections", list(SECTIONS), "NAME,NAME: Sections to measure.")
 
@@ -56,8 +55,7 @@ def main() -> None:
   from experiments.measurements import Settings, machine, measure
   from vamcei_jax.files import write_text
 
-  settings = Settings(FLAGS.rounds, tuple(FLAGS.dtypes), tuple(FLAGS.torch), FLAGS.profile)
-  rows = []
+  settings, rows = Settings(FLAGS.rounds, tuple(FLAGS.dtypes), tuple(FLAGS.torch)), []
   for row in measure(FLAGS.sections, settings):
     rows.append(row)
     print(json.dumps(row), flush=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -35,6 +36,7 @@ Runs = dict[str, Callable[[], None]]  # contender -> run()
 TWINS = {"eager": {}, "channels_last": {"channels_last": True}, "compiled": {"compile": True}}
 STEPS = 50  # of a training, where whole trainings are compared
 GRID_STEPS = 5  # of each run of a grid
+OPERATIONS = 20  # that a profile lists
 VIRTUAL_DEVICES = 8  # into which a CPU is divided
 
 
@@ -45,13 +47,11 @@ class Settings:
   rounds: turns of each contender.
   dtypes: of the published step.
   torch: keys of TWINS.
-  profile: folder for a profile of two steps of the published size, or None.
   """
 
   rounds: int = 5
   dtypes: tuple[str, ...] = ("float32",)
   torch: tuple[str, ...] = ()
-  profile: str | None = None
 
 
 def measure(sections: Sequence[str], settings: Settings) -> Iterator[Row]:
@@ -89,10 +89,6 @@ def measure_steps(settings: Settings) -> Iterator[Row]:
       run, facts = jax_step(config)
       runs = {"JAX": run} | torch_steps(config, settings.torch)
       yield from compare(f"step, {name}, {dtype}", runs, facts, config, settings.rounds, peaks[dtype])
-      if settings.profile and name == "published":
-        with jax.profiler.trace(str(Path(settings.profile) / dtype)):
-          run()
-          run()
   for dtype in settings.dtypes:
     config = step_config("published", dtype)
     run, facts = jax_unet(config)
@@ -324,8 +320,27 @@ def training_run(config: StageConfig, devices: distributed.Devices, length: int)
   return run
 
 
+def measure_profile(settings: Settings) -> Iterator[Row]:
+  """The operations of the published step that take most time, by JAX's profiler."""
+  for dtype in settings.dtypes:
+    run, _ = jax_step(step_config("published", dtype))
+    profile, _ = traced(run)
+    milliseconds: Counter[str] = Counter()
+    for event in program_events(profile):
+      milliseconds[event.name] += event.duration_ns / 1e6
+    for name, duration in milliseconds.most_common(OPERATIONS):
+      yield {"what": f"step, published, {dtype}: {name}", "by": "JAX", "ms": duration}
+
+
 def busy_share(run: Callable[[], None]) -> float:
   """The share of a run's time in which a program is under way, by JAX's profiler; waiting in the program counts."""
+  profile, seconds = traced(run)
+  spans = [(event.start_ns, event.start_ns + event.duration_ns) for event in program_events(profile)]
+  return covered_time(spans) / 1e9 / seconds
+
+
+def traced(run: Callable[[], None]) -> tuple[jax.profiler.ProfileData, float]:
+  """The profile of a run, and its seconds."""
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0  # tracing the calls of Python would take time itself
   with tempfile.TemporaryDirectory() as folder:
@@ -334,19 +349,18 @@ def busy_share(run: Callable[[], None]) -> float:
       run()
       seconds = time.perf_counter() - started
     (path,) = Path(folder).rglob("*.xplane.pb")
-    profile = jax.profiler.ProfileData.from_file(str(path))
-  return covered_time(program_spans(profile)) / 1e9 / seconds
+    return jax.profiler.ProfileData.from_file(str(path)), seconds
 
 
-def program_spans(profile: jax.profiler.ProfileData) -> list[tuple[float, float]]:
-  """Start and end, in ns, of the events of a profile that belong to programs."""
+def program_events(profile: jax.profiler.ProfileData) -> Iterator[jax.profiler.ProfileEvent]:
+  """The events of a profile that belong to programs."""
 
   def in_program(event: jax.profiler.ProfileEvent) -> bool:
     # On the CPU, XLA's interpreter, some of whose operations have no event; elsewhere the operations.
     return event.name.startswith("ThunkExecutor::Execute") or any(name == "hlo_op" for name, _ in event.stats)
 
   events = (event for plane in profile.planes for line in plane.lines for event in line.events)
-  return [(event.start_ns, event.start_ns + event.duration_ns) for event in events if in_program(event)]
+  return filter(in_program, events)
 
 
 def covered_time(spans: Sequence[tuple[float, float]]) -> float:
@@ -420,4 +434,5 @@ SECTIONS = {
   "dispatch": measure_dispatch,
   "grid": measure_grid,
   "devices": measure_devices,
+  "profile": measure_profile,
 }

@@ -7,7 +7,8 @@ passes:
   1. generator pass: segmenter, decoders and discriminator forward, six losses, backward, segmenter and decoders step;
   2. discriminator pass: the updated segmenter once more over both domains, without gradient, eq. 11, backward, step.
 
-Convolutions have the configured dtype, by autocast. As in JAX, heads, latents and losses are float32.
+Convolutions have the configured dtype, by autocast. Heads and losses are float32, as in JAX; so are latents, which JAX
+stores in the configured dtype.
 """
 
 import math

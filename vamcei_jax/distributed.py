@@ -211,8 +211,8 @@ def compile_steps(
     function = scan_steps(step, draw, axis_name, count, streamed=streamed) if scanned else one
     axis = (1 if scanned else 0) if streamed else None
     # Where the host checks a step, it needs the state before it, so that state is not donated.
-    compiled, numbers = over_devices(function, devices, axis, donated=scanned)
-    return partial(compiled, *numbers)
+    jitted, leading = over_devices(function, devices, axis, donated=scanned)
+    return partial(jitted, *leading)
 
   def shares(slices: dict) -> dict:
     """Slices (B, …) of a step by device: (devices, B / devices, …)."""
@@ -260,7 +260,7 @@ def over_devices(
     donated: whether the buffers of the state are donated.
 
   Returns:
-    A compiled function, which has a method `lower`, and the arguments that go before (state, data, key).
+    A jitted function, and the arguments that go before (state, data, key).
   """
   if len(devices) == 1:
     options = compiler_options(devices)

@@ -1,4 +1,4 @@
-"""Settings of JAX and its compilers, whatever the shell or a host program has set; and a check for a device."""
+"""Settings of JAX on which results depend, flags of its compiler for TPUs, and a check for a device."""
 
 import contextlib
 import os
@@ -13,17 +13,15 @@ SETTINGS = {
   "jax_default_prng_impl": "threefry2x32",
   "jax_threefry_partitionable": True,
 }
-# For batches below eight images, XLA for TPUs cuts images into parts and makes these a larger batch. In the networks of
-# this project, the copies that this needs move several times as many bytes as the convolutions (docs/hardware.md).
+# For batches below eight images, XLA for TPUs splits each image and stacks the parts as a larger batch. In the networks
+# of this project, these copies move more bytes than the convolutions (docs/tpu.md).
 TPU_FLAGS = "--xla_tpu_run_space_to_batch=false --xla_tpu_run_space_to_batch_on_new_platforms=false"
 
 
 def set_variables() -> None:
-  """Sets the environment variables of SETTINGS and TPU_FLAGS, for a program that has not imported JAX yet."""
+  """Sets the variables of SETTINGS, and TPU_FLAGS unless there are others, for a program that has not imported JAX."""
   os.environ.update({name.upper(): str(value) for name, value in SETTINGS.items()})
-  chosen = os.environ.get("LIBTPU_INIT_ARGS", "")
-  if TPU_FLAGS not in chosen:  # a command that another command started has them
-    os.environ["LIBTPU_INIT_ARGS"] = f"{TPU_FLAGS} {chosen}".strip()  # of two equal flags, the last one counts
+  os.environ.setdefault("LIBTPU_INIT_ARGS", TPU_FLAGS)
 
 
 @contextlib.contextmanager

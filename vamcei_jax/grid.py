@@ -58,7 +58,7 @@ def compile_grid(
 
 
 def grid_program(step: Callable, draw: Callable, devices: Devices, count: int) -> Callable:
-  """The compiled function (states, data, keys) -> (states, metrics) of `count` steps of mapped runs."""
+  """A jitted function (states, data, keys) -> (states, metrics) of `count` steps of mapped runs; see compile_grid."""
 
   def one(state: State, data: Any, key: Array) -> tuple[State, Metrics]:
     return skip_nonfinite(state, *step(state, draw(data, key, state.step)))

@@ -289,3 +289,10 @@ def test_the_alignment_of_each_scale_is_by_the_configured_estimator(estimator):
         value = max(value - kl(*a, *a).mean() - kl(*b, *b).mean(), 0.0)
       expected += value
     np.testing.assert_allclose(got[scale], expected, rtol=1e-4)
+
+
+def test_a_step_in_bfloat16_has_the_losses_and_gradients_of_float32(state, step, batch):
+  _, exact = step(state, batch)
+  _, rounded = program("vamcei", "bfloat16").step(state, batch)
+  for name, value in exact.items():
+    np.testing.assert_allclose(rounded[name], value, rtol=0.1 if "gradient" in name else 0.03, err_msg=name)

@@ -1,9 +1,12 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vamcei_jax.models.cpu_gradients import max_pool
 from vamcei_jax.models.layers import NORMS, InstanceNorm, Upsample, average_pool, pointwise
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
@@ -49,3 +52,19 @@ def test_upsample_is_the_transposed_convolution():
 def test_average_pool_is_the_mean_of_windows():
   x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
   np.testing.assert_allclose(average_pool(x, 4)[1, 1, 0], x[1, 4:8, 0:4].mean((0, 1)), rtol=1e-5)
+
+
+def test_average_pool_and_its_gradient_are_those_of_flax():
+  x = jax.random.normal(jax.random.key(2), (2, 8, 4, 3))
+  pooled, gradient = jax.vjp(lambda x: average_pool(x, 2), x)
+  expected, its_gradient = jax.vjp(lambda x: nn.avg_pool(x, (2, 2), (2, 2)), x)
+  np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(gradient(x[:, ::2, ::2])[0], its_gradient(x[:, ::2, ::2])[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("platform", "by_windows"), [("tpu", True), ("cuda", False), ("cpu", False)])
+@pytest.mark.parametrize("pool", [max_pool, partial(average_pool, factor=2)], ids=["max", "average"])
+def test_tpus_alone_pool_by_windows(pool, platform, by_windows):
+  x = jax.ShapeDtypeStruct((2, 8, 4, 3), jnp.float32)
+  program = jax.export.export(jax.jit(pool), platforms=(platform,))(x).mlir_module()
+  assert ("reduce_window" in program) == by_windows

@@ -5,7 +5,8 @@ from functools import partial
 import jax
 import pytest
 
-from experiments.compile_for import abstract_arguments, make_draw
+from experiments.compile_for import abstract_arguments
+from experiments.measurements import make_draw
 from tests.methods import published
 from tests.methods.settings import stage_config
 from vamcei_jax.distributed import scan_steps

@@ -1,7 +1,7 @@
 """Operations whose gradients are written by hand, because XLA compiles the automatic ones into slow programs for CPUs.
 
-Values and gradients are those of the textbook operations. On other devices, pooling is the textbook operation: before a
-TPU reshapes an array to windows, it copies the array.
+Values and gradients are those of the textbook operations. On TPUs, pooling is the textbook operation: before a TPU
+reshapes an array to windows, it copies the array.
 """
 
 from functools import partial
@@ -107,7 +107,7 @@ def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
   Where values of a window are equal, the gradient goes to the first.
   """
   textbook = partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
-  return jax.lax.platform_dependent(x, cpu=_max_pool, default=textbook)
+  return jax.lax.platform_dependent(x, tpu=textbook, default=_max_pool)
 
 
 @jax.custom_vjp

@@ -138,7 +138,7 @@ class VariationalUNet(nn.Module):
     if keys is not None:
       noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, scale), mu.shape[1:]))(keys)
       z = mu + jnp.exp(0.5 * logvar) * noise
-    # The sum is that of float32; what stays in memory has half the size in bfloat16.
+    # Computed in float32, stored in dtype: half the memory in bfloat16.
     return Latent(*(x.astype(self.dtype) for x in (mu, logvar, z)))
 
 
