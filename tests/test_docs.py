@@ -262,7 +262,13 @@ def test_stages_learn_from_the_images_that_the_method_names():
 
 
 # Lines of other programs.
-FOREIGN = {"No module named", "No matching distribution found", "An NVIDIA GPU may be present", "RESOURCE_EXHAUSTED"}
+FOREIGN = {
+  "No module named",
+  "No matching distribution found",
+  "An NVIDIA GPU may be present",
+  "RESOURCE_EXHAUSTED",
+  "Unknown command line flag",
+}
 
 
 def test_errors_are_quoted_as_they_are_printed():
