@@ -1,4 +1,4 @@
-"""Compiles the training steps of a configuration for TPUs, on a machine without one, and says what bounds their speed.
+"""Compiles the training steps of a configuration for TPUs, on a machine without one, and counts what they do.
 
 python -m experiments.compile_for --config=configs/uda.py --output=runs/tpu.json
 python -m experiments.compile_for --config=configs/vamcei_paper.py --stages=vamcei --output=runs/tpu.json
@@ -9,9 +9,10 @@ runs. A compilation takes minutes.
 
 The table has what the compiler says about a program: operations, bytes that its instructions read and write, cycles,
 memory, and the results of its collectives. The bytes include the memory inside the chip; the cycles do not include
-waiting for memory. The bound is the longer of two times at the peak rates of a chip: that of the operations and that of
-the bytes. "arithmetic" is the time of the operations, divided by the bound. The body of a loop counts once, so the
-numbers of ten steps are about those of one.
+waiting for memory. The bound is the longer of two times: that of the operations at the chip's peak, and that of all
+these bytes at the rate of its main memory. So it is too long where arrays stay inside the chip. "arithmetic" is the
+time of the operations, divided by the bound. The body of a loop counts once, so the numbers of ten steps are about
+those of one.
 """
 
 import dataclasses
@@ -78,6 +79,8 @@ def main() -> None:
           row = {"stage": name, "type": dtype, "program": program}
           rows.append(row | compile_row(with_dtype(config, dtype), program, chips, peaks))
           print(json.dumps(rows[-1]), flush=True)
+  if not rows:
+    raise InputError("nothing to compile: the program grid is of the stage vamcei alone")
   content = {"config": str(cli.config_path()), "topology": FLAGS.topology, **versions(), "rows": rows}
   write_text(output, json.dumps(content, indent=2) + "\n")
   table = format_rows(rows)

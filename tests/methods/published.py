@@ -37,7 +37,7 @@ def make_batch(config):
 
 
 def make_state(config):
-  """A state in which the ramp has begun. No bias is 0 and no scale is 1, as they are at first."""
+  """A state after the ramp, with random biases and scales in place of zeros and ones."""
   state = jax.jit(lambda: vamcei.init_state(config, jax.random.key(1)))()
   params = jax.tree_util.tree_map_with_path(perturbed, state.params)
   return state.replace(step=jnp.int32(1), params=params, ema_params={"segmenter": params["segmenter"]})
