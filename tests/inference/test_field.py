@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vamcei_jax.data.nifti import Volume
-from vamcei_jax.inference.field import crop, find_field, middle_region, whole_slices
+from vamcei_jax.inference.field import View, crop, find_field, middle_region, whole_slices
 
 EXTENT = (90.0, 100.0)  # mm; slices of the training
 RADII = {3: 16, 1: 12, 2: 8}  # pixels of RV, Myo and LV, rings around one centre
@@ -27,11 +27,11 @@ def slices_with_heart(pixels, row, column):
 
 
 def look(volume):
-  """Class probabilities: 0.97 of the classes where the slices have nearly all of the heart, else of background."""
+  """0.97 for the classes where the slices have nearly all of the heart, else for background."""
   classes = volume.voxels.round().astype(int)
   if (classes > 0).sum() < 0.9 * 2 * HEART:
     classes = np.zeros_like(classes)
-  return np.eye(4)[classes] * 0.96 + 0.01
+  return View(np.eye(4)[classes] * 0.96 + 0.01)
 
 
 def middle_of(region):
@@ -60,9 +60,10 @@ def test_blank_borders_do_not_move_the_middle():
 @given(row=st.integers(20, 379), column=st.integers(20, 379))
 def test_a_heart_anywhere_in_large_slices_is_seen_whole_and_in_the_middle(row, column):
   volume = slices_with_heart(400, row, column)
-  number, region = find_field(look, [volume], EXTENT)
+  number, region, view = find_field(look, [volume], EXTENT)
   assert number == 0
   seen = crop(volume, region)
+  np.testing.assert_array_equal(view.probs, look(seen).probs)
   assert seen.voxels.shape == (2, 95, 95)
   assert (seen.voxels > 0.5).sum() == (volume.voxels > 0.5).sum()
   reachable = np.clip([row, column], 47, 352)  # regions stay in the slices
@@ -78,6 +79,7 @@ def test_a_part_keeps_the_places_of_its_voxels():
 
 def test_the_orientation_with_the_surest_prediction_is_taken():
   first, second = slices_with_heart(100, 30, 50), slices_with_heart(100, 70, 50)
-  sure = lambda volume: look(volume) if volume.voxels[0, 70, 50] == 2.0 else 0.5 * look(volume) + 0.125
+  unsure = lambda volume: View(0.5 * look(volume).probs + 0.125)
+  sure = lambda volume: look(volume) if volume.voxels[0, 70, 50] == 2.0 else unsure(volume)
   assert find_field(sure, [first, second], None)[0] == 1
   assert find_field(sure, [second, first], None)[0] == 0

@@ -543,3 +543,18 @@ def test_the_heart_is_looked_for_without_test_time_augmentation():
   dataclasses.replace(segmenter, glance=glance)(noise((3, 96, 96)), spacing=SPACING)
   assert len(glances) == 8  # the ways in which the slices can lie
   assert len(calls) == 1
+
+
+def test_the_last_look_is_the_prediction_where_nothing_is_averaged():
+  calls = []
+
+  def segment(image, key=None):
+    calls.append(image.shape)
+    return by_intensity_and_place(image)
+
+  segmenter = make_segmenter(segment)
+  prediction = dataclasses.replace(segmenter, glance=segment)(noise((3, 96, 96)), spacing=SPACING)
+  assert len(calls) == 8  # the ways in which the slices can lie
+  again = dataclasses.replace(segmenter, glance=lambda *args: segment(*args))(noise((3, 96, 96)), spacing=SPACING)
+  assert len(calls) == 8 + 9
+  np.testing.assert_array_equal(prediction.probabilities, again.probabilities)

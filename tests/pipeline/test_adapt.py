@@ -30,7 +30,7 @@ from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.domains import prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
-from vamcei_jax.pipeline.teacher_predictions import predictions_folder, prepare_for_adapt, read_prediction
+from vamcei_jax.pipeline.teacher_predictions import predictions_folder, prepare_for_adapt, read_prediction, teacher_maps
 
 CONFIG = "--config=tests/configs/tiny_adapt.py"
 
@@ -70,7 +70,7 @@ def test_the_teacher_says_of_a_file_what_prediction_says(adapted, tiny_run, root
   for file in sorted((root / "lge" / "imagesTr").iterdir()):
     prediction, canonical = segmenter(file), read_scan(file, "short_axis").orientation
     predicted, mask = (apply_orientation(maps, canonical) for maps in (prediction.probabilities, prediction.mask))
-    said = read_prediction(predictions_folder(config, target), file.name.removesuffix("_0000.nii.gz"))
+    said = read_prediction(predictions_folder(config.init, config.data, target), file.name.removesuffix("_0000.nii.gz"))
     near = ndimage.maximum_filter(mask > 0, (1, 3, 3))  # 5 mm are one pixel
     assert near.any()
     np.testing.assert_allclose(said[near], predicted[near], atol=0.01)
@@ -79,14 +79,35 @@ def test_the_teacher_says_of_a_file_what_prediction_says(adapted, tiny_run, root
 
 def test_the_results_have_the_teacher_and_the_student(adapted):
   results = json.loads((adapted / "results.json").read_text())
-  assert list(results["methods"]) == ["teacher", "adapt"]
+  assert list(results["methods"]) == ["teachers", "adapt"]
   assert results["split"] == "test"
+
+
+def test_several_teachers_are_averaged_and_smoothed_along_the_stack(adapted, tmp_path):
+  export_weights(adapted, tmp_path / "student")
+  config = read_stage_config(adapted / "adapt")
+  one = teacher_maps(config, prepare_for_adapt(config)["target"], ["lge_001"])[0]
+
+  def maps(*teachers, smooth=0.0):
+    several = dataclasses.replace(
+      config, teachers=teachers, distillation=dataclasses.replace(config.distillation, smooth=smooth)
+    )
+    return teacher_maps(several, prepare_for_adapt(several)["target"], ["lge_001"])[0].astype(np.float64)
+
+  np.testing.assert_array_equal(maps(config.init), one)
+  other = maps(config.init, str(tmp_path / "student"))
+  student = 2 * other - one
+  assert np.abs(other - one).max() > 0.01
+  np.testing.assert_allclose(student.sum(-1), 1.0, atol=5e-3)
+  assert student.min() > -5e-3
+  smooth = maps(config.init, smooth=20.0)
+  assert np.abs(np.diff(smooth, axis=0)).mean() < np.abs(np.diff(one.astype(np.float64), axis=0)).mean()
 
 
 def test_fields_are_centred_on_the_hearts_of_the_teacher(adapted):
   config = read_stage_config(adapted / "adapt")
   target = prepare_for_adapt(config)["target"]
-  centres = json.loads((predictions_folder(config, target) / "centres.json").read_text())
+  centres = json.loads((predictions_folder(config.init, config.data, target) / "centres.json").read_text())
   found = {patient.name: list(patient.centre) for patient in load_patients(target, "train", labelled=False)}
   assert found == centres
   assert config.data.datasets == (target.info.full_name,)
@@ -103,7 +124,7 @@ def test_a_student_with_a_rate_of_0_is_its_teacher(adapt, adapted, tmp_path):
 
 def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
-  folder = predictions_folder(config, prepare_for_adapt(config)["target"])
+  folder = predictions_folder(config.init, config.data, prepare_for_adapt(config)["target"])
   kept, lost = folder / "lge_001.safetensors.gz", folder / "lge_002.safetensors.gz"
   before, content = kept.stat().st_mtime_ns, lost.read_bytes()
   lost.unlink()
@@ -115,7 +136,7 @@ def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapte
 
 def test_a_damaged_prediction_is_named(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
-  file = predictions_folder(config, prepare_for_adapt(config)["target"]) / "lge_001.safetensors.gz"
+  file = predictions_folder(config.init, config.data, prepare_for_adapt(config)["target"]) / "lge_001.safetensors.gz"
   content = file.read_bytes()
   file.write_bytes(content[:100])
   try:
@@ -225,7 +246,7 @@ def test_another_voxel_size_in_a_header_is_another_prediction(adapted, root, tmp
   shutil.copytree(root, tmp_path / "volumes")
   file = tmp_path / "volumes" / "lge" / "imagesTr" / "lge_003_0000.nii.gz"
   elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "volumes")))
-  folder = lambda config: predictions_folder(config, prepare_domain(config.data, "target"))
+  folder = lambda config: predictions_folder(config.init, config.data, prepare_domain(config.data, "target"))
   assert folder(elsewhere) == folder(config)
   image = nib.load(file)
   nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine * [[0.6, 0.6, 1, 1]]), file)
@@ -235,5 +256,5 @@ def test_another_voxel_size_in_a_header_is_another_prediction(adapted, root, tmp
 def test_the_predictions_of_a_folder_that_is_named_by_its_path_are_kept_with_the_others(adapted, root):
   config = read_stage_config(adapted / "adapt")
   by_path = dataclasses.replace(config, data=dataclasses.replace(config.data, target=str(root / "lge")))
-  folder = lambda config: predictions_folder(config, prepare_domain(config.data, "target"))
+  folder = lambda config: predictions_folder(config.init, config.data, prepare_domain(config.data, "target"))
   assert folder(by_path) == folder(config)

@@ -50,8 +50,8 @@ def export_weights(run: str | Path, output: str | Path, **options) -> None:
   inference = dataclasses.replace(inference, pixel_mm=pixels, extent_mm=extents)
   # Paths of the machine that trained the network are of no use elsewhere.
   data = dataclasses.replace(config.data, root=None, prepared_dir=DataConfig().prepared_dir)
-  init = None if config.init is None else Path(config.init).name
-  write_weights(output, dataclasses.replace(config, init=init, data=data), inference, networks)
+  init, teachers = config.init and Path(config.init).name, tuple(Path(teacher).name for teacher in config.teachers)
+  write_weights(output, dataclasses.replace(config, init=init, teachers=teachers, data=data), inference, networks)
 
 
 def trained_grid(data: DataConfig) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:

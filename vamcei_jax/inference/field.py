@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,22 @@ from vamcei_jax.inference.quality import expected_dice
 from vamcei_jax.inference.uncertainty import entropy
 
 Region = tuple[slice, slice]  # rows and columns of a canonical volume
-Look = Callable[[Volume], np.ndarray]  # volume -> class probabilities (D, H, W, K) on its grid
+
+
+class View(NamedTuple):
+  """What a network says of a volume.
+
+  probs: class probabilities (D, H, W, K) on the volume's grid.
+  draws: the classes (D, H, W) of each latent sample.
+  cut: whether the border of the network's field cuts a structure.
+  """
+
+  probs: np.ndarray
+  draws: Sequence[np.ndarray] = ()
+  cut: bool = False
+
+
+Look = Callable[[Volume], View]
 
 _MARGIN = 1.2  # an image this much larger than those of the training still is as they were
 _LOOKS = 3  # times at most that the region is centred again on the heart that it shows
@@ -53,7 +69,9 @@ def middle_region(volume: Volume, extent: Sequence[float] | None) -> Region:
   return regions[0], regions[1]
 
 
-def find_field(look: Look, volumes: Sequence[Volume], extent: Sequence[float] | None) -> tuple[int, Region]:
+def find_field(
+  look: Look, volumes: Sequence[Volume], extent: Sequence[float] | None
+) -> tuple[int, Region, View | None]:
   """The orientation and the region of a volume in which the network sees the heart.
 
   In each orientation, the region begins in the middle and follows the heart that it shows. The orientation whose class
@@ -61,25 +79,25 @@ def find_field(look: Look, volumes: Sequence[Volume], extent: Sequence[float] | 
   region's size are looked at, and the one with the surest segmentation is taken.
 
   Args:
-    look: volume -> class probabilities.
+    look: volume -> view.
     volumes: the volume in one orientation or several, with slices that are not blank.
     extent: see middle_region.
 
   Returns:
-    The number of the orientation, and the region.
+    The number of the orientation, the region, and the view of it; no view where the region was clear without a look.
   """
   starts = [middle_region(volume, extent) for volume in volumes]
   if len(volumes) == 1 and starts[0] == whole_slices(volumes[0]):
-    return 0, starts[0]
+    return 0, starts[0], None
   followed = [_follow(look, volume, start) for volume, start in zip(volumes, starts, strict=True)]
-  number = min(range(len(volumes)), key=lambda number: entropy(followed[number][1]).mean())
-  volume, (region, probs) = volumes[number], followed[number]
+  number = min(range(len(volumes)), key=lambda number: entropy(followed[number][1].probs).mean())
+  volume, (region, view) = volumes[number], followed[number]
   rows, columns = (_windows(pixels, part) for pixels, part in zip(volume.voxels.shape[1:], region, strict=True))
-  if sureness(probs) >= _SURE or len(rows) * len(columns) == 1:
-    return number, region
+  if sureness(view.probs) >= _SURE or len(rows) * len(columns) == 1:
+    return number, region, view
   windows = [(row, column) for row in rows for column in columns]
-  best = max(windows, key=lambda window: sureness(look(crop(volume, window))))
-  return number, _follow(look, volume, best)[0]
+  best = max(windows, key=lambda window: sureness(look(crop(volume, window)).probs))
+  return number, *_follow(look, volume, best)
 
 
 def sureness(probs: np.ndarray) -> float:
@@ -108,19 +126,19 @@ def _content(voxels: np.ndarray, axis: int) -> tuple[int, int]:
   return (int(varied[0]), int(varied[-1]) + 1) if varied.size else (0, voxels.shape[axis])
 
 
-def _follow(look: Look, volume: Volume, region: Region) -> tuple[Region, np.ndarray]:
-  """The region, moved onto the heart that it shows, and the class probabilities in it."""
-  probs = look(crop(volume, region))
+def _follow(look: Look, volume: Volume, region: Region) -> tuple[Region, View]:
+  """The region, moved onto the heart that it shows, and the view of it."""
+  view = look(crop(volume, region))
   if region == whole_slices(volume):
-    return region, probs
+    return region, view
   for _ in range(_LOOKS):
-    heart = find_heart(probs)
+    heart = find_heart(view.probs)
     moved = region if heart is None else _centred(region, heart, volume.voxels.shape[1:])
     steps = [(new.start - old.start) * mm for new, old, mm in zip(moved, region, volume.spacing[1:], strict=True)]
     if math.hypot(*steps) <= _NEAR_MM:
       break
-    region, probs = moved, look(crop(volume, moved))
-  return region, probs
+    region, view = moved, look(crop(volume, moved))
+  return region, view
 
 
 def _windows(pixels: int, part: slice) -> list[slice]:

@@ -29,7 +29,7 @@ from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_dicom, 
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded
-from vamcei_jax.inference.field import Region, crop, find_field, whole_slices
+from vamcei_jax.inference.field import Region, View, crop, find_field, whole_slices
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import Finding, assess, touches_border
@@ -83,9 +83,9 @@ class Segmenter:
     """
     scan = _read(volume, spacing, self.config.data.plane)
     seen = scan.volume.voxels.max((1, 2)) > scan.volume.voxels.min((1, 2))  # a blank slice is background
-    scan, region, findings = self._find(scan, seen)
+    scan, region, view, findings = self._find(scan, seen)
     part = crop(_stack(scan.volume, seen), region)
-    probs, draws, cut = self._probabilities(scan.name, part) if seen.any() else (_background(part), [], False)
+    probs, draws, cut = view or (self._view(scan.name, part) if seen.any() else View(_background(part)))
     classes = postprocess(probs) if self.inference.postprocess and seen.any() else probs.argmax(-1).astype(np.uint8)
     entropies, uncertainty = None, {}
     if draws:
@@ -105,24 +105,28 @@ class Segmenter:
       scan=scan,
     )
 
-  def _find(self, scan: Scan, seen: np.ndarray) -> tuple[Scan, Region, list[Finding]]:
-    """The scan in the orientation that is assumed, the region of its slices that has the heart, and what was assumed.
+  def _find(self, scan: Scan, seen: np.ndarray) -> tuple[Scan, Region, View | None, list[Finding]]:
+    """Where to look: the scan in the orientation that is assumed, the region that has the heart, and what was assumed.
 
     Args:
       scan: as it was read.
       seen: (D,) whether a slice is not blank.
+
+    Returns:
+      The scan; rows and columns of the region; the view of it, if finding it took one that is as good as the final
+      one; the findings.
     """
     findings = [Finding("voxel size assumed", note) for note in scan.notes]
     if note := self._settings(scan.name, scan.volume)[1]:
       findings.append(Finding("pixels resampled", note))
     if not seen.any():
-      return scan, whole_slices(scan.volume), findings
+      return scan, whole_slices(scan.volume), None, findings
     # One prediction from the latent means is enough to find the heart.
     quick = dataclasses.replace(self, segment=self.glance, inference=dataclasses.replace(self.inference, samples=0))
-    look = lambda volume: quick._probabilities(scan.name, volume)[0]
+    look = lambda volume: quick._view(scan.name, volume)
     searched = scan.lost and not every_orientation(self.config.augment)
     scans = [scan.turned(turn) for turn in TURNS] if searched else [scan]
-    number, region = find_field(look, [_stack(each.volume, seen) for each in scans], self.inference.extent_mm)
+    number, region, view = find_field(look, [_stack(each.volume, seen) for each in scans], self.inference.extent_mm)
     if searched:
       findings.append(Finding("orientation assumed", _LOST))
     scan = scans[number]
@@ -131,7 +135,7 @@ class Segmenter:
       size = "×".join(f"{n * mm:.0f}" for n, mm in zip(stack.voxels.shape[1:], stack.spacing[1:], strict=True))
       text = f"slices of {size} mm are larger than those of the training; a part of them was segmented"
       findings.append(Finding("heart looked for", text))
-    return scan, region, findings
+    return scan, region, view if quick == self else None, findings
 
   def _settings(self, name: str, volume: Volume) -> tuple[Preprocess, str]:
     """The grid of the network for a volume, and a note if its pixels are resampled."""
@@ -147,9 +151,8 @@ class Segmenter:
     pixels = "×".join(f"{mm:.3g}" for mm in volume.spacing[1:])
     return matched, f"pixels of {pixels} mm, resampled to the {matched.spacing * settings.zoom:.3g} mm of the training"
 
-  def _probabilities(self, name: str, volume: Volume) -> tuple[np.ndarray, list[np.ndarray], bool]:
-    """Class probabilities (D, H, W, K) on the volume's grid, the classes of each latent sample, and whether the
-    border of the network's field cuts a structure."""
+  def _view(self, name: str, volume: Volume) -> View:
+    """What the network says of a volume."""
     settings, _ = self._settings(name, volume)
     centre = self.locate(volume)
     image = preprocess_image(volume.voxels, volume.spacing, settings, centre)
@@ -165,8 +168,8 @@ class Segmenter:
     fields = [self.segment(image, key) for key in keys]
     cut = any(touches_border(field.argmax(-1)) for field in fields)
     if not self.inference.samples:
-      return restore(fields[0]), [], cut
-    return *summarise_draws(map(restore, fields)), cut
+      return View(restore(fields[0]), cut=cut)
+    return View(*summarise_draws(map(restore, fields)), cut)
 
 
 def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Scan:

@@ -9,7 +9,7 @@ from jax import Array
 
 from vamcei_jax.prng import example_keys
 
-BATCH = 16
+BATCH = 4  # Stacks of LGE have 5 to 18 slices: what is padded costs time.
 
 
 def predict_volume(predict: Callable, params: Any, image: np.ndarray, key: Array | None = None) -> np.ndarray:
@@ -24,12 +24,11 @@ def predict_volume(predict: Callable, params: Any, image: np.ndarray, key: Array
   """
   depth = len(image)
   padded = np.pad(image, ((0, -depth % BATCH), (0, 0), (0, 0)))[..., None]
+  keys = lambda start: () if key is None else (example_keys(key, jnp.asarray(start + np.arange(BATCH))),)
   starts = range(0, len(padded), BATCH)
-  arguments: list[tuple] = [(padded[start : start + BATCH],) for start in starts]
-  if key is not None:
-    keys = example_keys(key, jnp.arange(len(padded)))
-    arguments = [(*batch, keys[start : start + BATCH]) for batch, start in zip(arguments, starts, strict=True)]
-  return np.concatenate([np.asarray(predict(params, *batch)) for batch in arguments])[:depth]
+  # All batches are dispatched before the first result is waited for.
+  probs = [predict(params, padded[start : start + BATCH], *keys(start)) for start in starts]
+  return np.concatenate([np.asarray(each) for each in probs])[:depth]
 
 
 def translate_volume(translate: Callable, networks: Mapping, direction: str, image: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
     raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
   stages = tuple(stages)
   if ADAPT in stages and len(stages) > 1:
-    raise InputError(f"config.stages={stages}: {ADAPT} stands alone, as its images are cut out by config.init")
+    raise InputError(f"config.stages={stages}: {ADAPT} stands alone, as its images are cut out by its teachers")
   if LOCATOR in stages[1:] or stages == (LOCATOR,):
     raise InputError(f"config.stages={stages}: {LOCATOR} must come first, with others after it")
   return stages
@@ -150,7 +150,7 @@ def _check_known(field: str, name: str, kind: str, methods: Mapping[str, ModuleT
 def _check_section(stage: str, fields: Mapping[str, Any]) -> None:
   """Checks the fields of `config.stage.STAGE`, and that the stage may differ in them."""
   name_of = lambda name: f"config.stage.{stage}.{name}"
-  for name in ("stages", "seed", "init"):
+  for name in ("stages", "seed", "init", "teachers"):
     if name in fields:
       raise InputError(f"{name_of(name)}: set it for the run, config.{name}")
   free = {*_FREE, *_COARSE} if stage == LOCATOR else _FREE
@@ -225,7 +225,8 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
     yield "translation.width", grouped(config.translation.width), grouping
     yield "translation.discriminator_width", grouped(config.translation.discriminator_width), grouping
   if config.name == ADAPT:
-    yield "init", config.init is not None, f"the folder of weights or of a run, as the teacher of {ADAPT}"
+    named = bool(config.init or config.teachers)
+    yield "init", named, f"the folder of weights or of a run, as the teacher of {ADAPT}, unless config.teachers is set"
     yield "data.spacing", config.data.spacing is not None, f"the pixel size of the network in mm, for {ADAPT}"
   if config.name == DISTILL:
     teachers = config.distillation.teachers

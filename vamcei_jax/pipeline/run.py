@@ -35,7 +35,7 @@ from vamcei_jax.pipeline.record import read_record, record_stage, start_record
 from vamcei_jax.pipeline.resolve import RunConfig, resolve
 from vamcei_jax.pipeline.results import remove_results, write_run_results
 from vamcei_jax.pipeline.stages import ADAPT, DISTILL, LOCATOR, STAGES, stage_key
-from vamcei_jax.pipeline.teacher_predictions import prepare_for_adapt, teacher_maps
+from vamcei_jax.pipeline.teacher_predictions import named_teachers, prepare_for_adapt, teacher_maps
 from vamcei_jax.pipeline.teachers import load_stage, scored_stacks, teacher_probabilities
 from vamcei_jax.pipeline.validation import segmentation_evaluator, translation_evaluator
 from vamcei_jax.training.loop import train
@@ -111,7 +111,8 @@ def describe_run(config: StageConfig, workdir: Path) -> str:
   """The first line of a run: its devices, data and workdir."""
   data = config.data
   origin = f" in {data.root}" if data.root else ""
-  domains = f"{data.name}, {data.source or config.init} to {data.target}{origin}"
+  known = data.source or ", ".join(named_teachers(config))
+  domains = f"{data.name}, {known} to {data.target}{origin}"
   return f"device: {distributed.describe_devices()}; data: {domains}; workdir: {workdir}"
 
 
@@ -190,7 +191,7 @@ def run_stages(
         stacks = scored_stacks(config, datasets)
         probs["teachers"] = teacher_probabilities(config, predict, networks, stacks)
       elif stage == ADAPT:
-        probs["teacher"] = teacher_maps(config, datasets["target"], [patient.name for patient in patients])
+        probs["teachers"] = teacher_maps(config, datasets["target"], [patient.name for patient in patients])
       probs[stage] = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
 
   if not distributed.is_first_host():

@@ -1,6 +1,6 @@
-"""The data of the stage `adapt`: the target's volumes around their hearts, with the predictions of `config.init`.
+"""The data of the stage `adapt`: the target's volumes around their hearts, with the predictions of the teachers.
 
-The teacher predicts the files as the command line `predict` does, with test-time augmentation: it finds hearts and
+A teacher predicts the files as the command line `predict` does, with test-time augmentation: it finds hearts and
 orientations. Its predictions are kept beside the prepared data, so that further runs with these weights use them.
 """
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vamcei_jax.config.files import stage_content
 from vamcei_jax.config.rules import shown
-from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.config.schema import DataConfig, StageConfig
 from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.data.labels import folded_values
 from vamcei_jax.data.loader import naming_damage, open_split
@@ -31,6 +31,7 @@ from vamcei_jax.datasets.digests import file_digests
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded, replacing, write_text
 from vamcei_jax.inference.load import load_networks, load_segmenter
+from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import tta_transforms
 from vamcei_jax.methods import cyclegan
@@ -44,39 +45,46 @@ _NEAR_MM = 5.0  # from the teacher's mask; farther away, its probabilities count
 
 
 def prepare_for_adapt(config: StageConfig) -> Datasets:
-  """Role -> prepared dataset, each centred on the hearts: of the source by its masks, of the target by the teacher.
+  """Role -> prepared dataset, each centred on the hearts: of the source's masks, of the first teacher's predictions.
 
   Raises:
-    InputError: of vamcei_jax.datasets.prepare; the teacher needs networks of other stages, or cannot predict a volume.
+    InputError: of vamcei_jax.datasets.prepare; a teacher needs networks of other stages, or cannot predict a volume.
   """
   data = config.data
   if not issubclass(BUILDERS.get(data.name, Cases), Cases):
     raise InputError(f"config.data.name={data.name}: must be a dataset of files, such as folder, for {ADAPT}")
-  _, trained, _, _ = load_networks(expanded(config.init or ""))
-  if STAGES[trained.name].method is cyclegan or STAGES[trained.name].target != "target" or trained.data.located:
-    raise InputError(f"config.init={config.init}: a stage that needs others to segment; name another one, or weights")
+  for teacher in named_teachers(config):
+    _, trained, _, _ = load_networks(expanded(teacher))
+    if STAGES[trained.name].method is cyclegan or STAGES[trained.name].target != "target" or trained.data.located:
+      raise InputError(f"{teacher}: a stage that needs others to segment; name another one, or weights, as teacher")
   datasets = {"target": prepare_domain(data, "target")}
   if data.source is not None:
     datasets["source"] = prepare_domain(data, "source", centres="mask")
     refuse_shared(datasets["source"], datasets["target"])
   for role, builder in datasets.items():
     announce(data, role, builder)
-  centres = json.loads((predict_target(config, datasets["target"]) / CENTRES_FILE).read_text(encoding="utf-8"))
+  folders = [predict_target(teacher, config.data, datasets["target"]) for teacher in named_teachers(config)]
+  centres = json.loads((folders[0] / CENTRES_FILE).read_text(encoding="utf-8"))
   return datasets | {"target": prepare_domain(data, "target", centres=centres, leave_out=True)}
 
 
-def predict_target(config: StageConfig, target: Cases) -> Path:
-  """The folder with the teacher's prediction of each patient of the target; those that are missing are made.
+def named_teachers(config: StageConfig) -> tuple[str, ...]:
+  """The weights or runs from whose predictions the stage learns."""
+  return config.teachers or (config.init or "",)
+
+
+def predict_target(teacher: str, data: DataConfig, target: Cases) -> Path:
+  """The folder with a teacher's prediction of each patient of the target; those that are missing are made.
 
   PATIENT.safetensors.gz has its class probabilities in 255ths, (D, H, W, K) on the canonical original grid.
   centres.json has the pixel (row, column) of that grid on which each heart is centred.
   """
-  folder = predictions_folder(config, target)
+  folder = predictions_folder(teacher, data, target)
   cases = target_cases(target)
   if missing := [case for case in cases if not (folder / f"{case.name}{_SUFFIX}").exists()]:
-    segmenter = load_teacher(config)
-    print(f"teacher: {config.init} predicts {len(missing)} of {len(cases)} volumes, kept in {folder}", flush=True)
-    for case in tqdm(missing, f"{config.init} predicts {config.data.target}", unit="volume", disable=None):
+    segmenter = load_teacher(teacher)
+    print(f"teacher: {teacher} predicts {len(missing)} of {len(cases)} volumes, kept in {folder}", flush=True)
+    for case in tqdm(missing, f"{teacher} predicts {data.target}", unit="volume", disable=None):
       probs = predict_case(segmenter, case, target)
       with replacing(folder / f"{case.name}{_SUFFIX}") as temporary:
         temporary.write_bytes(gzip.compress(save({"probabilities": np.rint(255 * probs).astype(np.uint8)}), mtime=0))
@@ -86,27 +94,26 @@ def predict_target(config: StageConfig, target: Cases) -> Path:
   return folder
 
 
-def predictions_folder(config: StageConfig, target: Cases) -> Path:
-  """Where the predictions of these weights for these files are kept: the name has a digest of both.
+def predictions_folder(teacher: str, data: DataConfig, target: Cases) -> Path:
+  """Where the predictions of a teacher for these files are kept: the name has a digest of both.
 
   The digests of the files contain their headers: another voxel size is another prediction.
   """
-  _, trained, inference, networks = load_networks(expanded(config.init or ""))
-  prepared = expanded(config.data.prepared_dir, PREPARED_ELSEWHERE)
+  _, trained, inference, networks = load_networks(expanded(teacher))
+  prepared = expanded(data.prepared_dir, PREPARED_ELSEWHERE)
   images = [(case.name, listed(case.image)) for case in target_cases(target)]
   of_file = file_digests([file for _, files in images for file in files], prepared)
   contents = [(patient, [of_file[file] for file in files]) for patient, files in images]
-  reading = config.data.plane, config.data.orientation
+  reading = data.plane, data.orientation
   identity = [_VERSION, digest(networks), stage_content(trained), str(inference), contents, reading]
   name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-  return prepared / "predictions" / f"{Path(config.data.target).name}-{name}"
+  return prepared / "predictions" / f"{Path(data.target).name}-{name}"
 
 
-def load_teacher(config: StageConfig) -> Segmenter:
-  """The segmenter of `config.init`, with test-time augmentation if its training allows for it."""
-  init = expanded(config.init or "")
-  _, trained, _, _ = load_networks(init)
-  return load_segmenter(init, tta=len(tta_transforms(trained.augment)) > 1)
+def load_teacher(teacher: str) -> Segmenter:
+  """The segmenter of a teacher, with test-time augmentation if its training allows for it."""
+  _, trained, _, _ = load_networks(expanded(teacher))
+  return load_segmenter(teacher, tta=len(tta_transforms(trained.augment)) > 1)
 
 
 def target_cases(target: Cases) -> list[Case]:
@@ -137,20 +144,25 @@ def read_prediction(folder: Path, patient: str) -> np.ndarray:
 
 
 def teacher_maps(config: StageConfig, target: Cases, patients: Sequence[str]) -> list[np.ndarray]:
-  """The teacher's class probabilities (D, h, w, K), float16, of patients, on the grid of the network.
+  """The teachers' mean class probabilities (D, h, w, K), float16, of patients, on the grid of the network.
 
   Args:
     config: of the stage.
     target: of prepare_for_adapt.
     patients: names.
   """
-  folder, settings = predictions_folder(config, target), preprocess_settings(config.data)
+  folders = [predictions_folder(teacher, config.data, target) for teacher in named_teachers(config)]
+  settings, smooth = preprocess_settings(config.data), config.distillation.smooth
   grids = {}
   with naming_damage(target.data_path):
     for split in target.info.splits:
       for example in open_split(target, split, ("image", "mask", "truth")):
         grids[example["patient"].decode()] = spacing_of(example["affine"]), tuple(example["centre"].tolist())
-  on_grid = lambda name, spacing, centre: preprocess_probabilities(
-    read_prediction(folder, name), spacing, settings, centre
-  ).astype(np.float16)
-  return [on_grid(name, *grids[name]) for name in patients]
+
+  def on_grid(name: str) -> np.ndarray:
+    spacing, centre = grids[name]
+    mean = np.mean([read_prediction(folder, name) for folder in folders], axis=0)
+    mean = smooth_slices(mean, max(spacing[0], smooth), smooth)
+    return preprocess_probabilities(mean, spacing, settings, centre).astype(np.float16)
+
+  return [on_grid(name) for name in patients]
