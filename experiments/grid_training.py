@@ -40,7 +40,7 @@ from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.run import describe_run
 from vamcei_jax.pipeline.stages import stage_key
 from vamcei_jax.pipeline.teachers import load_stage
-from vamcei_jax.pipeline.validation import mean_dice, score
+from vamcei_jax.pipeline.validation import mean_dice, score, without_labels
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.training.log import METRICS_FILE, drop_later_lines
 from vamcei_jax.training.progress import WIDTH, format_duration
@@ -127,7 +127,11 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
     predict, settings = jax.jit(vamcei.make_predict(stage_config)), preprocess_settings(stage_config.data)
     maps = lambda networks, cases: [predict_volume(predict, networks, case.image) for case in cases]
     validation = list(load_patients(datasets["target"], "validation"))
-    validate = lambda networks: mean_dice(validation, maps(networks, validation), settings)
+
+    def validate(networks: Networks) -> dict[str, float]:
+      probs = maps(networks, validation)
+      return without_labels(probs) | mean_dice(validation, probs, settings)
+
     scores = {}
     for run, networks in train_grid(program, grid_runs(resolved.grid), validate, workdir):
       summary = summarise(score(patients, maps(networks, patients), settings))
@@ -212,7 +216,7 @@ def train_grid(
   Args:
     program: of the grid.
     runs: of the grid.
-    validate: averaged parameters -> Dice of the validation patients by name; called every `train.eval_every` steps.
+    validate: averaged parameters -> scores of the validation patients by name; called every `train.eval_every` steps.
     workdir: of the grid; parts that it already has are resumed.
 
   Raises:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vamcei_jax.pipeline.results import describe_circumstances, training_seconds
+from vamcei_jax.pipeline.results import describe_circumstances, describe_ranking, training_seconds
 
 CPU = {"platform": "cpu", "kind": "cpu", "count": 1, "hosts": 1, "processor": "Processor X", "cores": 2}
 GPU = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8, "hosts": 2, "processor": "Processor X", "cores": 2}
@@ -42,3 +42,17 @@ def test_training_time_is_that_of_the_logged_steps(tmp_path):
   expected = {"Training time": "1 min, without compilation and evaluation"}
   assert describe_circumstances(tmp_path, first + resumed) == expected
   assert describe_circumstances(tmp_path, first)["Training time"].startswith("50 s, without")
+
+
+def test_the_expected_dice_is_ranked_against_the_dice_by_stage_and_over_the_runs_of_a_grid():
+  def line(expected, dice, **of):
+    return {"stage": "a", "step": 1, "expected_dice": expected, "dice": dice} | of
+
+  rising = [line(expected, expected**2, step=step) for step, expected in enumerate((0.1, 0.5, 0.7, 0.9))]
+  swapped = [line(expected, dice, stage="b", step=dice) for expected, dice in ((0.1, 2), (0.2, 1), (0.3, 3))]
+  too_few = [line(0.5, 0.1, stage="c"), line(0.6, 0.2, stage="c", step=2), {"stage": "c", "step": 3, "dice": 0.3}]
+  assert describe_ranking(rising + swapped + too_few) == "a 1.00 (4 evaluations), b 0.50 (3 evaluations)"
+  first = [line(0.9, dice, row="x", seed=seed) for seed, dice in enumerate((0.1, 0.2, 0.3))]
+  last = [line(1 - dice, dice, row="x", seed=seed, step=2) for seed, dice in enumerate((0.1, 0.2, 0.3))]
+  assert describe_ranking(first + last) == "all rows -1.00 (3 runs)"
+  assert describe_ranking([line(0.5, 0.5, step=step) for step in range(3)]) == ""

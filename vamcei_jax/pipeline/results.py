@@ -80,7 +80,7 @@ def write_run_results(
 
 
 def describe_circumstances(workdir: Path, log: Sequence[Mapping]) -> dict[str, str]:
-  """Commit and device of the sessions of a run, and how long it was trained, for the report.
+  """Commit and device of a run's sessions, how long it was trained, and how well a label-free score ranks it.
 
   Args:
     workdir: of the run.
@@ -92,7 +92,37 @@ def describe_circumstances(workdir: Path, log: Sequence[Mapping]) -> dict[str, s
     about[name] = "; ".join(dict.fromkeys(session[name] for session in sessions if name in session))
   if seconds := training_seconds(log):
     about["Training time"] = f"{format_duration(seconds)}, without compilation and evaluation"
+  if ranking := describe_ranking(log):
+    about["Expected Dice"] = f"rank correlation with the validation Dice: {ranking}"
   return about
+
+
+def describe_ranking(log: Sequence[Mapping]) -> str:
+  """How well the expected Dice, which needs no label, ranks the evaluations of each stage, or the runs of a grid.
+
+  That is Spearman's correlation with the Dice of the validation patients. A grid's runs count by their last evaluation.
+
+  Args:
+    log: lines of metrics.jsonl.
+
+  Returns:
+    "no_adaptation 0.98 (20 evaluations)", for each stage with three evaluations or more; empty if there is none.
+  """
+  # Imported late: its import takes as long as that of JAX.
+  from scipy.stats import spearmanr
+
+  groups: dict[str, dict] = {}
+  for line in log:
+    if "dice" in line and "expected_dice" in line:
+      name, key = ("all rows", (line["row"], line["seed"])) if "row" in line else (line["stage"], line["step"])
+      groups.setdefault(name, {})[key] = line["expected_dice"], line["dice"]
+  texts = []
+  for name, pairs in groups.items():
+    expected, true = zip(*pairs.values(), strict=True)
+    if len(pairs) >= 3 and len(set(expected)) > 1 and len(set(true)) > 1:
+      counted = "runs" if name == "all rows" else "evaluations"
+      texts.append(f"{name} {spearmanr(expected, true).statistic:.2f} ({len(pairs)} {counted})")
+  return ", ".join(texts)
 
 
 def training_seconds(log: Sequence[Mapping]) -> float:
