@@ -271,10 +271,10 @@ def _readings(text: str) -> Iterator[Any]:
 
 
 def set_field(config: ConfigDict, name: str, value: Any) -> None:
-  """Sets a field of a config by its dotted name. Raises an AttributeError or KeyError if there is no such field."""
+  """Sets a field of a config by its dotted name. Raises an AttributeError or KeyError if there is no such section."""
   *sections, field = name.split(".")
   section = functools.reduce(getattr, sections, config)
-  with section.ignore_type():
+  with section.unlocked(), section.ignore_type():
     section[field] = value
 
 

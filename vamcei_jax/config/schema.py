@@ -280,8 +280,8 @@ class StageConfig:
   name: str
   seed: int = field(0, SEED, "Seed of all random keys.")
   init: str | None = field(None, optional(TEXT), "Weights or a run that networks start from; the teacher of adapt.")
-  teachers: tuple[str, ...] = field(
-    (), either(EMPTY, differing(each(TEXT))), "Weights or runs whose mean prediction adapt learns; () for that of init."
+  teachers: tuple[str, ...] | None = field(
+    None, optional(differing(each(TEXT))), "Weights or runs whose mean prediction adapt learns; None: that of init."
   )
   data: DataConfig = section(DataConfig)
   augment: AugmentConfig = section(AugmentConfig)
