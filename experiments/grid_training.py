@@ -40,7 +40,7 @@ from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.run import describe_run
 from vamcei_jax.pipeline.stages import stage_key
 from vamcei_jax.pipeline.teachers import load_stage
-from vamcei_jax.pipeline.validation import mean_dice, score, without_labels
+from vamcei_jax.pipeline.validation import mean_dice, mean_expected_dice, score
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.training.log import METRICS_FILE, drop_later_lines
 from vamcei_jax.training.progress import WIDTH, format_duration
@@ -130,7 +130,7 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
 
     def validate(networks: Networks) -> dict[str, float]:
       probs = maps(networks, validation)
-      return without_labels(probs) | mean_dice(validation, probs, settings)
+      return mean_expected_dice(probs) | mean_dice(validation, probs, settings)
 
     scores = {}
     for run, networks in train_grid(program, grid_runs(resolved.grid), validate, workdir):

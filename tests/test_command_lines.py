@@ -168,8 +168,6 @@ def test_a_number_is_replaced_by_none_and_none_by_a_number(run_command, name):
   assert error_of(run_command(*command, "--config.data.spacing=wide")).endswith("or None")
   assert "unknown config field" in error_of(run_command(*command, "--config.stage.nosuch.data.spacing=None"))
   assert "init: weights/lge" in {line.strip() for line in printed("--config.init=weights/lge")}
-  teachers = printed("--config.teachers=('weights/lge','runs/b')")
-  assert teachers[(start := 1 + teachers.index("    teachers:")) : start + 2] == ["    - weights/lge", "    - runs/b"]
 
 
 def test_a_field_that_a_config_file_sets_to_a_plain_none_can_be_set(run_command, tmp_path):

@@ -65,8 +65,9 @@ def test_a_run_of_the_grid_equals_the_run_alone(grid, tiny_run):
   # The run alone has a log line of its first step, which the mean of its next line leaves out.
   losses, expected_losses = ([line["loss"] for line in each] for each in (lines, expected))
   np.testing.assert_allclose(losses[1:], expected_losses[1:], rtol=1e-6)
-  dices, expected_dices = ([line.get("dice") for line in each] for each in (lines, expected))
-  assert dices == pytest.approx(expected_dices)
+  for name in ("dice", "expected_dice"):
+    dices, expected_dices = ([line.get(name) for line in each] for each in (lines, expected))
+    assert dices == pytest.approx(expected_dices)
   assert dices[0] is None
   assert None not in dices[1::2]  # every four steps, of log lines every two
 

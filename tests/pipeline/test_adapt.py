@@ -19,6 +19,7 @@ from tests.methods.steps import moved_state, program
 from tests.runs import final_state
 from vamcei_jax.config.files import read_stage_config
 from vamcei_jax.data.loader import load_patients
+from vamcei_jax.data.preprocess import foreground_centre
 from vamcei_jax.data.scan import read_scan
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.export import export_weights
@@ -30,7 +31,14 @@ from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.domains import prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
-from vamcei_jax.pipeline.teacher_predictions import predictions_folder, prepare_for_adapt, read_prediction, teacher_maps
+from vamcei_jax.pipeline.teacher_predictions import (
+  predict_target,
+  predictions_folder,
+  prepare_for_adapt,
+  read_prediction,
+  target_cases,
+  teacher_maps,
+)
 
 CONFIG = "--config=tests/configs/tiny_adapt.py"
 
@@ -70,7 +78,7 @@ def test_the_teacher_says_of_a_file_what_prediction_says(adapted, tiny_run, root
   for file in sorted((root / "lge" / "imagesTr").iterdir()):
     prediction, canonical = segmenter(file), read_scan(file, "short_axis").orientation
     predicted, mask = (apply_orientation(maps, canonical) for maps in (prediction.probabilities, prediction.mask))
-    said = read_prediction(predictions_folder(config.init, config.data, target), file.name.removesuffix("_0000.nii.gz"))
+    said = read_prediction(predictions_folder(config.init, config, target), file.name.removesuffix("_0000.nii.gz"))
     near = ndimage.maximum_filter(mask > 0, (1, 3, 3))  # 5 mm are one pixel
     assert near.any()
     np.testing.assert_allclose(said[near], predicted[near], atol=0.01)
@@ -83,33 +91,66 @@ def test_the_results_have_the_teacher_and_the_student(adapted):
   assert results["split"] == "test"
 
 
-def test_several_teachers_are_averaged_and_smoothed_along_the_stack(adapted, tmp_path):
+def test_several_teachers_are_averaged(adapted, tmp_path):
+  student = str(tmp_path / "student")
   export_weights(adapted, tmp_path / "student")
   config = read_stage_config(adapted / "adapt")
-  one = teacher_maps(config, prepare_for_adapt(config)["target"], ["lge_001"])[0]
+  one, other, both = (
+    dataclasses.replace(config, teachers=teachers) for teachers in ((config.init,), (student,), (config.init, student))
+  )
+  cases = target_cases(prepare_domain(config.data, "target"))
+  folders = [predict_target(each, config, prepare_domain(config.data, "target")) for each in both.teachers]
+  data = prepare_for_adapt(both)["target"]
+  centres = {patient.name: patient.centre for patient in load_patients(data, "train", labelled=False)}
+  for case in cases:
+    mean = (read_prediction(folders[0], case.name) + read_prediction(folders[1], case.name)) / 2
+    np.testing.assert_allclose(centres[case.name], foreground_centre(mean[..., 1:].sum(-1) > 0.5), rtol=1e-6)
+  first, second, mean = (teacher_maps(each, data, ["lge_001"])[0].astype(np.float64) for each in (one, other, both))
+  assert np.abs(first - second).max() > 0.01
+  np.testing.assert_allclose(mean, (first + second) / 2, atol=2e-3)
 
-  def maps(*teachers, smooth=0.0):
-    several = dataclasses.replace(
-      config, teachers=teachers, distillation=dataclasses.replace(config.distillation, smooth=smooth)
-    )
-    return teacher_maps(several, prepare_for_adapt(several)["target"], ["lge_001"])[0].astype(np.float64)
 
-  np.testing.assert_array_equal(maps(config.init), one)
-  other = maps(config.init, str(tmp_path / "student"))
-  student = 2 * other - one
-  assert np.abs(other - one).max() > 0.01
-  np.testing.assert_allclose(student.sum(-1), 1.0, atol=5e-3)
-  assert student.min() > -5e-3
-  smooth = maps(config.init, smooth=20.0)
-  assert np.abs(np.diff(smooth, axis=0)).mean() < np.abs(np.diff(one.astype(np.float64), axis=0)).mean()
+def test_teachers_smooth_along_the_stack_if_the_configuration_says_so(adapted, root):
+  config = read_stage_config(adapted / "adapt")
+  smooth = dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, smooth=7.0))
+  target = prepare_domain(config.data, "target")
+  folder = predict_target(config.init, smooth, target)
+  assert folder != predictions_folder(config.init, config, target)
+  file = root / "lge" / "imagesTr" / "lge_001_0000.nii.gz"
+  prediction, canonical = (
+    load_segmenter(config.init, tta=True, smooth=7.0)(file),
+    read_scan(file, "short_axis").orientation,
+  )
+  predicted, mask = (apply_orientation(maps, canonical) for maps in (prediction.probabilities, prediction.mask))
+  np.testing.assert_allclose(read_prediction(folder, "lge_001")[mask > 0], predicted[mask > 0], atol=0.01)
+
+
+def test_a_student_of_runs_alone_starts_from_random_parameters_and_can_be_exported(adapt, tiny_run, adapted, tmp_path):
+  teachers = (str(tiny_run / "vamcei"), str(adapted))
+  shutil.copytree(adapted, tmp_path / "vamcei")
+  finished = adapt(
+    tmp_path / "run", "--config.init=None", f"--config.teachers={(teachers[0], str(tmp_path / 'vamcei'))}"
+  )
+  assert finished.returncode == 0, finished.stderr
+  assert "arrays start from" not in finished.stdout
+  export_weights(tmp_path / "run", tmp_path / "weights")  # both teachers have the name "vamcei"
+  config, _, _ = read_weights(tmp_path / "weights")
+  assert (config.init, config.teachers) == (None, ("vamcei",))
+
+
+def test_a_teacher_counts_once_and_is_no_stage_of_the_run_itself(adapt, adapted, tmp_path):
+  twice = f"--config.teachers=('{adapted}','{adapted / 'adapt'}')"
+  assert "the same weights twice" in error_of(adapt(tmp_path / "run", twice))
+  assert "config.teachers=" in error_of(adapt(adapted, f"--config.teachers=('{adapted / 'adapt'}',)"))
 
 
 def test_fields_are_centred_on_the_hearts_of_the_teacher(adapted):
   config = read_stage_config(adapted / "adapt")
   target = prepare_for_adapt(config)["target"]
-  centres = json.loads((predictions_folder(config.init, config.data, target) / "centres.json").read_text())
-  found = {patient.name: list(patient.centre) for patient in load_patients(target, "train", labelled=False)}
-  assert found == centres
+  folder = predictions_folder(config.init, config, target)
+  for patient in load_patients(target, "train", labelled=False):
+    heart = read_prediction(folder, patient.name)[..., 1:].sum(-1) > 0.5
+    np.testing.assert_allclose(patient.centre, foreground_centre(heart), rtol=1e-6)
   assert config.data.datasets == (target.info.full_name,)
 
 
@@ -124,7 +165,7 @@ def test_a_student_with_a_rate_of_0_is_its_teacher(adapt, adapted, tmp_path):
 
 def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
-  folder = predictions_folder(config.init, config.data, prepare_for_adapt(config)["target"])
+  folder = predictions_folder(config.init, config, prepare_for_adapt(config)["target"])
   kept, lost = folder / "lge_001.safetensors.gz", folder / "lge_002.safetensors.gz"
   before, content = kept.stat().st_mtime_ns, lost.read_bytes()
   lost.unlink()
@@ -136,7 +177,7 @@ def test_an_interrupted_teacher_goes_on_and_a_finished_one_is_kept(adapt, adapte
 
 def test_a_damaged_prediction_is_named(adapt, adapted, tmp_path):
   config = read_stage_config(adapted / "adapt")
-  file = predictions_folder(config.init, config.data, prepare_for_adapt(config)["target"]) / "lge_001.safetensors.gz"
+  file = predictions_folder(config.init, config, prepare_for_adapt(config)["target"]) / "lge_001.safetensors.gz"
   content = file.read_bytes()
   file.write_bytes(content[:100])
   try:
@@ -201,6 +242,9 @@ def test_any_method_starts_from_weights(tiny_run, run_command, prepared, tmp_pat
   ("change", "expected"),
   [
     ({"init": None}, "config.init=None: must be the folder of weights"),
+    ({"teachers": ("a", "b", "a")}, "config.teachers=.*: must be different folders"),
+    ({"teachers": "weights/lge"}, "config.teachers=.*: must be one or more values, each a text, or None"),
+    ({"teachers": ("a",), "stages": ("vamcei",), "data.source": "bssfp"}, "only the stage adapt has teachers"),
     ({"stages": ("adapt", "no_adaptation")}, "adapt stands alone"),
     ({"data.spacing": None}, "config.data.spacing=None: must be the pixel size"),
     ({"stages": ("vamcei",)}, "config.data.source=None: must be a domain with masks"),
@@ -208,7 +252,8 @@ def test_any_method_starts_from_weights(tiny_run, run_command, prepared, tmp_pat
 )
 def test_what_does_not_fit_together_is_named(change, expected):
   config = tiny_adapt.get_config()
-  config.update_from_flattened_dict({"init": "weights/mscmrseg_student"} | change)
+  with config.unlocked():
+    config.update_from_flattened_dict({"init": "weights/mscmrseg_student"} | change)
   with pytest.raises(InputError, match=expected):
     resolve(config)
 
@@ -246,7 +291,7 @@ def test_another_voxel_size_in_a_header_is_another_prediction(adapted, root, tmp
   shutil.copytree(root, tmp_path / "volumes")
   file = tmp_path / "volumes" / "lge" / "imagesTr" / "lge_003_0000.nii.gz"
   elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "volumes")))
-  folder = lambda config: predictions_folder(config.init, config.data, prepare_domain(config.data, "target"))
+  folder = lambda config: predictions_folder(config.init, config, prepare_domain(config.data, "target"))
   assert folder(elsewhere) == folder(config)
   image = nib.load(file)
   nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine * [[0.6, 0.6, 1, 1]]), file)
@@ -256,5 +301,5 @@ def test_another_voxel_size_in_a_header_is_another_prediction(adapted, root, tmp
 def test_the_predictions_of_a_folder_that_is_named_by_its_path_are_kept_with_the_others(adapted, root):
   config = read_stage_config(adapted / "adapt")
   by_path = dataclasses.replace(config, data=dataclasses.replace(config.data, target=str(root / "lge")))
-  folder = lambda config: predictions_folder(config.init, config.data, prepare_domain(config.data, "target"))
+  folder = lambda config: predictions_folder(config.init, config, prepare_domain(config.data, "target"))
   assert folder(by_path) == folder(config)

@@ -263,7 +263,9 @@ class DistillationConfig:
 
   temperature: float = field(2.0, SCALE, "Temperature T of eq. 16.")
   teachers: tuple[float, ...] = field(
-    (0.5, 0.5), each(STRENGTH), "Weights of target_vamcei, source_vamcei and, as an optional third, no_adaptation."
+    (0.5, 0.5),
+    each(STRENGTH),
+    "Weights, in distill, of target_vamcei, source_vamcei and, as an optional third, no_adaptation.",
   )
   smooth: float = field(
     0.0, STRENGTH, "Standard deviation in mm of a Gaussian along the stack that smooths the teachers' probabilities."
@@ -279,9 +281,11 @@ class StageConfig:
 
   name: str
   seed: int = field(0, SEED, "Seed of all random keys.")
-  init: str | None = field(None, optional(TEXT), "Weights or a run that networks start from; the teacher of adapt.")
+  init: str | None = field(
+    None, optional(TEXT), "Weights or a run that networks start from, and by default the teacher of adapt."
+  )
   teachers: tuple[str, ...] | None = field(
-    None, optional(differing(each(TEXT))), "Weights or runs whose mean prediction adapt learns; None: that of init."
+    None, optional(each(TEXT)), "Weights or runs whose mean prediction adapt learns; None for that of init."
   )
   data: DataConfig = section(DataConfig)
   augment: AugmentConfig = section(AugmentConfig)

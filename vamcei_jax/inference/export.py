@@ -50,8 +50,11 @@ def export_weights(run: str | Path, output: str | Path, **options) -> None:
   inference = dataclasses.replace(inference, pixel_mm=pixels, extent_mm=extents)
   # Paths of the machine that trained the network are of no use elsewhere.
   data = dataclasses.replace(config.data, root=None, prepared_dir=DataConfig().prepared_dir)
-  init = config.init and Path(config.init).name
-  teachers = config.teachers and tuple(Path(teacher).name for teacher in config.teachers)
+  name = lambda path: expanded(path).resolve().name
+  init, teachers = (
+    config.init and name(config.init),
+    config.teachers and tuple(dict.fromkeys(map(name, config.teachers))),
+  )
   write_weights(output, dataclasses.replace(config, init=init, teachers=teachers, data=data), inference, networks)
 
 

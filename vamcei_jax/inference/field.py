@@ -15,7 +15,7 @@ Region = tuple[slice, slice]  # rows and columns of a canonical volume
 
 
 class View(NamedTuple):
-  """What a network says of a volume.
+  """The prediction of a network for a volume.
 
   probs: class probabilities (D, H, W, K) on the volume's grid.
   draws: the classes (D, H, W) of each latent sample.
@@ -84,7 +84,7 @@ def find_field(
     extent: see middle_region.
 
   Returns:
-    The number of the orientation, the region, and the view of it; no view where the region was clear without a look.
+    The number of the orientation, the region, and the view of it; no view if the network was not needed.
   """
   starts = [middle_region(volume, extent) for volume in volumes]
   if len(volumes) == 1 and starts[0] == whole_slices(volumes[0]):

@@ -85,7 +85,9 @@ class Segmenter:
     seen = scan.volume.voxels.max((1, 2)) > scan.volume.voxels.min((1, 2))  # a blank slice is background
     scan, region, view, findings = self._find(scan, seen)
     part = crop(_stack(scan.volume, seen), region)
-    probs, draws, cut = view or (self._view(scan.name, part) if seen.any() else View(_background(part)))
+    if view is None:
+      view = self._view(scan.name, part) if seen.any() else View(_background(part))
+    probs, draws, cut = view
     classes = postprocess(probs) if self.inference.postprocess and seen.any() else probs.argmax(-1).astype(np.uint8)
     entropies, uncertainty = None, {}
     if draws:
@@ -113,8 +115,8 @@ class Segmenter:
       seen: (D,) whether a slice is not blank.
 
     Returns:
-      The scan; rows and columns of the region; the view of it, if finding it took one that is as good as the final
-      one; the findings.
+      The scan; rows and columns of the region; the view of it, or None if the network was not needed, or if the
+      prediction needs test-time augmentation or samples; the findings.
     """
     findings = [Finding("voxel size assumed", note) for note in scan.notes]
     if note := self._settings(scan.name, scan.volume)[1]:
@@ -152,7 +154,7 @@ class Segmenter:
     return matched, f"pixels of {pixels} mm, resampled to the {matched.spacing * settings.zoom:.3g} mm of the training"
 
   def _view(self, name: str, volume: Volume) -> View:
-    """What the network says of a volume."""
+    """The prediction for a volume."""
     settings, _ = self._settings(name, volume)
     centre = self.locate(volume)
     image = preprocess_image(volume.voxels, volume.spacing, settings, centre)

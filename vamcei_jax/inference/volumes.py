@@ -24,10 +24,11 @@ def predict_volume(predict: Callable, params: Any, image: np.ndarray, key: Array
   """
   depth = len(image)
   padded = np.pad(image, ((0, -depth % BATCH), (0, 0), (0, 0)))[..., None]
-  keys = lambda start: () if key is None else (example_keys(key, jnp.asarray(start + np.arange(BATCH))),)
-  starts = range(0, len(padded), BATCH)
+  probs = []
+  for start in range(0, len(padded), BATCH):
+    keys = () if key is None else (example_keys(key, jnp.asarray(start + np.arange(BATCH))),)
+    probs.append(predict(params, padded[start : start + BATCH], *keys))
   # All batches are dispatched before the first result is waited for.
-  probs = [predict(params, padded[start : start + BATCH], *keys(start)) for start in starts]
   return np.concatenate([np.asarray(each) for each in probs])[:depth]
 
 

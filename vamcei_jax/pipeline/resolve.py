@@ -198,6 +198,9 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   model, method = config.model, STAGES[config.name].method
   free = config.data.source is not None or config.name == ADAPT
   yield "data.source", free, f"a domain with masks; only the stage {ADAPT} can do without"
+  teachers = config.teachers or ()
+  yield "teachers", len(set(teachers)) == len(teachers), "different folders"
+  yield "teachers", not teachers or config.name == ADAPT, f"None; only the stage {ADAPT} has teachers of other runs"
   has_latents = method in (supervised, vamcei)
   yield "model.latent_scales", not has_latents or model.latent_scales < len(model.widths), "1 to len(widths) - 1"
   coarsest = 2 ** (len(model.widths) - 1)

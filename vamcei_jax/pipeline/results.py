@@ -106,11 +106,9 @@ def describe_ranking(log: Sequence[Mapping]) -> str:
     log: lines of metrics.jsonl.
 
   Returns:
-    "no_adaptation 0.98 (20 evaluations)", for each stage with three evaluations or more; empty if there is none.
+    "no_adaptation 0.98 (20 evaluations)", for each stage with three evaluations or more whose scores differ; empty if
+    there is none.
   """
-  # Imported late: its import takes as long as that of JAX.
-  from scipy.stats import spearmanr
-
   groups: dict[str, dict] = {}
   for line in log:
     if "dice" in line and "expected_dice" in line:
@@ -120,6 +118,9 @@ def describe_ranking(log: Sequence[Mapping]) -> str:
   for name, pairs in groups.items():
     expected, true = zip(*pairs.values(), strict=True)
     if len(pairs) >= 3 and len(set(expected)) > 1 and len(set(true)) > 1:
+      # Imported late: its import takes as long as that of JAX.
+      from scipy.stats import spearmanr
+
       counted = "runs" if name == "all rows" else "evaluations"
       texts.append(f"{name} {spearmanr(expected, true).statistic:.2f} ({len(pairs)} {counted})")
   return ", ".join(texts)

@@ -97,14 +97,16 @@ def load_init(config: StageConfig, workdir: Path) -> dict[str, Params] | None:
   """The networks of `config.init`, from which the stages start; None if they start from random parameters.
 
   Raises:
-    InputError: the weights are missing or damaged, or are those of a stage that the run itself trains.
+    InputError: the weights, or those of a teacher, are missing, damaged, or of a stage that the run itself trains.
   """
-  if config.init is None:
-    return None
-  stage, _, _, networks = load_networks(expanded(config.init))
-  if stage.resolve().parent == workdir.resolve() and stage.name in STAGES:
-    raise InputError(f"config.init={config.init}: a stage of --workdir={workdir}; use another --workdir")
-  return networks
+  trained = None
+  for path in dict.fromkeys((*(config.teachers or ()), *([config.init] if config.init else ()))):
+    stage, _, _, networks = load_networks(expanded(path))
+    if stage.resolve().parent == workdir.resolve() and stage.name in STAGES:
+      field = "init" if path == config.init else "teachers"
+      raise InputError(f"config.{field}={path}: a stage of --workdir={workdir}; use another --workdir")
+    trained = networks if path == config.init else trained
+  return trained
 
 
 def describe_run(config: StageConfig, workdir: Path) -> str:

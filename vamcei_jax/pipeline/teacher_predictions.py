@@ -4,6 +4,7 @@ A teacher predicts the files as the command line `predict` does, with test-time 
 orientations. Its predictions are kept beside the prepared data, so that further runs with these weights use them.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from vamcei_jax.config.files import stage_content
 from vamcei_jax.config.rules import shown
-from vamcei_jax.config.schema import DataConfig, StageConfig
+from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.data.labels import folded_values
 from vamcei_jax.data.loader import naming_damage, open_split
@@ -29,14 +30,13 @@ from vamcei_jax.datasets import BUILDERS, PREPARED_ELSEWHERE, left_out, refuse_s
 from vamcei_jax.datasets.cases import Case, Cases, listed, read_image, usable
 from vamcei_jax.datasets.digests import file_digests
 from vamcei_jax.errors import InputError
-from vamcei_jax.files import expanded, replacing, write_text
+from vamcei_jax.files import expanded, replacing
 from vamcei_jax.inference.load import load_networks, load_segmenter
-from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import tta_transforms
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.methods.state import digest
-from vamcei_jax.pipeline.domains import CENTRES_FILE, Datasets, announce, prepare_domain
+from vamcei_jax.pipeline.domains import Datasets, announce, prepare_domain
 from vamcei_jax.pipeline.stages import ADAPT, STAGES
 
 _VERSION = 1  # of the way in which the teacher predicts; another number makes its stored predictions again
@@ -45,7 +45,7 @@ _NEAR_MM = 5.0  # from the teacher's mask; farther away, its probabilities count
 
 
 def prepare_for_adapt(config: StageConfig) -> Datasets:
-  """Role -> prepared dataset, each centred on the hearts: of the source's masks, of the first teacher's predictions.
+  """Role -> prepared dataset, each centred on the hearts: of the source's masks, of the teachers' mean prediction.
 
   Raises:
     InputError: of vamcei_jax.datasets.prepare; a teacher needs networks of other stages, or cannot predict a volume.
@@ -63,8 +63,12 @@ def prepare_for_adapt(config: StageConfig) -> Datasets:
     refuse_shared(datasets["source"], datasets["target"])
   for role, builder in datasets.items():
     announce(data, role, builder)
-  folders = [predict_target(teacher, config.data, datasets["target"]) for teacher in named_teachers(config)]
-  centres = json.loads((folders[0] / CENTRES_FILE).read_text(encoding="utf-8"))
+  folders = [predict_target(teacher, config, datasets["target"]) for teacher in named_teachers(config)]
+  if len(set(folders)) < len(folders):
+    raise InputError(f"config.teachers={shown(config.teachers)}: the same weights twice; name each once")
+  mean = lambda case: mean_prediction(folders, case.name)
+  cases = target_cases(datasets["target"])
+  centres = {case.name: foreground_centre(mean(case)[..., 1:].sum(-1) > 0.5) for case in cases}
   return datasets | {"target": prepare_domain(data, "target", centres=centres, leave_out=True)}
 
 
@@ -73,47 +77,50 @@ def named_teachers(config: StageConfig) -> tuple[str, ...]:
   return config.teachers or (config.init or "",)
 
 
-def predict_target(teacher: str, data: DataConfig, target: Cases) -> Path:
+def predict_target(teacher: str, config: StageConfig, target: Cases) -> Path:
   """The folder with a teacher's prediction of each patient of the target; those that are missing are made.
 
   PATIENT.safetensors.gz has its class probabilities in 255ths, (D, H, W, K) on the canonical original grid.
-  centres.json has the pixel (row, column) of that grid on which each heart is centred.
   """
-  folder = predictions_folder(teacher, data, target)
+  folder = predictions_folder(teacher, config, target)
   cases = target_cases(target)
   if missing := [case for case in cases if not (folder / f"{case.name}{_SUFFIX}").exists()]:
-    segmenter = load_teacher(teacher)
+    segmenter = load_teacher(teacher, config)
     print(f"teacher: {teacher} predicts {len(missing)} of {len(cases)} volumes, kept in {folder}", flush=True)
-    for case in tqdm(missing, f"{teacher} predicts {data.target}", unit="volume", disable=None):
+    for case in tqdm(missing, f"{teacher} predicts {config.data.target}", unit="volume", disable=None):
       probs = predict_case(segmenter, case, target)
       with replacing(folder / f"{case.name}{_SUFFIX}") as temporary:
         temporary.write_bytes(gzip.compress(save({"probabilities": np.rint(255 * probs).astype(np.uint8)}), mtime=0))
-  if not (folder / CENTRES_FILE).exists():
-    centre = lambda case: foreground_centre(read_prediction(folder, case.name)[..., 1:].sum(-1) > 0.5)
-    write_text(folder / CENTRES_FILE, json.dumps({case.name: centre(case) for case in cases}, indent=2) + "\n")
   return folder
 
 
-def predictions_folder(teacher: str, data: DataConfig, target: Cases) -> Path:
+def predictions_folder(teacher: str, config: StageConfig, target: Cases) -> Path:
   """Where the predictions of a teacher for these files are kept: the name has a digest of both.
 
   The digests of the files contain their headers: another voxel size is another prediction.
   """
   _, trained, inference, networks = load_networks(expanded(teacher))
+  data, inference = config.data, dataclasses.replace(inference, **smoothing(config))
   prepared = expanded(data.prepared_dir, PREPARED_ELSEWHERE)
   images = [(case.name, listed(case.image)) for case in target_cases(target)]
   of_file = file_digests([file for _, files in images for file in files], prepared)
   contents = [(patient, [of_file[file] for file in files]) for patient, files in images]
   reading = data.plane, data.orientation
-  identity = [_VERSION, digest(networks), stage_content(trained), str(inference), contents, reading]
+  content = {name: value for name, value in stage_content(trained).items() if name != "teachers"}
+  identity = [_VERSION, digest(networks), content, str(inference), contents, reading]
   name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
   return prepared / "predictions" / f"{Path(data.target).name}-{name}"
 
 
-def load_teacher(teacher: str) -> Segmenter:
+def load_teacher(teacher: str, config: StageConfig) -> Segmenter:
   """The segmenter of a teacher, with test-time augmentation if its training allows for it."""
   _, trained, _, _ = load_networks(expanded(teacher))
-  return load_segmenter(teacher, tta=len(tta_transforms(trained.augment)) > 1)
+  return load_segmenter(teacher, tta=len(tta_transforms(trained.augment)) > 1, **smoothing(config))
+
+
+def smoothing(config: StageConfig) -> dict[str, float]:
+  """How a teacher smooths along the stack, in place of its own default, if the configuration says so."""
+  return {"smooth": config.distillation.smooth} if config.distillation.smooth else {}
 
 
 def target_cases(target: Cases) -> list[Case]:
@@ -143,6 +150,11 @@ def read_prediction(folder: Path, patient: str) -> np.ndarray:
   return probs / probs.sum(-1, keepdims=True)
 
 
+def mean_prediction(folders: Sequence[Path], patient: str) -> np.ndarray:
+  """The mean class probabilities (D, H, W, K) of a patient by several teachers."""
+  return np.mean([read_prediction(folder, patient) for folder in folders], axis=0)
+
+
 def teacher_maps(config: StageConfig, target: Cases, patients: Sequence[str]) -> list[np.ndarray]:
   """The teachers' mean class probabilities (D, h, w, K), float16, of patients, on the grid of the network.
 
@@ -151,8 +163,8 @@ def teacher_maps(config: StageConfig, target: Cases, patients: Sequence[str]) ->
     target: of prepare_for_adapt.
     patients: names.
   """
-  folders = [predictions_folder(teacher, config.data, target) for teacher in named_teachers(config)]
-  settings, smooth = preprocess_settings(config.data), config.distillation.smooth
+  folders = [predictions_folder(teacher, config, target) for teacher in named_teachers(config)]
+  settings = preprocess_settings(config.data)
   grids = {}
   with naming_damage(target.data_path):
     for split in target.info.splits:
@@ -161,8 +173,6 @@ def teacher_maps(config: StageConfig, target: Cases, patients: Sequence[str]) ->
 
   def on_grid(name: str) -> np.ndarray:
     spacing, centre = grids[name]
-    mean = np.mean([read_prediction(folder, name) for folder in folders], axis=0)
-    mean = smooth_slices(mean, max(spacing[0], smooth), smooth)
-    return preprocess_probabilities(mean, spacing, settings, centre).astype(np.float16)
+    return preprocess_probabilities(mean_prediction(folders, name), spacing, settings, centre).astype(np.float16)
 
   return [on_grid(name) for name in patients]

@@ -24,22 +24,21 @@ def segmentation_evaluator(
 ) -> Callable[[Mapping, int], dict[str, float]]:
   """Returns evaluate(networks, step) -> scores of the validation cases; it writes a figure of them.
 
-  The scores are those of without_labels, of all cases, and of mean_dice, of the labelled ones.
+  The scores are mean_expected_dice of all cases, and mean_dice of the labelled ones.
   """
 
   def evaluate(networks: Mapping, step: int) -> dict[str, float]:
     probs = [predict_volume(predict, networks, patient.image) for patient in validation_cases]
     save_panels(folder / "pictures" / f"{step:06d}.png", overlay_rows(validation_cases, {stage: probs}, settings))
-    return without_labels(probs) | mean_dice(validation_cases, probs, settings)
+    return mean_expected_dice(probs) | mean_dice(validation_cases, probs, settings)
 
   return evaluate
 
 
-def without_labels(maps: Sequence[np.ndarray]) -> dict[str, float]:
-  """What can be known of predictions without a label, from class probabilities (D, h, w, K) of volumes.
+def mean_expected_dice(maps: Sequence[np.ndarray]) -> dict[str, float]:
+  """ "expected_dice": the Dice that class probabilities (D, h, w, K) predict of their own masks; it needs no label.
 
-  "expected_dice" is the Dice that the probabilities predict of their own masks, mean over structures and volumes. Empty
-  without a volume.
+  Mean over structures and volumes. Empty without a volume.
   """
   expected = [np.mean(expected_dice(probs, probs.argmax(-1))) for probs in maps]
   return {"expected_dice": float(np.mean(expected))} if expected else {}
