@@ -40,7 +40,7 @@ STAGES = {
   "target_vamcei": Stage(vamcei, source="source_as_target", needs=("translate",)),
   "source_vamcei": Stage(vamcei, target="target_as_source", needs=("translate",)),
   DISTILL: Stage(distillation, source="source_as_target", needs=("translate",)),
-  # Learns the predictions of weights or runs for the target, and eq. 4 on the source if there is one.
+  # Learns what `config.teachers`, or `config.init`, predict for the target, and eq. 4 on the source if there is one.
   ADAPT: Stage(distillation),
 }
 # Dataset that `translate` makes -> the dataset that it is made of, and the translator.
