@@ -1,4 +1,4 @@
-"""The recipe of weights/mscmrseg_student: MS-CMRSeg 2019, bSSFP -> LGE, without an LGE mask.
+"""The first step of weights/mscmrseg_student: MS-CMRSeg 2019, bSSFP -> LGE, without an LGE mask.
 
 python -m vamcei_jax.main --config=configs/mscmrseg_best.py --config.data.root=DIR --workdir=runs/best
 
