@@ -9,14 +9,14 @@ configs/mscmrseg_best.py with other seeds. About 12 minutes on 2 cores, after 1 
 weights/mscmrseg_student/README.md has all commands and scores.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from configs import adapt
 
 
 def get_config() -> ConfigDict:
   config = adapt.get_config()
-  config.init = config_dict.placeholder(str)
+  config.init = "weights/mscmrseg_student"
   config.data.name = "mscmrseg"
   config.data.label_values = (0, 200, 500, 600)
 

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
   config.stage.distill = distill = ConfigDict()
   distill.distillation = ConfigDict()
   distill.distillation.temperature = 2.0  # Temperature T of eq. 16.
-  # Weights of target_vamcei, source_vamcei and, as an optional third, no_adaptation.
+  # Weights, in distill, of target_vamcei, source_vamcei and, as an optional third, no_adaptation.
   distill.distillation.teachers = (0.5, 0.5)
   # Standard deviation in mm of a Gaussian along the stack that smooths the teachers' probabilities.
   distill.distillation.smooth = 0.0

@@ -11,7 +11,10 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0  # Seed of all random keys.
-  config.init = config_dict.placeholder(str)  # Weights or a run that networks start from.
+  # Weights or a run that networks start from, and by default the teacher of adapt.
+  config.init = config_dict.placeholder(str)
+  # Weights or runs whose mean prediction adapt learns; None for that of init.
+  config.teachers = config_dict.placeholder(tuple)
   # The stages of vamcei_jax/pipeline/stages.py to train, in this order, each in its folder of the workdir.
   config.stages = ("no_adaptation", "vamcei")
   # Stage -> the fields in which it differs, as config.stage.vamcei.train.steps; see configs/multistage.py.

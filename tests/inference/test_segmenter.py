@@ -498,12 +498,12 @@ def test_the_shipped_weights_segment_the_validation_patients(tmp_path):
     prediction = segmenter(folder / f"patient{number}_LGE.nii.gz")
     # Part of patient 2's RV lies outside of the network's field.
     assert findings(prediction) == (["heart cut"] if number == 2 else [])
-    assert prediction.quality.score > 0.8
+    assert prediction.quality.score > 0.75
     prediction.save(tmp_path / f"patient{number}.nii.gz")
     labels[f"patient{number}"] = folder / f"patient{number}_LGE_manual.nii.gz"
   table = vamcei_jax.evaluate({name: tmp_path / f"{name}.nii.gz" for name in labels}, labels)
   assert len(table.scores) == 5
-  assert table.summary["mean"]["dice"]["mean"] == pytest.approx(0.874, abs=0.01)
+  assert table.summary["mean"]["dice"]["mean"] == pytest.approx(0.877, abs=0.01)
 
 
 def test_a_network_that_was_trained_in_every_orientation_looks_once_and_assumes_nothing():

@@ -1,6 +1,6 @@
 """Uncertainty of a segmenter with latents: entropy of each voxel, and disagreement of latent samples by structure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def summarise_draws(draws: Iterable[np.ndarray]) -> tuple[np.ndarray, list[np.nd
 
 
 def structure_uncertainty(
-  classes: np.ndarray, draws: list[np.ndarray], entropies: np.ndarray, spacing: tuple[float, float, float]
+  classes: np.ndarray, draws: Sequence[np.ndarray], entropies: np.ndarray, spacing: tuple[float, float, float]
 ) -> dict[str, dict[str, float | None]]:
   """Uncertainty of each structure of a volume (Roy et al., Bayesian QuickNAT, NeuroImage 195:11-22, 2019).
 

@@ -198,9 +198,9 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   model, method = config.model, STAGES[config.name].method
   free = config.data.source is not None or config.name == ADAPT
   yield "data.source", free, f"a domain with masks; only the stage {ADAPT} can do without"
-  teachers = config.teachers or ()
-  yield "teachers", len(set(teachers)) == len(teachers), "different folders"
-  yield "teachers", not teachers or config.name == ADAPT, f"None; only the stage {ADAPT} has teachers of other runs"
+  named = config.teachers or ()
+  yield "teachers", len(set(named)) == len(named), "different folders"
+  yield "teachers", not named or config.name == ADAPT, f"None; only the stage {ADAPT} has teachers of other runs"
   has_latents = method in (supervised, vamcei)
   yield "model.latent_scales", not has_latents or model.latent_scales < len(model.widths), "1 to len(widths) - 1"
   coarsest = 2 ** (len(model.widths) - 1)
@@ -228,8 +228,11 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
     yield "translation.width", grouped(config.translation.width), grouping
     yield "translation.discriminator_width", grouped(config.translation.discriminator_width), grouping
   if config.name == ADAPT:
-    named = bool(config.init or config.teachers)
-    yield "init", named, f"the folder of weights or of a run, as the teacher of {ADAPT}, unless config.teachers is set"
+    yield (
+      "init",
+      bool(config.init or named),
+      f"the folder of weights or of a run, as the teacher of {ADAPT}, unless config.teachers is set",
+    )
     yield "data.spacing", config.data.spacing is not None, f"the pixel size of the network in mm, for {ADAPT}"
   if config.name == DISTILL:
     teachers = config.distillation.teachers

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -118,7 +119,7 @@ def load_teacher(teacher: str, config: StageConfig) -> Segmenter:
   return load_segmenter(teacher, tta=len(tta_transforms(trained.augment)) > 1, **smoothing(config))
 
 
-def smoothing(config: StageConfig) -> dict[str, float]:
+def smoothing(config: StageConfig) -> dict[str, Any]:
   """How a teacher smooths along the stack, in place of its own default, if the configuration says so."""
   return {"smooth": config.distillation.smooth} if config.distillation.smooth else {}
 
