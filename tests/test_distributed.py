@@ -281,7 +281,9 @@ def all_reduced_bytes(config, images):
   kinds = "(all-reduce|all-gather|all-to-all|collective-permute)(-start)?"
   collectives = [line for line in text.splitlines() if re.search(rf"= .*{kinds}\(", line)]
   assert all("all-reduce" in line for line in collectives)
-  sizes = [shape for line in collectives for shape in re.findall(r"f32\[([\d,]*)\]", line.split("all-reduce")[0])]
+  # What a collective sends stands between its name and its kind.
+  types = [line.partition(" = ")[2].partition(" all-reduce")[0] for line in collectives]
+  sizes = [shape for of_one in types for shape in re.findall(r"f32\[([\d,]*)\]", of_one)]
   return sum(4 * int(np.prod([int(n) for n in shape.split(",") if n])) for shape in sizes)
 
 
