@@ -68,8 +68,8 @@ def test_a_run_of_the_grid_equals_the_run_alone(grid, tiny_run):
   for name in ("dice", "expected_dice"):
     dices, expected_dices = ([line.get(name) for line in each] for each in (lines, expected))
     assert dices == pytest.approx(expected_dices)
-  assert dices[0] is None
-  assert None not in dices[1::2]  # every four steps, of log lines every two
+    assert dices[0] is None
+    assert None not in dices[1::2]  # every four steps, of log lines every two
 
 
 @pytest.fixture

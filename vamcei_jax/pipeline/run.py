@@ -99,14 +99,17 @@ def load_init(config: StageConfig, workdir: Path) -> dict[str, Params] | None:
   Raises:
     InputError: the weights, or those of a teacher, are missing, damaged, or of a stage that the run itself trains.
   """
-  trained = None
-  for path in dict.fromkeys((*(config.teachers or ()), *([config.init] if config.init else ()))):
-    stage, _, _, networks = load_networks(expanded(path))
-    if stage.resolve().parent == workdir.resolve() and stage.name in STAGES:
-      field = "init" if path == config.init else "teachers"
-      raise InputError(f"config.{field}={path}: a stage of --workdir={workdir}; use another --workdir")
-    trained = networks if path == config.init else trained
-  return trained
+  for teacher in config.teachers or ():
+    load_outside("teachers", teacher, workdir)
+  return None if config.init is None else load_outside("init", config.init, workdir)
+
+
+def load_outside(field: str, path: str, workdir: Path) -> dict[str, Params]:
+  """The networks that a field of the configuration names; raises an InputError if the run itself trains them."""
+  stage, _, _, networks = load_networks(expanded(path))
+  if stage.resolve().parent == workdir.resolve() and stage.name in STAGES:
+    raise InputError(f"config.{field}={path}: a stage of --workdir={workdir}; use another --workdir")
+  return networks
 
 
 def describe_run(config: StageConfig, workdir: Path) -> str:

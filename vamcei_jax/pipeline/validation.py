@@ -36,9 +36,9 @@ def segmentation_evaluator(
 
 
 def mean_expected_dice(maps: Sequence[np.ndarray]) -> dict[str, float]:
-  """ "expected_dice": the Dice that class probabilities (D, h, w, K) predict of their own masks; it needs no label.
+  """The Dice that class probabilities (D, h, w, K) predict of their own masks, without a label, as "expected_dice".
 
-  Mean over structures and volumes. Empty without a volume.
+  It is the mean over structures and volumes. Empty without a volume.
   """
   expected = [np.mean(expected_dice(probs, probs.argmax(-1))) for probs in maps]
   return {"expected_dice": float(np.mean(expected))} if expected else {}
