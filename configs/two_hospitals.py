@@ -1,0 +1,31 @@
+"""The small recipe by which experiments/two_hospitals.py compares methods: cine MR -> LGE of MS-CMRSeg or of EMIDEC.
+
+python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
+
+docs/results-hospitals.md has the time and the Dice of each method.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import folder, mscmrseg_multistage
+
+
+def get_config() -> ConfigDict:
+  config = folder.get_config()
+  config.data.source = "cine"
+  # Cine MR has the values of ACDC or of MS-CMRSeg, EMIDEC those of ACDC.
+  config.data.label_values = (0, (1, 200), (2, 500), (3, 600))
+  config.data.empty_slices = "apical"
+  config.data.options = ConfigDict({"validation": 15})
+
+  config.augment.scale = 0.3
+  config.augment.gamma = 0.3
+  config.augment.contrast = 0.2
+  config.augment.noise = 0.05
+  config.augment.gin = 1.0
+  config.augment.ipa = 1.0
+
+  config.stage = mscmrseg_multistage.get_config().stage
+  config.stage.distill.augment = ConfigDict({"gin": 0.0, "ipa": 0.0})
+  config.stage.adapt = ConfigDict({"augment": {"gin": 0.0, "ipa": 0.0}})
+  return config

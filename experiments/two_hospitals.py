@@ -1,0 +1,208 @@
+"""Compares methods at two hospitals: cine MR with masks -> the LGE of MS-CMRSeg, and of EMIDEC.
+
+python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
+
+DIR has the folders cine and lge, which experiments/lge_data.py writes, and the EMIDEC folder, emidec. Each method is
+trained with three seeds for each hospital, by configs/two_hospitals.py. The method "supervised" is trained with the
+hospital's own masks, in cross-validation. All predictions have the same post-processing, and are scored on the
+hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient, and
+two_hospitals.md, the tables. The same command resumes an interrupted comparison.
+"""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+import vamcei_jax
+from configs import two_hospitals
+from experiments.grid_results import format_cell
+from experiments.hospital_files import write_rows
+from vamcei_jax import cli
+from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation.statistics import sample_std
+from vamcei_jax.files import expanded, write_text
+from vamcei_jax.usage import REQUIRED, group
+
+FLAGS = flags.FLAGS
+HOSPITALS = {"lge": "MS-CMRSeg", "emidec": "EMIDEC"}  # the folder of a hospital, and its name in the tables
+FOLDS = 5
+SMOOTH = 2.5  # mm along the stack, as the shipped weights
+PLAIN = {"augment": {"gamma": 0.1, "contrast": 0.1, "noise": 0.02, "gin": 0.0, "ipa": 0.0}}
+# The headers of EMIDEC have lost the directions, so its networks are trained on every orientation.
+EVERY_ORIENTATION = {"rotation": math.pi, "flip": (0, 1)}
+FRAMEWORK = ("translate", "target_vamcei", "source_vamcei", "distill")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A method of the table.
+
+  stages: of its run; the last one predicts.
+  changes: what it changes in the configuration.
+  start: the method whose network it starts from.
+  copies: the method whose first stage, with the same configuration, is copied and not trained again.
+  unsupervised: whether it has VAMCEI's unsupervised losses; else their weights are 0.
+  supervised: whether it learns the hospital's own masks.
+  """
+
+  stages: tuple[str, ...]
+  changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  start: str | None = None
+  copies: str | None = None
+  unsupervised: bool = True
+  supervised: bool = False
+
+
+METHODS = {
+  "no_adaptation_plain": Method(("no_adaptation",), PLAIN),
+  "vamcei_plain": Method(("vamcei",), PLAIN),
+  "no_adaptation": Method(("no_adaptation",)),
+  "vamcei": Method(("vamcei",)),
+  "framework": Method(FRAMEWORK),
+  "cyclegan": Method(FRAMEWORK[:2], unsupervised=False, copies="framework"),
+  "adapt": Method(("adapt",), {"data": {"source": None}}, start="no_adaptation"),
+  "supervised": Method(("no_adaptation",), {"data": {"source": "masks", "empty_slices": "all"}}, supervised=True),
+}
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  with group(REQUIRED):
+    flags.DEFINE_string("data", None, "DIR: Folder of cine, lge and emidec.")
+  flags.DEFINE_string("workdir", "runs/two_hospitals", "DIR: Folder of the runs and of the tables.")
+  flags.DEFINE_list("seeds", "0,1,2", "N,N: Seeds.")
+  flags.DEFINE_list("methods", ",".join(METHODS), "NAME,NAME: Methods, each after the one that it starts from.")
+
+
+def main() -> None:
+  """Runs the command."""
+  data, workdir = expanded(FLAGS.data), expanded(FLAGS.workdir)
+  for domain in ("cine", *HOSPITALS):
+    if not labelled(data / domain):
+      raise InputError(f"{data / domain}: no labels/NAME.nii.gz with an image in it; correct --data")
+  if unknown := set(FLAGS.methods) - set(METHODS):
+    raise InputError(f"--methods={min(unknown)}: no such method; choose from {', '.join(METHODS)}")
+  rows = []
+  for seed in map(int, FLAGS.seeds):
+    for hospital in HOSPITALS:
+      for name in FLAGS.methods:
+        for patient, dice in score_method(name, hospital, seed, data, workdir).items():
+          rows.append({"hospital": HOSPITALS[hospital], "method": name, "seed": seed, "patient": patient, **dice})
+        write_rows(workdir / "two_hospitals.csv", rows)
+        write_text(workdir / "two_hospitals.md", tables(rows))
+  print(tables(rows))
+
+
+def labelled(domain: Path) -> list[str]:
+  """Names of the patients of a folder that have an image and a mask."""
+  images, labels = ({file.name for file in (domain / kind).glob("*.nii.gz")} for kind in ("images", "labels"))
+  return sorted(name.removesuffix(".nii.gz") for name in images & labels)
+
+
+def score_method(name: str, hospital: str, seed: int, data: Path, workdir: Path) -> dict[str, dict[str, float]]:
+  """Trains a method, unless it is trained: patient -> structure -> Dice, of the hospital's labelled patients."""
+  folder, patients = workdir / hospital / f"seed{seed}", labelled(data / hospital)
+  if not METHODS[name].supervised:
+    return score_run(name, folder / name, make_config(name, hospital, seed, data, folder), patients)
+  scores: dict[str, dict[str, float]] = {}
+  for fold in range(FOLDS):
+    held_out = patients[fold::FOLDS]
+    root = workdir / "folds" / f"{hospital}{fold}"
+    link_patients(data / hospital, sorted(set(patients) - set(held_out)), root / "masks")
+    link_patients(data / hospital, held_out, root / hospital)
+    config = make_config(name, hospital, seed, root, folder)
+    scores |= score_run(name, folder / f"{name}{fold}", config, held_out)
+  return scores
+
+
+def make_config(name: str, hospital: str, seed: int, root: Path, folder: Path) -> ConfigDict:
+  """The configuration of a method's run.
+
+  Args:
+    name: of the method.
+    hospital: folder of its volumes.
+    seed: of the run.
+    root: folder of the domains.
+    folder: of the runs of this hospital and seed.
+  """
+  method, config = METHODS[name], two_hospitals.get_config()
+  config.seed, config.stages = seed, method.stages
+  config.data.root, config.data.target = str(root), hospital
+  config.update(method.changes)
+  if hospital == "emidec":
+    config.augment.update(EVERY_ORIENTATION)
+  if not method.unsupervised:
+    terms = {term: weight for term, weight in config.loss.weights.items() if term != "segmentation"}
+    config.loss.weights.update(jax.tree.map(lambda _: 0.0, terms))
+  if method.start:
+    config.init = str(folder / method.start)
+  return config
+
+
+def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str]) -> dict[str, dict[str, float]]:
+  """Trains a run, unless it is trained, and predicts patients: patient -> structure -> Dice.
+
+  Args:
+    name: of the method.
+    run: folder of the run.
+    config: of the run.
+    patients: labelled patients of config.data.target.
+  """
+  copied = METHODS[name].copies
+  if copied and not run.exists():
+    shutil.copytree(run.with_name(copied) / config.stages[0], run / config.stages[0])
+  vamcei_jax.train(config, run)
+  segmenter = vamcei_jax.load_segmenter(run, postprocess=True, smooth=SMOOTH)
+  target = Path(config.data.root, config.data.target)
+  files = lambda folder: {patient: folder / f"{patient}.nii.gz" for patient in patients}
+  images, labels, masks = files(target / "images"), files(target / "labels"), files(run / "masks")
+  for patient in patients:
+    segmenter(images[patient]).save(masks[patient])
+  table = vamcei_jax.evaluate(masks, labels, label_values=config.data.label_values)
+  return {patient: {each: metrics["dice"] for each, metrics in by.items()} for patient, by in table.scores.items()}
+
+
+def link_patients(domain: Path, patients: Sequence[str], output: Path) -> None:
+  """Makes a folder with links to the images and masks of some patients of a domain."""
+  for kind in ("images", "labels"):
+    (output / kind).mkdir(parents=True, exist_ok=True)
+    for patient in patients:
+      name = Path(kind, f"{patient}.nii.gz")
+      if not (output / name).is_symlink():
+        (output / name).symlink_to((domain / name).resolve())
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Markdown tables of each hospital: the Dice of each method, mean over patients, ± over seeds and over patients."""
+  lines = []
+  for hospital in HOSPITALS.values():
+    chosen = [row for row in rows if row["hospital"] == hospital]
+    structures = [name for name in STRUCTURES if chosen and name in chosen[0]]
+    lines += [f"| {hospital} | {' | '.join(structures)} | mean | over patients |", "|---" * (len(structures) + 3) + "|"]
+    for name in dict.fromkeys(row["method"] for row in chosen):
+      dice = dice_by_seed([row for row in chosen if row["method"] == name], structures)
+      means = dice.mean(1)  # (seeds, structures)
+      cells = [format_cell(values.mean(), sample_std(values)) for values in (*means.T, means.mean(1))]
+      cells.append(f"± {sample_std(dice.mean((0, 2))):.3f}")
+      lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines.append("")
+  return "\n".join(lines)
+
+
+def dice_by_seed(rows: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> np.ndarray:
+  """The Dice of one method, (seeds, patients, structures)."""
+  seeds = dict.fromkeys(row["seed"] for row in rows)
+  return np.array([[[row[name] for name in structures] for row in rows if row["seed"] == seed] for seed in seeds])
+
+
+if __name__ == "__main__":
+  cli.run(define_flags, main, __doc__)
