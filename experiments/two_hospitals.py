@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 import vamcei_jax
 from configs import two_hospitals
+from configs.ablation import TERMS
 from experiments.grid_results import format_cell
 from experiments.hospital_files import write_rows
 from vamcei_jax import cli
@@ -50,7 +51,7 @@ class Method:
   changes: what it changes in the configuration.
   start: the method whose network it starts from.
   copies: the method whose first stage, with the same configuration, is copied and not trained again.
-  unsupervised: whether it has VAMCEI's unsupervised losses; else their weights are 0.
+  terms: the unsupervised loss terms that it uses; the weights of the others are 0.
   supervised: whether it learns the hospital's own masks.
   """
 
@@ -58,7 +59,7 @@ class Method:
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   start: str | None = None
   copies: str | None = None
-  unsupervised: bool = True
+  terms: Sequence[str] = TERMS["all"]
   supervised: bool = False
 
 
@@ -66,9 +67,10 @@ METHODS = {
   "no_adaptation_plain": Method(("no_adaptation",), PLAIN),
   "vamcei_plain": Method(("vamcei",), PLAIN),
   "no_adaptation": Method(("no_adaptation",)),
+  **{name: Method(("vamcei",), terms=terms) for name, terms in TERMS.items() if name.startswith("+")},
   "vamcei": Method(("vamcei",)),
   "framework": Method(FRAMEWORK),
-  "cyclegan": Method(FRAMEWORK[:2], unsupervised=False, copies="framework"),
+  "cyclegan": Method(FRAMEWORK[:2], terms=(), copies="framework"),
   "adapt": Method(("adapt",), {"data": {"source": None}}, start="no_adaptation"),
   "supervised": Method(("no_adaptation",), {"data": {"source": "masks", "empty_slices": "all"}}, supervised=True),
 }
@@ -140,9 +142,8 @@ def make_config(name: str, hospital: str, seed: int, root: Path, folder: Path) -
   config.update(method.changes)
   if hospital == "emidec":
     config.augment.update(EVERY_ORIENTATION)
-  if not method.unsupervised:
-    terms = {term: weight for term, weight in config.loss.weights.items() if term != "segmentation"}
-    config.loss.weights.update(jax.tree.map(lambda _: 0.0, terms))
+  unused = {term: config.loss.weights[term] for term in TERMS["all"] if term not in method.terms}
+  config.loss.weights.update(jax.tree.map(lambda _: 0.0, unused))
   if method.start:
     config.init = str(folder / method.start)
   return config
@@ -159,7 +160,9 @@ def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str])
   """
   copied = METHODS[name].copies
   if copied and not run.exists():
-    shutil.copytree(run.with_name(copied) / config.stages[0], run / config.stages[0])
+    copy = run.with_name(f".{name}")
+    shutil.copytree(run.with_name(copied) / config.stages[0], copy / config.stages[0], dirs_exist_ok=True)
+    copy.rename(run)  # complete, even if this program is interrupted
   vamcei_jax.train(config, run)
   segmenter = vamcei_jax.load_segmenter(run, postprocess=True, smooth=SMOOTH)
   target = Path(config.data.root, config.data.target)
