@@ -25,7 +25,13 @@ def get_config() -> ConfigDict:
   config.augment.gin = 1.0
   config.augment.ipa = 1.0
 
+  # As in configs/mscmrseg_ablation.py, because of three seeds.
+  config.train.batch_size = 4
+  config.train.steps = 400
+  config.train.eval_every = 400
+
   config.stage = mscmrseg_multistage.get_config().stage
+  config.stage.translate.train.update(steps=800, eval_every=800)
   config.stage.distill.augment = ConfigDict({"gin": 0.0, "ipa": 0.0})
   config.stage.adapt = ConfigDict({"augment": {"gin": 0.0, "ipa": 0.0}})
   return config
