@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
   config.train.eval_every = 400
 
   config.stage = mscmrseg_multistage.get_config().stage
-  config.stage.translate.train.update(steps=800, eval_every=800)
+  config.stage.translate.train.update(steps=400, eval_every=400)
   config.stage.distill.augment = ConfigDict({"gin": 0.0, "ipa": 0.0})
   config.stage.adapt = ConfigDict({"augment": {"gin": 0.0, "ipa": 0.0}})
   return config

@@ -6,9 +6,11 @@ DIR has the folders cine and lge, which experiments/lge_data.py writes, and the 
 trained with three seeds for each hospital, by configs/two_hospitals.py. The method "supervised" is trained with the
 hospital's own masks, in cross-validation. All predictions have the same post-processing, and are scored on the
 hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient, and
-two_hospitals.md, the tables. The same command resumes an interrupted comparison.
+two_hospitals.md, the tables. The same command resumes an interrupted comparison. A call with other
+--methods or --seeds adds its results to the tables.
 """
 
+import csv
 import dataclasses
 import math
 import shutil
@@ -35,6 +37,8 @@ from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
 HOSPITALS = {"lge": "MS-CMRSeg", "emidec": "EMIDEC"}  # the folder of a hospital, and its name in the tables
+TABLE = "two_hospitals.csv"
+COLUMNS = ("hospital", "method", "seed", "patient", *STRUCTURES)
 FOLDS = 5
 SMOOTH = 2.5  # mm along the stack, as the shipped weights
 PLAIN = {"augment": {"gamma": 0.1, "contrast": 0.1, "noise": 0.02, "gin": 0.0, "ipa": 0.0}}
@@ -93,15 +97,28 @@ def main() -> None:
       raise InputError(f"{data / domain}: no labels/NAME.nii.gz with an image in it; correct --data")
   if unknown := set(FLAGS.methods) - set(METHODS):
     raise InputError(f"--methods={min(unknown)}: no such method; choose from {', '.join(METHODS)}")
-  rows = []
+  rows = read_rows(workdir / TABLE)
   for seed in map(int, FLAGS.seeds):
     for hospital in HOSPITALS:
       for name in FLAGS.methods:
-        for patient, dice in score_method(name, hospital, seed, data, workdir).items():
-          rows.append({"hospital": HOSPITALS[hospital], "method": name, "seed": seed, "patient": patient, **dice})
-        write_rows(workdir / "two_hospitals.csv", rows)
+        this = {"hospital": HOSPITALS[hospital], "method": name, "seed": seed}
+        scores = score_method(name, hospital, seed, data, workdir)
+        rows = [row for row in rows if any(row[key] != value for key, value in this.items())]
+        rows += [this | {"patient": patient} | dice for patient, dice in scores.items()]
+        write_rows(workdir / TABLE, [dict.fromkeys(COLUMNS, "") | row for row in rows])
         write_text(workdir / "two_hospitals.md", tables(rows))
   print(tables(rows))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+  """The rows of an earlier call, without empty cells; none without a file."""
+  if not path.exists():
+    return []
+  with path.open(encoding="utf-8", newline="") as file:
+    rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+  return [
+    row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in STRUCTURES if name in row} for row in rows
+  ]
 
 
 def labelled(domain: Path) -> list[str]:
@@ -185,18 +202,22 @@ def link_patients(domain: Path, patients: Sequence[str], output: Path) -> None:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Markdown tables of each hospital: the Dice of each method, mean over patients, ± over seeds and over patients."""
+  """A Markdown table for each hospital: the Dice of each method, mean ± standard deviation over seeds.
+
+  The last two columns are the standard deviation over patients, of the mean over seeds, and the number of seeds.
+  """
   lines = []
-  for hospital in HOSPITALS.values():
+  for hospital in dict.fromkeys(row["hospital"] for row in rows):
     chosen = [row for row in rows if row["hospital"] == hospital]
-    structures = [name for name in STRUCTURES if chosen and name in chosen[0]]
-    lines += [f"| {hospital} | {' | '.join(structures)} | mean | over patients |", "|---" * (len(structures) + 3) + "|"]
-    for name in dict.fromkeys(row["method"] for row in chosen):
+    structures = [name for name in STRUCTURES if name in chosen[0]]
+    lines.append(f"| {hospital} | {' | '.join(structures)} | mean | over patients | seeds |")
+    lines.append("|---" * (len(structures) + 4) + "|")
+    done = {row["method"] for row in chosen}
+    for name in (name for name in METHODS if name in done):
       dice = dice_by_seed([row for row in chosen if row["method"] == name], structures)
       means = dice.mean(1)  # (seeds, structures)
       cells = [format_cell(values.mean(), sample_std(values)) for values in (*means.T, means.mean(1))]
-      cells.append(f"± {sample_std(dice.mean((0, 2))):.3f}")
-      lines.append(f"| {name} | {' | '.join(cells)} |")
+      lines.append(f"| {name} | {' | '.join(cells)} | ± {sample_std(dice.mean((0, 2))):.3f} | {len(dice)} |")
     lines.append("")
   return "\n".join(lines)
 

@@ -8,7 +8,18 @@ from ml_collections import ConfigDict
 
 from configs import two_hospitals as recipe
 from experiments import two_hospitals
-from experiments.two_hospitals import FRAMEWORK, HOSPITALS, METHODS, labelled, make_config, score_method, tables
+from experiments.hospital_files import write_rows
+from experiments.two_hospitals import (
+  COLUMNS,
+  FRAMEWORK,
+  HOSPITALS,
+  METHODS,
+  labelled,
+  make_config,
+  read_rows,
+  score_method,
+  tables,
+)
 from tests.configs import tiny_folder, tiny_multistage
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
@@ -101,11 +112,13 @@ def test_cyclegan_alone_takes_the_translators_of_the_framework(data, tiny, tmp_p
   assert sorted(path.name for path in (tmp_path / "lge" / "seed0" / "framework").iterdir() if path.name in FRAMEWORK)
 
 
-def test_tables_have_means_over_seeds_and_patients():
+def test_tables_have_means_over_seeds_and_patients_and_the_file_keeps_them(tmp_path):
   dice = {(0, "a"): 0.5, (0, "b"): 0.7, (1, "a"): 0.7, (1, "b"): 0.9}
   rows = [
     {"hospital": "EMIDEC", "method": "vamcei", "seed": seed, "patient": patient, "Myo": value, "LV": value}
     for (seed, patient), value in dice.items()
   ]
   # Means of the seeds: 0.6 and 0.8. Means of the patients: 0.6 and 0.8.
-  assert "| vamcei | 0.700 ± 0.141 | 0.700 ± 0.141 | 0.700 ± 0.141 | ± 0.141 |" in tables(rows)
+  assert "| vamcei | 0.700 ± 0.141 | 0.700 ± 0.141 | 0.700 ± 0.141 | ± 0.141 | 2 |" in tables(rows)
+  write_rows(tmp_path / "rows.csv", [dict.fromkeys(COLUMNS, "") | row for row in rows])
+  assert read_rows(tmp_path / "rows.csv") == rows

@@ -101,8 +101,11 @@ def find_field(
 
 
 def sureness(probs: np.ndarray) -> float:
-  """The Dice that class probabilities (D, h, w, K) predict of their own segmentation, mean over structures."""
-  return float(np.mean(expected_dice(probs, probs.argmax(-1))))
+  """The Dice that class probabilities (D, h, w, K) predict of their own Myo and LV, mean over both.
+
+  The RV does not count: where little of it is in the slices, a heart in the right place would look unsure.
+  """
+  return float(np.mean(expected_dice(probs, probs.argmax(-1))[:2]))
 
 
 def _window_size(volume: Volume, extent: Sequence[float] | None) -> tuple[int, int]:
