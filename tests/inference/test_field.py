@@ -83,3 +83,21 @@ def test_the_orientation_with_the_surest_prediction_is_taken():
   sure = lambda volume: look(volume) if volume.voxels[0, 70, 50] == 2.0 else unsure(volume)
   assert find_field(sure, [first, second], None)[0] == 1
   assert find_field(sure, [second, first], None)[0] == 0
+
+
+def test_a_heart_in_the_middle_with_hardly_any_rv_is_not_looked_for_elsewhere():
+  looks = []
+
+  def unsure_of_the_rv(volume):
+    looks.append(volume)
+    probs = 0.55 * look(volume).probs + 0.45 * np.eye(4)[0]
+    rv = probs[..., 3].copy()
+    probs[..., 0] += 0.5 * rv
+    probs[..., 3] = 0.5 * rv
+    return View(probs)
+
+  volume = slices_with_heart(400, 200, 200)
+  _, region, view = find_field(unsure_of_the_rv, [volume], EXTENT)
+  assert (view.probs.argmax(-1) == 3).sum() == 0
+  assert len(looks) <= 2
+  np.testing.assert_allclose(middle_of(region), 200, atol=6)
