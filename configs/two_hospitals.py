@@ -1,4 +1,4 @@
-"""The small recipe by which experiments/two_hospitals.py compares methods: cine MR -> LGE of MS-CMRSeg or of EMIDEC.
+"""The small recipe by which experiments/two_hospitals.py compares methods: bSSFP -> LGE of MS-CMRSeg or of EMIDEC.
 
 python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
 
@@ -13,7 +13,7 @@ from configs import folder, mscmrseg_multistage
 def get_config() -> ConfigDict:
   config = folder.get_config()
   config.data.source = "cine"
-  # Cine MR has the values of ACDC or of MS-CMRSeg, EMIDEC those of ACDC.
+  # The values of EMIDEC, and those of MS-CMRSeg.
   config.data.label_values = (0, (1, 200), (2, 500), (3, 600))
   config.data.empty_slices = "apical"
   config.data.options = ConfigDict({"validation": 15})

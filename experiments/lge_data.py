@@ -2,7 +2,7 @@
 
 python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=DIR
 
-Writes OUTPUT/cine and OUTPUT/lge, each with images and labels. The bSSFP files of MS-CMRSeg get the pixel size of the
+Without --acdc, the cine MR is that of MS-CMRSeg alone, as experiments/two_hospitals.py needs it. Writes OUTPUT/cine and OUTPUT/lge, each with images and labels. The bSSFP files of MS-CMRSeg get the pixel size of the
 LGE files of their patients, to whose grid they were resampled; their own headers claim another one. The masks of ACDC
 must have the values 1 Myo, 2 LV and 3 RV; in the challenge's own files, 1 is the RV, 2 Myo and 3 LV.
 """
@@ -24,20 +24,21 @@ def define_flags() -> None:
   """Defines the flags."""
   with group(REQUIRED):
     flags.DEFINE_string("mscmrseg", None, "DIR: The MS-CMRSeg folder, with C0 and LGE.")
-    flags.DEFINE_string("acdc", None, "DIR: The ACDC folder, with images and labels.")
     flags.DEFINE_string("output", None, "DIR: Folder for cine and lge.")
+  flags.DEFINE_string("acdc", None, "DIR: The ACDC folder, with images and labels.")
 
 
 def main() -> None:
   """Runs the command."""
-  mscmrseg, acdc, output = expanded(FLAGS.mscmrseg), expanded(FLAGS.acdc), expanded(FLAGS.output)
-  for folder in (mscmrseg / "C0", mscmrseg / "LGE", acdc / "images", acdc / "labels"):
+  mscmrseg, output = expanded(FLAGS.mscmrseg), expanded(FLAGS.output)
+  acdc = expanded(FLAGS.acdc) if FLAGS.acdc else None
+  for folder in (mscmrseg / "C0", mscmrseg / "LGE", *([acdc / "images", acdc / "labels"] if acdc else ())):
     if not any(folder.glob("*.nii.gz")):
       raise InputError(f"{folder}: no NIfTI files in it; correct --mscmrseg or --acdc")
   for kind in ("images", "labels"):
     for domain in ("cine", "lge"):
       (output / domain / kind).mkdir(parents=True, exist_ok=True)
-    for file in sorted((acdc / kind).glob("*.nii.gz")):
+    for file in sorted((acdc / kind).glob("*.nii.gz")) if acdc else ():
       shutil.copyfile(file, output / "cine" / kind / file.name)
     ending = "" if kind == "images" else "_manual"
     for file in sorted((mscmrseg / "LGE").glob(f"patient*_LGE{ending}.nii.gz")):
@@ -46,7 +47,7 @@ def main() -> None:
       patient = file.name.split("_")[0]
       like = mscmrseg / "LGE" / f"{patient}_LGE.nii.gz"
       write_with_pixels(file, like, output / "cine" / kind / f"{patient}.nii.gz")
-  print(f"{output}: cine and lge; train with configs/lge.py --config.data.root={output}")
+  print(f"{output}: cine and lge")
 
 
 def write_with_pixels(file: Path, like: Path, output: Path) -> None:

@@ -1,8 +1,9 @@
-"""Compares methods at two hospitals: cine MR with masks -> the LGE of MS-CMRSeg, and of EMIDEC.
+"""Compares methods at two hospitals: bSSFP with masks of MS-CMRSeg -> the LGE of MS-CMRSeg, and of EMIDEC.
 
+python -m experiments.lge_data --mscmrseg=DIR --output=DIR
 python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
 
-DIR has the folders cine and lge, which experiments/lge_data.py writes, and the EMIDEC folder, emidec. Each method is
+The folder of --data has cine and lge, of the first command, and the EMIDEC folder, emidec. Each method is
 trained with three seeds for each hospital, by configs/two_hospitals.py. The method "supervised" is trained with the
 hospital's own masks, in cross-validation. All predictions have the same post-processing, and are scored on the
 hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient, and
