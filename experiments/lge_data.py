@@ -2,9 +2,10 @@
 
 python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=DIR
 
-Without --acdc, the cine MR is that of MS-CMRSeg alone, as experiments/two_hospitals.py needs it. Writes OUTPUT/cine and OUTPUT/lge, each with images and labels. The bSSFP files of MS-CMRSeg get the pixel size of the
-LGE files of their patients, to whose grid they were resampled; their own headers claim another one. The masks of ACDC
-must have the values 1 Myo, 2 LV and 3 RV; in the challenge's own files, 1 is the RV, 2 Myo and 3 LV.
+Without --acdc, the cine MR is that of MS-CMRSeg alone, as experiments/two_hospitals.py needs it. Writes OUTPUT/cine and
+OUTPUT/lge, each with images and labels. The bSSFP files of MS-CMRSeg get the pixel size of the LGE files of their
+patients, to whose grid they were resampled; their own headers claim another one. The masks of ACDC must have the values
+1 Myo, 2 LV and 3 RV; in the challenge's own files, 1 is the RV, 2 Myo and 3 LV.
 """
 
 import shutil
