@@ -1,11 +1,11 @@
-"""The teacher of weights/lge: short-axis LGE of any hospital, in any orientation, without an LGE mask.
+"""The first step of weights/lge: short-axis LGE of any hospital, in any orientation, without an LGE mask.
 
 python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=runs/lge_data
 python -m vamcei_jax.main --config=configs/lge.py --config.data.root=runs/lge_data --workdir=runs/lge
 
 It starts from weights/mscmrseg_student (for weights/lge: those of commit 011a62b), and learns the predictions of these
 weights for the LGE of MS-CMRSeg, and the masks of cine MR of ACDC and MS-CMRSeg: about 50 minutes on 2 cores.
-configs/adapt.py then trains weights/lge from it; see weights/lge/README.md.
+weights/lge/README.md has the further steps.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""The last step of weights/lge: further students of weights/lge and weights/mscmrseg_student, whose mean is taken.
+"""The second and third student of step 3 of weights/lge.
 
-python -m vamcei_jax.main --config=configs/lge_student.py --config.data.root=runs/lge_data --workdir=runs/lge_student
+python -m vamcei_jax.main --config=configs/lge_student.py --config.data.root=runs/lge_data --config.init=runs/lge3a \
+  --config.teachers="('runs/lge2','weights/mscmrseg_student')" --workdir=runs/lge_3b
 
-runs/lge_data as in configs/lge.py. About 10 minutes on 2 cores, after 1 minute for each teacher.
-weights/lge/README.md has all commands and scores.
+About 10 minutes on 2 cores, after 1 minute for each teacher. weights/lge/README.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
   config = adapt.get_config()
   config.teachers = ("weights/lge", "weights/mscmrseg_student")
 
-  # Weaker than in configs/adapt.py, except for the orientations: the student shall come near to its teachers.
+  # Weaker than in configs/adapt.py, except for the orientations: the student must imitate its teachers closely.
   config.augment.scale = 0.2
   config.augment.shift = 6.0
   config.augment.gamma = 0.2

@@ -1,10 +1,11 @@
-"""Averages the parameters of exported weights that one network was trained into: a model soup.
+"""Averages the parameters of several exported weights of one architecture (a model soup).
 
 python -m experiments.average_weights --weights=DIR,DIR --output=DIR
 
-The weights must have the same network and the same defaults of prediction. Configuration and defaults are those of the
-first one. Networks that were fine-tuned from the same start can often be averaged, and the mean is then more robust
-than each of them (Wortsman et al., Model soups, ICML 2022). Networks with different starts cannot.
+All weights must have the same architecture, the same grid and classes, and the same defaults of prediction. The
+config.json of the mean is that of the first weights: it describes the training of these alone. Networks that were
+fine-tuned from the same start can often be averaged, and the mean is then more robust than each of them (Wortsman et
+al., Model soups, ICML 2022). Networks with different starts cannot be averaged in this way.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,11 @@ from pathlib import Path
 from absl import flags
 
 from vamcei_jax import cli
+from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.data.labels import folded_values
+from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import expanded
 from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
@@ -28,7 +33,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  average_weights([Path(folder) for folder in FLAGS.weights], cli.required_path("output"))
+  average_weights([expanded(folder) for folder in FLAGS.weights], expanded(cli.required_path("output")))
   print(f"{FLAGS.output}: mean of {len(FLAGS.weights)} weights")
 
 
@@ -36,31 +41,41 @@ def average_weights(folders: Sequence[Path], output: Path) -> None:
   """Writes the mean of weights.
 
   Args:
-    folders: of exported weights, at least two.
+    folders: of exported weights, at least two, all different.
     output: a folder that does not exist.
 
   Raises:
-    InputError: a folder has no weights, another network or other defaults than the first; or the output exists.
+    InputError: a folder has no weights, or weights that cannot be averaged with the first; or the output exists.
   """
   import jax
   import numpy as np
 
   from vamcei_jax.inference.weights import read_weights, write_weights
 
-  if len(folders) < 2:
-    raise InputError("--weights: name at least two folders")
+  if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
+    raise InputError("--weights: name at least two folders, each once")
   if output.exists():
     raise InputError(f"{output}: exists; choose another --output")
   config, inference, first = read_weights(folders[0])
-  kind = config.name, config.model, inference
   networks = [first]
   for folder in folders[1:]:
-    other_config, other_inference, other = read_weights(folder)
-    if (other_config.name, other_config.model, other_inference) != kind:
-      raise InputError(f"{folder}: another network or other defaults of prediction than {folders[0]}")
-    networks.append(other)
+    other, other_inference, parameters = read_weights(folder)
+    if (_kind(other), other_inference) != (_kind(config), inference):
+      raise InputError(f"{folder}: another architecture, grid, classes or defaults of prediction than {folders[0]}")
+    networks.append(parameters)
   write_weights(output, config, inference, jax.tree.map(lambda *arrays: np.mean(arrays, axis=0), *networks))
 
 
-if __name__ == "__main__":
+def _kind(config: StageConfig) -> tuple:
+  """What networks that are averaged must have in common."""
+  data = config.data
+  return config.name, config.model, preprocess_settings(data), data.plane, folded_values(data.label_values)
+
+
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

@@ -1,14 +1,16 @@
-"""The folders that configs/lge.py trains on: cine MR with masks of MS-CMRSeg and ACDC, and LGE of MS-CMRSeg.
+"""The folders that configs/lge.py and experiments/two_hospitals.py train on: cine MR with masks, and LGE of MS-CMRSeg.
 
-python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=DIR
+python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=DIR   for configs/lge.py
+python -m experiments.lge_data --mscmrseg=DIR --output=DIR              for experiments/two_hospitals.py
 
-Without --acdc, the cine MR is that of MS-CMRSeg alone, as experiments/two_hospitals.py needs it. Writes OUTPUT/cine and
-OUTPUT/lge, each with images and labels. The bSSFP files of MS-CMRSeg get the pixel size of the LGE files of their
-patients, to whose grid they were resampled; their own headers claim another one. The masks of ACDC must have the values
-1 Myo, 2 LV and 3 RV; in the challenge's own files, 1 is the RV, 2 Myo and 3 LV.
+Writes OUTPUT/cine and OUTPUT/lge, each with images and labels. The cine MR is that of MS-CMRSeg and, with --acdc, of
+ACDC. The bSSFP files of MS-CMRSeg get the pixel size of the LGE files of their patients, to whose grid they were
+resampled; their own headers claim another one. The masks of ACDC must have the values 1 Myo, 2 LV and 3 RV; in the
+challenge's own files, 1 is the RV, 2 Myo and 3 LV.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -31,24 +33,39 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  mscmrseg, output = expanded(FLAGS.mscmrseg), expanded(FLAGS.output)
-  acdc = expanded(FLAGS.acdc) if FLAGS.acdc else None
-  for folder in (mscmrseg / "C0", mscmrseg / "LGE", *([acdc / "images", acdc / "labels"] if acdc else ())):
-    if not any(folder.glob("*.nii.gz")):
-      raise InputError(f"{folder}: no NIfTI files in it; correct --mscmrseg or --acdc")
+  mscmrseg, output = expanded(cli.required_path("mscmrseg")), expanded(cli.required_path("output"))
+  check_folder(mscmrseg, ("C0", "LGE"), "mscmrseg")
+  acdc = None if (given := cli.path_of("acdc")) is None else expanded(given)
+  if acdc:
+    check_folder(acdc, ("images", "labels"), "acdc")
+  for domain in ("cine", "lge"):
+    if (output / domain).exists():
+      raise InputError(f"{output / domain}: exists; choose another --output")
   for kind in ("images", "labels"):
     for domain in ("cine", "lge"):
-      (output / domain / kind).mkdir(parents=True, exist_ok=True)
+      (output / domain / kind).mkdir(parents=True)
     for file in sorted((acdc / kind).glob("*.nii.gz")) if acdc else ():
       shutil.copyfile(file, output / "cine" / kind / file.name)
-    ending = "" if kind == "images" else "_manual"
-    for file in sorted((mscmrseg / "LGE").glob(f"patient*_LGE{ending}.nii.gz")):
-      shutil.copyfile(file, output / "lge" / kind / f"{file.name.split('_')[0]}.nii.gz")
-    for file in sorted((mscmrseg / "C0").glob(f"patient*_C0{ending}.nii.gz")):
-      patient = file.name.split("_")[0]
-      like = mscmrseg / "LGE" / f"{patient}_LGE.nii.gz"
-      write_with_pixels(file, like, output / "cine" / kind / f"{patient}.nii.gz")
+    write_mscmrseg(mscmrseg, kind, output)
   print(f"{output}: cine and lge")
+
+
+def check_folder(root: Path, names: Sequence[str], flag: str) -> None:
+  """Raises an InputError if one of the folders in the folder of a flag has no NIfTI file."""
+  for name in names:
+    if not any((root / name).glob("*.nii.gz")):
+      raise InputError(f"{root / name}: no NIfTI files in it; correct --{flag}")
+
+
+def write_mscmrseg(mscmrseg: Path, kind: str, output: Path) -> None:
+  """Writes the images or the labels of MS-CMRSeg, LGE as it is and bSSFP with its true pixel size."""
+  ending = "" if kind == "images" else "_manual"
+  for file in sorted((mscmrseg / "LGE").glob(f"patient*_LGE{ending}.nii.gz")):
+    shutil.copyfile(file, output / "lge" / kind / f"{file.name.split('_')[0]}.nii.gz")
+  for file in sorted((mscmrseg / "C0").glob(f"patient*_C0{ending}.nii.gz")):
+    patient = file.name.split("_")[0]
+    like = mscmrseg / "LGE" / f"{patient}_LGE.nii.gz"
+    write_with_pixels(file, like, output / "cine" / kind / f"{patient}.nii.gz")
 
 
 def write_with_pixels(file: Path, like: Path, output: Path) -> None:
@@ -62,5 +79,10 @@ def write_with_pixels(file: Path, like: Path, output: Path) -> None:
   nib.save(nib.Nifti1Image(np.asarray(image.dataobj, np.float32), affine), output)
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

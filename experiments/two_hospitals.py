@@ -3,12 +3,14 @@
 python -m experiments.lge_data --mscmrseg=DIR --output=DIR
 python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
 
-The folder of --data has cine and lge, of the first command, and the EMIDEC folder, emidec. Each method is
-trained with three seeds for each hospital, by configs/two_hospitals.py. The method "supervised" is trained with the
-hospital's own masks, in cross-validation. All predictions have the same post-processing, and are scored on the
-hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient, and
-two_hospitals.md, the tables. The same command resumes an interrupted comparison. A call with other
---methods or --seeds adds its results to the tables.
+The folder of --data has cine and lge, of the first command, and the EMIDEC folder, emidec. Each method is trained for
+each hospital and seed, by configs/two_hospitals.py. All predictions have the same post-processing, and are scored on
+the hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient, and
+two_hospitals.md, the tables. The same command resumes an interrupted comparison. A call with other --methods or --seeds
+adds its results to the tables.
+
+"supervised" is trained with the hospital's own masks, in cross-validation: four patients a fold on MS-CMRSeg, twelve on
+EMIDEC. "adapt" looks for the heart in large images, as adapted weights do; the others look at the middle.
 """
 
 import csv
@@ -26,14 +28,14 @@ from ml_collections import ConfigDict
 
 import vamcei_jax
 from configs import two_hospitals
-from configs.ablation import TERMS
+from configs.ablation import BOUND, TERMS
 from experiments.grid_results import format_cell
 from experiments.hospital_files import write_rows
 from vamcei_jax import cli
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.statistics import sample_std
-from vamcei_jax.files import expanded, write_text
+from vamcei_jax.files import expanded, locked, write_text
 from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
@@ -42,9 +44,11 @@ TABLE = "two_hospitals.csv"
 COLUMNS = ("hospital", "method", "seed", "patient", *STRUCTURES)
 FOLDS = 5
 SMOOTH = 2.5  # mm along the stack, as the shipped weights
+# Augmentation that changes intensities only a little.
 PLAIN = {"augment": {"gamma": 0.1, "contrast": 0.1, "noise": 0.02, "gin": 0.0, "ipa": 0.0}}
 # The headers of EMIDEC have lost the directions, so its networks are trained on every orientation.
 EVERY_ORIENTATION = {"rotation": math.pi, "flip": (0, 1)}
+# The multi-stage framework: CycleGAN, two VAMCEI networks, and their student.
 FRAMEWORK = ("translate", "target_vamcei", "source_vamcei", "distill")
 
 
@@ -72,7 +76,10 @@ METHODS = {
   "no_adaptation_plain": Method(("no_adaptation",), PLAIN),
   "vamcei_plain": Method(("vamcei",), PLAIN),
   "no_adaptation": Method(("no_adaptation",)),
-  **{name: Method(("vamcei",), terms=terms) for name, terms in TERMS.items() if name.startswith("+")},
+  "bound": Method(("vamcei",), terms=BOUND),
+  "global_kl": Method(("vamcei",), terms=(*BOUND, "global_alignment")),
+  "prototypes": Method(("vamcei",), terms=(*BOUND, "prototypes")),
+  "discriminator": Method(("vamcei",), terms=(*BOUND, "generator")),
   "vamcei": Method(("vamcei",)),
   "framework": Method(FRAMEWORK),
   "cyclegan": Method(FRAMEWORK[:2], terms=(), copies="framework"),
@@ -87,36 +94,61 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "DIR: Folder of cine, lge and emidec.")
   flags.DEFINE_string("workdir", "runs/two_hospitals", "DIR: Folder of the runs and of the tables.")
   flags.DEFINE_list("seeds", "0,1,2", "N,N: Seeds.")
-  flags.DEFINE_list("methods", ",".join(METHODS), "NAME,NAME: Methods, each after the one that it starts from.")
+  flags.DEFINE_list("methods", ",".join(METHODS), "NAME,NAME: Methods, in this order.")
 
 
 def main() -> None:
   """Runs the command."""
-  data, workdir = expanded(FLAGS.data), expanded(FLAGS.workdir)
+  data, workdir = expanded(cli.required_path("data")), expanded(FLAGS.workdir).resolve()
+  seeds = parse_seeds(FLAGS.seeds)
+  check_methods(FLAGS.methods)
   for domain in ("cine", *HOSPITALS):
-    if not labelled(data / domain):
-      raise InputError(f"{data / domain}: no labels/NAME.nii.gz with an image in it; correct --data")
-  if unknown := set(FLAGS.methods) - set(METHODS):
-    raise InputError(f"--methods={min(unknown)}: no such method; choose from {', '.join(METHODS)}")
-  rows = read_rows(workdir / TABLE)
-  for seed in map(int, FLAGS.seeds):
-    for hospital in HOSPITALS:
-      for name in FLAGS.methods:
-        this = {"hospital": HOSPITALS[hospital], "method": name, "seed": seed}
-        scores = score_method(name, hospital, seed, data, workdir)
-        rows = [row for row in rows if any(row[key] != value for key, value in this.items())]
-        rows += [this | {"patient": patient} | dice for patient, dice in scores.items()]
-        write_rows(workdir / TABLE, [dict.fromkeys(COLUMNS, "") | row for row in rows])
-        write_text(workdir / "two_hospitals.md", tables(rows))
+    if len(labelled(data / domain)) < FOLDS:
+      raise InputError(f"{data / domain}: fewer than {FOLDS} images with labels/NAME.nii.gz; correct --data")
+  with locked(workdir):
+    rows = read_rows(workdir / TABLE)
+    for seed in seeds:
+      for hospital in HOSPITALS:
+        for name in FLAGS.methods:
+          this = {"hospital": HOSPITALS[hospital], "method": name, "seed": seed}
+          scores = score_method(name, hospital, seed, data, workdir)
+          rows = [row for row in rows if any(row[key] != value for key, value in this.items())]
+          rows += [this | {"patient": patient} | dice for patient, dice in scores.items()]
+          write_rows(workdir / TABLE, [dict.fromkeys(COLUMNS, "") | row for row in rows])
+          write_text(workdir / "two_hospitals.md", tables(rows))
   print(tables(rows))
 
 
+def parse_seeds(texts: Sequence[str]) -> list[int]:
+  """The seeds of the flag. Raises an InputError if there are none, or one is no whole number from 0 on."""
+  if not texts or not all(text.isdecimal() for text in texts):
+    raise InputError(f"--seeds={','.join(texts)}: expected whole numbers, such as 0,1,2")
+  return [int(text) for text in texts]
+
+
+def check_methods(names: Sequence[str]) -> None:
+  """Raises an InputError if there is no method, an unknown one, or one that comes before the method that it needs."""
+  for number, name in enumerate(names or [""]):
+    if name not in METHODS:
+      raise InputError(f"--methods={name}: no such method; choose from {', '.join(METHODS)}")
+    needed = METHODS[name].start or METHODS[name].copies
+    if needed and needed not in names[:number]:
+      raise InputError(f"--methods={','.join(names)}: {name} needs {needed} before it")
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-  """The rows of an earlier call, without empty cells; none without a file."""
+  """The rows of an earlier call, without empty cells; none without a file.
+
+  Raises:
+    InputError: the file is not one that this program wrote.
+  """
   if not path.exists():
     return []
   with path.open(encoding="utf-8", newline="") as file:
-    rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    table = csv.DictReader(file)
+    if tuple(table.fieldnames or ()) != COLUMNS:
+      raise InputError(f"{path}: not a table of this program; use another --workdir")
+    rows = [{name: value for name, value in row.items() if value} for row in table]
   return [
     row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in STRUCTURES if name in row} for row in rows
   ]
@@ -193,13 +225,13 @@ def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str])
 
 
 def link_patients(domain: Path, patients: Sequence[str], output: Path) -> None:
-  """Makes a folder with links to the images and masks of some patients of a domain."""
+  """Makes a folder with links to the images and masks of some patients of a domain, in place of an earlier one."""
+  shutil.rmtree(output, ignore_errors=True)
   for kind in ("images", "labels"):
-    (output / kind).mkdir(parents=True, exist_ok=True)
+    (output / kind).mkdir(parents=True)
     for patient in patients:
       name = Path(kind, f"{patient}.nii.gz")
-      if not (output / name).is_symlink():
-        (output / name).symlink_to((domain / name).resolve())
+      (output / name).symlink_to((domain / name).resolve())
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -224,10 +256,22 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def dice_by_seed(rows: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> np.ndarray:
-  """The Dice of one method, (seeds, patients, structures)."""
+  """The Dice of one method, (seeds, patients, structures).
+
+  Raises:
+    InputError: the seeds were not scored on the same patients.
+  """
   seeds = dict.fromkeys(row["seed"] for row in rows)
+  patients = [[row["patient"] for row in rows if row["seed"] == seed] for seed in seeds]
+  if any(sorted(each) != sorted(patients[0]) for each in patients):
+    raise InputError(f"{rows[0]['method']}: its seeds were scored on other patients; use another --workdir")
   return np.array([[[row[name] for name in structures] for row in rows if row["seed"] == seed] for seed in seeds])
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """Runs the command line."""
   cli.run(define_flags, main, __doc__)
+
+
+if __name__ == "__main__":
+  command()

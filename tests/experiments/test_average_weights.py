@@ -1,7 +1,6 @@
 """The mean of exported weights."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,14 +18,14 @@ def shipped():
 
 
 def write_scaled(folder, shipped, factor):
-  """The weights, times a power of two, which float16 stores without an error."""
+  """The weights, times a factor."""
   config, inference, networks = shipped
   write_weights(folder, config, inference, jax.tree.map(lambda array: factor * array, networks))
   return folder
 
 
 def test_parameters_are_averaged_and_all_else_is_that_of_the_first(shipped, tmp_path):
-  folders = [write_scaled(tmp_path / str(factor), shipped, factor) for factor in (1.0, 2.0, 1.0, 4.0)]
+  folders = [write_scaled(tmp_path / str(factor), shipped, factor) for factor in (1.0, 2.0, 3.0)]
   average_weights(folders, tmp_path / "mean")
   config, inference, networks = read_weights(tmp_path / "mean")
   assert (config, inference) == shipped[:2]
@@ -39,14 +38,20 @@ def test_parameters_are_averaged_and_all_else_is_that_of_the_first(shipped, tmp_
 def test_weights_that_differ_in_more_than_parameters_are_refused(shipped, tmp_path):
   config, inference, networks = shipped
   write_weights(tmp_path / "unsmoothed", config, dataclasses.replace(inference, smooth=0.0), networks)
-  with pytest.raises(InputError, match="unsmoothed: another network or other defaults of prediction"):
-    average_weights([ROOT / "weights" / "lge", tmp_path / "unsmoothed"], tmp_path / "mean")
+  coarse = dataclasses.replace(config, data=dataclasses.replace(config.data, spacing=1.5))
+  write_weights(tmp_path / "coarse", coarse, inference, networks)
+  swapped = dataclasses.replace(config, data=dataclasses.replace(config.data, label_values=(0, 3, 2, 1)))
+  write_weights(tmp_path / "swapped", swapped, inference, networks)
+  for name in ("unsmoothed", "coarse", "swapped"):
+    with pytest.raises(InputError, match=f"{name}: another architecture, grid, classes or defaults"):
+      average_weights([ROOT / "weights" / "lge", tmp_path / name], tmp_path / "mean")
   assert not (tmp_path / "mean").exists()
 
 
-def test_one_folder_and_an_existing_output_are_refused(tmp_path):
-  lge = Path(ROOT, "weights", "lge")
-  with pytest.raises(InputError, match="at least two"):
-    average_weights([lge], tmp_path / "mean")
+def test_one_folder_the_same_one_twice_and_an_existing_output_are_refused(tmp_path):
+  lge, emidec = ROOT / "weights" / "lge", ROOT / "weights" / "emidec_student"
+  for folders in ([lge], [lge, lge / ".." / "lge"]):
+    with pytest.raises(InputError, match="at least two"):
+      average_weights(folders, tmp_path / "mean")
   with pytest.raises(InputError, match="exists"):
-    average_weights([lge, lge], tmp_path)
+    average_weights([lge, emidec], tmp_path)

@@ -2,25 +2,30 @@
 
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import two_hospitals as recipe
+from configs.ablation import TERMS
 from experiments import two_hospitals
 from experiments.hospital_files import write_rows
 from experiments.two_hospitals import (
   COLUMNS,
-  FRAMEWORK,
   HOSPITALS,
   METHODS,
   labelled,
+  link_patients,
   make_config,
   read_rows,
   score_method,
   tables,
 )
+from tests.commands import error_of
 from tests.configs import tiny_folder, tiny_multistage
+from vamcei_jax.errors import InputError
+from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.resolve import resolve
@@ -69,8 +74,22 @@ def test_each_method_differs_from_the_recipe_in_what_it_names(tmp_path):
       assert last.data.source == {"adapt": None, "supervised": "masks"}.get(name, "cine")
       assert (last.augment.flip == (0, 1)) == (hospital == "emidec")
       assert (last.augment.gin == 0) == (name.endswith("_plain") or name in ("framework", "adapt"))
-      if name == "adapt":
-        assert last.init == str(tmp_path / "runs" / "no_adaptation")
+      assert last.init == (str(tmp_path / "runs" / "no_adaptation") if name == "adapt" else None)
+      assert last.data.empty_slices == ("all" if name == "supervised" else "apical")
+
+
+@pytest.mark.parametrize(
+  ("name", "row"),
+  [
+    ("global_kl", "+ global KL"),
+    ("prototypes", "+ prototypes"),
+    ("discriminator", "+ discriminator"),
+    ("vamcei", "all"),
+  ],
+)
+def test_rows_of_one_term_have_it_and_the_bound(name, row, tmp_path):
+  weights = resolve(make_config(name, "lge", 0, tmp_path, tmp_path)).stages["vamcei"].loss.weights
+  assert {term for term in TERMS["all"] if np.any(weights[term])} == set(TERMS[row])
 
 
 def test_cyclegan_alone_is_the_first_teacher_of_the_framework_without_the_unsupervised_losses(tmp_path):
@@ -87,7 +106,10 @@ def test_cyclegan_alone_is_the_first_teacher_of_the_framework_without_the_unsupe
 def test_all_labelled_patients_are_scored_and_a_second_call_trains_nothing(data, tiny, tmp_path, capsys):
   first = score_method("no_adaptation", "lge", 0, data, tmp_path)
   assert sorted(first) == labelled(data / "lge")
-  assert all(0 <= dice <= 1 for by_structure in first.values() for dice in by_structure.values())
+  for patient, scores in first.items():
+    read = lambda folder, name=patient: np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj)
+    mask, truth = read(tmp_path / "lge" / "seed0" / "no_adaptation" / "masks"), read(data / "lge" / "labels")
+    assert scores == pytest.approx(dice(mask, truth))
   capsys.readouterr()
   assert score_method("no_adaptation", "lge", 0, data, tmp_path) == first
   assert "no_adaptation (skip)" in capsys.readouterr().out
@@ -109,7 +131,39 @@ def test_cyclegan_alone_takes_the_translators_of_the_framework(data, tiny, tmp_p
   capsys.readouterr()
   score_method("cyclegan", "lge", 0, data, tmp_path)
   assert "translate (skip), target_vamcei (train)" in capsys.readouterr().out
-  assert sorted(path.name for path in (tmp_path / "lge" / "seed0" / "framework").iterdir() if path.name in FRAMEWORK)
+  for name in ("framework", "cyclegan"):
+    assert (tmp_path / "lge" / "seed0" / name / "translate" / "data").is_dir()
+
+
+def test_a_new_call_links_the_files_of_its_own_data(data, tmp_path):
+  patients = labelled(data / "lge")
+  link_patients(data / "lge", patients, tmp_path / "fold")
+  link_patients(data / "emidec", patients[:1], tmp_path / "fold")
+  links = sorted((tmp_path / "fold").rglob("*.nii.gz"))
+  assert [link.resolve().parents[1] for link in links] == [(data / "emidec").resolve()] * 2
+
+
+@pytest.mark.parametrize(
+  ("flags", "reason"),
+  [
+    (["--seeds=0,x"], "--seeds=0,x: expected whole numbers"),
+    (["--seeds="], "expected whole numbers"),
+    (["--methods=adapt"], "--methods=adapt: adapt needs no_adaptation before it"),
+    (["--methods=cyclegan,framework"], "cyclegan needs framework before it"),
+    (["--methods=gan"], "--methods=gan: no such method; choose from no_adaptation_plain"),
+    ([], "cine: fewer than 5 images with labels/NAME.nii.gz"),
+  ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(run_command, data, tmp_path, flags, reason):
+  finished = run_command("experiments.two_hospitals", f"--data={data}", f"--workdir={tmp_path / 'runs'}", *flags)
+  assert reason in error_of(finished)
+  assert not (tmp_path / "runs").exists()
+
+
+def test_a_table_of_another_program_is_refused(tmp_path):
+  (tmp_path / "two_hospitals.csv").write_text("row,seed\nvamcei,0\n")
+  with pytest.raises(InputError, match="not a table of this program"):
+    read_rows(tmp_path / "two_hospitals.csv")
 
 
 def test_tables_have_means_over_seeds_and_patients_and_the_file_keeps_them(tmp_path):

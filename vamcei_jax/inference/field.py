@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.nifti import Volume
 from vamcei_jax.inference.heart import find_heart
 from vamcei_jax.inference.quality import expected_dice
@@ -101,11 +102,12 @@ def find_field(
 
 
 def sureness(probs: np.ndarray) -> float:
-  """The Dice that class probabilities (D, h, w, K) predict of their own Myo and LV, mean over both.
+  """The Dice that class probabilities (D, h, w, K) predict of their own Myo and LV, mean of the two.
 
   The RV does not count: where little of it is in the slices, a heart in the right place would look unsure.
   """
-  return float(np.mean(expected_dice(probs, probs.argmax(-1))[:2]))
+  dice = dict(zip(STRUCTURES, expected_dice(probs, probs.argmax(-1)), strict=True))
+  return (dice["Myo"] + dice["LV"]) / 2
 
 
 def _window_size(volume: Volume, extent: Sequence[float] | None) -> tuple[int, int]:
