@@ -33,7 +33,4 @@ def get_config() -> ConfigDict:
   config.stage = mscmrseg_multistage.get_config().stage
   config.stage.translate.train.update(steps=400, eval_every=400)
   config.stage.distill.augment = ConfigDict({"gin": 0.0, "ipa": 0.0})
-  # As in configs/adapt.py.
-  config.stage.adapt = ConfigDict({"augment": {"gin": 0.0, "ipa": 0.0}, "distillation": {"temperature": 1.0}})
-  config.stage.adapt.optimizer = ConfigDict({"rates": {"segmenter": 5e-4}})
   return config

@@ -10,7 +10,7 @@ two_hospitals.md, the tables. The same command resumes an interrupted comparison
 adds its results to the tables.
 
 "supervised" is trained with the hospital's own masks, in cross-validation: four patients a fold on MS-CMRSeg, twelve on
-EMIDEC. "adapt" looks for the heart in large images, as adapted weights do; the others look at the middle.
+EMIDEC.
 """
 
 import csv
@@ -58,7 +58,6 @@ class Method:
 
   stages: of its run; the last one predicts.
   changes: what it changes in the configuration.
-  start: the method whose network it starts from.
   copies: the method whose first stage, with the same configuration, is copied and not trained again.
   terms: the unsupervised loss terms that it uses; the weights of the others are 0.
   supervised: whether it learns the hospital's own masks.
@@ -66,7 +65,6 @@ class Method:
 
   stages: tuple[str, ...]
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  start: str | None = None
   copies: str | None = None
   terms: Sequence[str] = TERMS["all"]
   supervised: bool = False
@@ -83,7 +81,6 @@ METHODS = {
   "vamcei": Method(("vamcei",)),
   "framework": Method(FRAMEWORK),
   "cyclegan": Method(FRAMEWORK[:2], terms=(), copies="framework"),
-  "adapt": Method(("adapt",), {"data": {"source": None}}, start="no_adaptation"),
   "supervised": Method(("no_adaptation",), {"data": {"source": "masks", "empty_slices": "all"}}, supervised=True),
 }
 
@@ -127,11 +124,11 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
 
 
 def check_methods(names: Sequence[str]) -> None:
-  """Raises an InputError if there is no method, an unknown one, or one that comes before the method that it needs."""
+  """Raises an InputError if there is no method, an unknown one, or one that comes before the method that it copies."""
   for number, name in enumerate(names or [""]):
     if name not in METHODS:
       raise InputError(f"--methods={name}: no such method; choose from {', '.join(METHODS)}")
-    needed = METHODS[name].start or METHODS[name].copies
+    needed = METHODS[name].copies
     if needed and needed not in names[:number]:
       raise InputError(f"--methods={','.join(names)}: {name} needs {needed} before it")
 
@@ -164,19 +161,19 @@ def score_method(name: str, hospital: str, seed: int, data: Path, workdir: Path)
   """Trains a method, unless it is trained: patient -> structure -> Dice, of the hospital's labelled patients."""
   folder, patients = workdir / hospital / f"seed{seed}", labelled(data / hospital)
   if not METHODS[name].supervised:
-    return score_run(name, folder / name, make_config(name, hospital, seed, data, folder), patients)
+    return score_run(name, folder / name, make_config(name, hospital, seed, data), patients)
   scores: dict[str, dict[str, float]] = {}
   for fold in range(FOLDS):
     held_out = patients[fold::FOLDS]
     root = workdir / "folds" / f"{hospital}{fold}"
     link_patients(data / hospital, sorted(set(patients) - set(held_out)), root / "masks")
     link_patients(data / hospital, held_out, root / hospital)
-    config = make_config(name, hospital, seed, root, folder)
+    config = make_config(name, hospital, seed, root)
     scores |= score_run(name, folder / f"{name}{fold}", config, held_out)
   return scores
 
 
-def make_config(name: str, hospital: str, seed: int, root: Path, folder: Path) -> ConfigDict:
+def make_config(name: str, hospital: str, seed: int, root: Path) -> ConfigDict:
   """The configuration of a method's run.
 
   Args:
@@ -184,7 +181,6 @@ def make_config(name: str, hospital: str, seed: int, root: Path, folder: Path) -
     hospital: folder of its volumes.
     seed: of the run.
     root: folder of the domains.
-    folder: of the runs of this hospital and seed.
   """
   method, config = METHODS[name], two_hospitals.get_config()
   config.seed, config.stages = seed, method.stages
@@ -194,8 +190,6 @@ def make_config(name: str, hospital: str, seed: int, root: Path, folder: Path) -
     config.augment.update(EVERY_ORIENTATION)
   unused = {term: config.loss.weights[term] for term in TERMS["all"] if term not in method.terms}
   config.loss.weights.update(jax.tree.map(lambda _: 0.0, unused))
-  if method.start:
-    config.init = str(folder / method.start)
   return config
 
 

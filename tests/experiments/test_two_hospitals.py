@@ -66,15 +66,14 @@ def tiny(monkeypatch, prepared):
 def test_each_method_differs_from_the_recipe_in_what_it_names(tmp_path):
   for hospital in HOSPITALS:
     for name, method in METHODS.items():
-      config = make_config(name, hospital, 2, tmp_path, tmp_path / "runs")
+      config = make_config(name, hospital, 2, tmp_path)
       resolved = resolve(config)
       assert tuple(resolved.stages) == method.stages
       last = resolved.stages[method.stages[-1]]
       assert (last.data.target, resolved.seed) == (hospital, 2)
-      assert last.data.source == {"adapt": None, "supervised": "masks"}.get(name, "cine")
+      assert last.data.source == ("masks" if name == "supervised" else "cine")
       assert (last.augment.flip == (0, 1)) == (hospital == "emidec")
-      assert (last.augment.gin == 0) == (name.endswith("_plain") or name in ("framework", "adapt"))
-      assert last.init == (str(tmp_path / "runs" / "no_adaptation") if name == "adapt" else None)
+      assert (last.augment.gin == 0) == (name.endswith("_plain") or name == "framework")
       assert last.data.empty_slices == ("all" if name == "supervised" else "apical")
 
 
@@ -88,13 +87,13 @@ def test_each_method_differs_from_the_recipe_in_what_it_names(tmp_path):
   ],
 )
 def test_rows_of_one_term_have_it_and_the_bound(name, row, tmp_path):
-  weights = resolve(make_config(name, "lge", 0, tmp_path, tmp_path)).stages["vamcei"].loss.weights
+  weights = resolve(make_config(name, "lge", 0, tmp_path)).stages["vamcei"].loss.weights
   assert {term for term in TERMS["all"] if np.any(weights[term])} == set(TERMS[row])
 
 
 def test_cyclegan_alone_is_the_first_teacher_of_the_framework_without_the_unsupervised_losses(tmp_path):
-  framework = resolve(make_config("framework", "lge", 0, tmp_path, tmp_path)).stages
-  alone = resolve(make_config("cyclegan", "lge", 0, tmp_path, tmp_path)).stages
+  framework = resolve(make_config("framework", "lge", 0, tmp_path)).stages
+  alone = resolve(make_config("cyclegan", "lge", 0, tmp_path)).stages
   assert alone["translate"] == framework["translate"]
   weights, used = (stages["target_vamcei"].loss.weights for stages in (alone, framework))
   assert weights["segmentation"] == used["segmentation"] > 0
@@ -148,7 +147,6 @@ def test_a_new_call_links_the_files_of_its_own_data(data, tmp_path):
   [
     (["--seeds=0,x"], "--seeds=0,x: expected whole numbers"),
     (["--seeds="], "expected whole numbers"),
-    (["--methods=adapt"], "--methods=adapt: adapt needs no_adaptation before it"),
     (["--methods=cyclegan,framework"], "cyclegan needs framework before it"),
     (["--methods=gan"], "--methods=gan: no such method; choose from no_adaptation_plain"),
     ([], "cine: fewer than 5 images with labels/NAME.nii.gz"),
