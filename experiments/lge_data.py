@@ -1,12 +1,12 @@
 """The folders that configs/lge.py and experiments/two_hospitals.py train on: cine MR with masks, and LGE of MS-CMRSeg.
 
-python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=DIR   for configs/lge.py
-python -m experiments.lge_data --mscmrseg=DIR --output=DIR              for experiments/two_hospitals.py
+python -m experiments.lge_data --mscmrseg=DIR --acdc=DIR --output=DIR
+python -m experiments.lge_data --mscmrseg=DIR --output=DIR
 
 Writes OUTPUT/cine and OUTPUT/lge, each with images and labels. The cine MR is that of MS-CMRSeg and, with --acdc, of
-ACDC. The bSSFP files of MS-CMRSeg get the pixel size of the LGE files of their patients, to whose grid they were
-resampled; their own headers claim another one. The masks of ACDC must have the values 1 Myo, 2 LV and 3 RV; in the
-challenge's own files, 1 is the RV, 2 Myo and 3 LV.
+ACDC: configs/lge.py needs both, experiments/two_hospitals.py MS-CMRSeg alone. The bSSFP files of MS-CMRSeg get the
+pixel size of the LGE files of their patients, to whose grid they were resampled; their own headers claim another one.
+The masks of ACDC must have the values 1 Myo, 2 LV and 3 RV; in the challenge's own files, 1 is the RV, 2 Myo and 3 LV.
 """
 
 import shutil

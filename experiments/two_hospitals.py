@@ -1,13 +1,12 @@
 """Compares methods at two hospitals: bSSFP with masks of MS-CMRSeg -> the LGE of MS-CMRSeg, and of EMIDEC.
 
-python -m experiments.lge_data --mscmrseg=DIR --output=DIR
 python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
 
-The folder of --data has cine and lge, of the first command, and the EMIDEC folder, emidec. Each method is trained for
-each hospital and seed, by configs/two_hospitals.py. All predictions have the same post-processing, and are scored on
-the hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient, and
-two_hospitals.md, the tables. The same command resumes an interrupted comparison. A call with other --methods or --seeds
-adds its results to the tables.
+DIR has cine and lge, which experiments/lge_data.py writes without --acdc, and the EMIDEC folder, emidec. Each method is
+trained for each hospital and seed, by configs/two_hospitals.py. All predictions have the same post-processing, and are
+scored on the hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient,
+and two_hospitals.md, the tables. The same command resumes an interrupted comparison. A call with other --methods or
+--seeds adds its results to the tables.
 
 "supervised" is trained with the hospital's own masks, in cross-validation: four patients a fold on MS-CMRSeg, twelve on
 EMIDEC.
