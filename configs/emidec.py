@@ -2,8 +2,8 @@
 
 python -m vamcei_jax.main --config=configs/emidec.py --config.data.root=DIR --workdir=runs/emidec
 
-DIR is the folder that contains the EMIDEC folder, emidec/images. For
-weights/emidec_student, config.init was weights/lge of commit f741b2e.
+DIR is the folder that contains the EMIDEC folder, emidec/images. For weights/emidec_student, config.init was
+weights/lge of commit f741b2e.
 """
 
 from ml_collections import ConfigDict

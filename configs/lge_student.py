@@ -13,8 +13,6 @@ from configs import adapt
 
 def get_config() -> ConfigDict:
   config = adapt.get_config()
-  config.teachers = ("weights/lge", "weights/mscmrseg_student")
-
   # Weaker than in configs/adapt.py, except for the orientations: the student must imitate its teachers closely.
   config.augment.scale = 0.2
   config.augment.shift = 6.0
