@@ -5,8 +5,8 @@ python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
 DIR has cine and lge, which experiments/lge_data.py writes without --acdc, and the EMIDEC folder, emidec. Each method is
 trained for each hospital and seed, by configs/two_hospitals.py. All predictions have the same post-processing, and are
 scored on the hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient,
-and two_hospitals.md, the tables. The same command resumes an interrupted comparison. A call with other --methods or
---seeds adds its results to the tables.
+and the score that predict gives without a label, and two_hospitals.md, the tables. The same command resumes an
+interrupted comparison. A call with other --methods or --seeds adds its results to the tables.
 
 "supervised" is trained with the hospital's own masks, in cross-validation: four patients a fold on MS-CMRSeg, twelve on
 EMIDEC.
@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
+from scipy.stats import spearmanr
 
 import vamcei_jax
 from configs import two_hospitals
@@ -40,7 +41,7 @@ from vamcei_jax.usage import REQUIRED, group
 FLAGS = flags.FLAGS
 HOSPITALS = {"lge": "MS-CMRSeg", "emidec": "EMIDEC"}  # the folder of a hospital, and its name in the tables
 TABLE = "two_hospitals.csv"
-COLUMNS = ("hospital", "method", "seed", "patient", *STRUCTURES)
+COLUMNS = ("hospital", "method", "seed", "patient", *STRUCTURES, "score")
 FOLDS = 5
 SMOOTH = 2.5  # mm along the stack, as the shipped weights
 # Augmentation that changes intensities only a little.
@@ -59,6 +60,7 @@ class Method:
   changes: what it changes in the configuration.
   copies: the method whose first stage, with the same configuration, is copied and not trained again.
   terms: the unsupervised loss terms that it uses; the weights of the others are 0.
+  longer: by what the number of steps is multiplied.
   supervised: whether it learns the hospital's own masks.
   """
 
@@ -66,6 +68,7 @@ class Method:
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   copies: str | None = None
   terms: Sequence[str] = TERMS["all"]
+  longer: int = 1
   supervised: bool = False
 
 
@@ -80,7 +83,9 @@ METHODS = {
   "vamcei": Method(("vamcei",)),
   "framework": Method(FRAMEWORK),
   "cyclegan": Method(FRAMEWORK[:2], terms=(), copies="framework"),
-  "supervised": Method(("no_adaptation",), {"data": {"source": "masks", "empty_slices": "all"}}, supervised=True),
+  "supervised": Method(
+    ("no_adaptation",), PLAIN | {"data": {"source": "masks", "empty_slices": "all"}}, longer=4, supervised=True
+  ),
 }
 
 
@@ -109,7 +114,7 @@ def main() -> None:
           this = {"hospital": HOSPITALS[hospital], "method": name, "seed": seed}
           scores = score_method(name, hospital, seed, data, workdir)
           rows = [row for row in rows if any(row[key] != value for key, value in this.items())]
-          rows += [this | {"patient": patient} | dice for patient, dice in scores.items()]
+          rows += [this | {"patient": patient} | values for patient, values in scores.items()]
           write_rows(workdir / TABLE, [dict.fromkeys(COLUMNS, "") | row for row in rows])
           write_text(workdir / "two_hospitals.md", tables(rows))
   print(tables(rows))
@@ -146,7 +151,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
       raise InputError(f"{path}: not a table of this program; use another --workdir")
     rows = [{name: value for name, value in row.items() if value} for row in table]
   return [
-    row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in STRUCTURES if name in row} for row in rows
+    row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in (*STRUCTURES, "score") if name in row}
+    for row in rows
   ]
 
 
@@ -157,7 +163,7 @@ def labelled(domain: Path) -> list[str]:
 
 
 def score_method(name: str, hospital: str, seed: int, data: Path, workdir: Path) -> dict[str, dict[str, float]]:
-  """Trains a method, unless it is trained: patient -> structure -> Dice, of the hospital's labelled patients."""
+  """Trains a method, unless it is trained, and predicts the hospital's labelled patients; see score_run."""
   folder, patients = workdir / hospital / f"seed{seed}", labelled(data / hospital)
   if not METHODS[name].supervised:
     return score_run(name, folder / name, make_config(name, hospital, seed, data), patients)
@@ -185,6 +191,8 @@ def make_config(name: str, hospital: str, seed: int, root: Path) -> ConfigDict:
   config.seed, config.stages = seed, method.stages
   config.data.root, config.data.target = str(root), hospital
   config.update(method.changes)
+  config.train.steps *= method.longer
+  config.train.eval_every *= method.longer
   if hospital == "emidec":
     config.augment.update(EVERY_ORIENTATION)
   unused = {term: config.loss.weights[term] for term in TERMS["all"] if term not in method.terms}
@@ -193,13 +201,16 @@ def make_config(name: str, hospital: str, seed: int, root: Path) -> ConfigDict:
 
 
 def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str]) -> dict[str, dict[str, float]]:
-  """Trains a run, unless it is trained, and predicts patients: patient -> structure -> Dice.
+  """Trains a run, unless it is trained, and predicts patients.
 
   Args:
     name: of the method.
     run: folder of the run.
     config: of the run.
     patients: labelled patients of config.data.target.
+
+  Returns:
+    patient -> structure -> Dice; "score" is the Dice that the network expects, see vamcei_jax.Quality.
   """
   copied = METHODS[name].copies
   if copied and not run.exists():
@@ -211,10 +222,16 @@ def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str])
   target = Path(config.data.root, config.data.target)
   files = lambda folder: {patient: folder / f"{patient}.nii.gz" for patient in patients}
   images, labels, masks = files(target / "images"), files(target / "labels"), files(run / "masks")
+  scores = {}
   for patient in patients:
-    segmenter(images[patient]).save(masks[patient])
+    prediction = segmenter(images[patient])
+    prediction.save(masks[patient])
+    scores[patient] = prediction.quality.score
   table = vamcei_jax.evaluate(masks, labels, label_values=config.data.label_values)
-  return {patient: {each: metrics["dice"] for each, metrics in by.items()} for patient, by in table.scores.items()}
+  return {
+    patient: {each: metrics["dice"] for each, metrics in by.items()} | {"score": scores[patient]}
+    for patient, by in table.scores.items()
+  }
 
 
 def link_patients(domain: Path, patients: Sequence[str], output: Path) -> None:
@@ -230,26 +247,38 @@ def link_patients(domain: Path, patients: Sequence[str], output: Path) -> None:
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
   """A Markdown table for each hospital: the Dice of each method, mean ± standard deviation over seeds.
 
-  The last two columns are the standard deviation over patients, of the mean over seeds, and the number of seeds.
+  The last three columns are the standard deviation over patients, of the mean over seeds, the mean score, and the
+  number of seeds. The line below has Spearman's rank correlation of the networks' mean scores and mean Dice. Networks
+  that learned the hospital's masks do not count there.
   """
   lines = []
   for hospital in dict.fromkeys(row["hospital"] for row in rows):
     chosen = [row for row in rows if row["hospital"] == hospital]
     structures = [name for name in STRUCTURES if name in chosen[0]]
-    lines.append(f"| {hospital} | {' | '.join(structures)} | mean | over patients | seeds |")
-    lines.append("|---" * (len(structures) + 4) + "|")
+    lines.append(f"| {hospital} | {' | '.join(structures)} | mean | over patients | score | seeds |")
+    lines.append("|---" * (len(structures) + 5) + "|")
     done = {row["method"] for row in chosen}
+    expected: list[float] = []
+    true: list[float] = []
     for name in (name for name in METHODS if name in done):
-      dice = dice_by_seed([row for row in chosen if row["method"] == name], structures)
+      own = [row for row in chosen if row["method"] == name]
+      dice, score = by_seed(own, structures), by_seed(own, ["score"]).mean((1, 2))
       means = dice.mean(1)  # (seeds, structures)
       cells = [format_cell(values.mean(), sample_std(values)) for values in (*means.T, means.mean(1))]
-      lines.append(f"| {name} | {' | '.join(cells)} | ± {sample_std(dice.mean((0, 2))):.3f} | {len(dice)} |")
+      over_patients = f"± {sample_std(dice.mean((0, 2))):.3f}"
+      lines.append(f"| {name} | {' | '.join(cells)} | {over_patients} | {score.mean():.3f} | {len(dice)} |")
+      if not METHODS[name].supervised:
+        expected += [*score]
+        true += [*means.mean(1)]
+    if len(true) > 2:
+      correlation = spearmanr(expected, true).statistic
+      lines += ["", f"Rank correlation of score and mean Dice over {len(true)} networks: {correlation:.2f}."]
     lines.append("")
   return "\n".join(lines)
 
 
-def dice_by_seed(rows: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> np.ndarray:
-  """The Dice of one method, (seeds, patients, structures).
+def by_seed(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
+  """Columns of the rows of one method, (seeds, patients, names).
 
   Raises:
     InputError: the seeds were not scored on the same patients.
@@ -258,7 +287,7 @@ def dice_by_seed(rows: Sequence[Mapping[str, Any]], structures: Sequence[str]) -
   patients = [[row["patient"] for row in rows if row["seed"] == seed] for seed in seeds]
   if any(sorted(each) != sorted(patients[0]) for each in patients):
     raise InputError(f"{rows[0]['method']}: its seeds were scored on other patients; use another --workdir")
-  return np.array([[[row[name] for name in structures] for row in rows if row["seed"] == seed] for seed in seeds])
+  return np.array([[[row[name] for name in names] for row in rows if row["seed"] == seed] for seed in seeds])
 
 
 def command() -> None:

@@ -24,6 +24,7 @@ from experiments.two_hospitals import (
 )
 from tests.commands import error_of
 from tests.configs import tiny_folder, tiny_multistage
+from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.phantom.anatomy import Grid
@@ -73,7 +74,9 @@ def test_each_method_differs_from_the_recipe_in_what_it_names(tmp_path):
       assert (last.data.target, resolved.seed) == (hospital, 2)
       assert last.data.source == ("masks" if name == "supervised" else "cine")
       assert (last.augment.flip == (0, 1)) == (hospital == "emidec")
-      assert (last.augment.gin == 0) == (name.endswith("_plain") or name == "framework")
+      assert (last.augment.gin == 0) == (name.endswith("_plain") or name in ("framework", "supervised"))
+      steps = resolved.stages[method.stages[0]].train.steps
+      assert steps == (1600 if name == "supervised" else 400)
       assert last.data.empty_slices == ("all" if name == "supervised" else "apical")
 
 
@@ -108,7 +111,7 @@ def test_all_labelled_patients_are_scored_and_a_second_call_trains_nothing(data,
   for patient, scores in first.items():
     read = lambda folder, name=patient: np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj)
     mask, truth = read(tmp_path / "lge" / "seed0" / "no_adaptation" / "masks"), read(data / "lge" / "labels")
-    assert scores == pytest.approx(dice(mask, truth))
+    assert {name: scores[name] for name in STRUCTURES} == pytest.approx(dice(mask, truth))
   capsys.readouterr()
   assert score_method("no_adaptation", "lge", 0, data, tmp_path) == first
   assert "no_adaptation (skip)" in capsys.readouterr().out
@@ -166,11 +169,29 @@ def test_a_table_of_another_program_is_refused(tmp_path):
 
 def test_tables_have_means_over_seeds_and_patients_and_the_file_keeps_them(tmp_path):
   dice = {(0, "a"): 0.5, (0, "b"): 0.7, (1, "a"): 0.7, (1, "b"): 0.9}
+  method = {"hospital": "EMIDEC", "method": "vamcei"}
   rows = [
-    {"hospital": "EMIDEC", "method": "vamcei", "seed": seed, "patient": patient, "Myo": value, "LV": value}
+    method | {"seed": seed, "patient": patient, "Myo": value, "LV": value, "score": 0.5}
     for (seed, patient), value in dice.items()
   ]
   # Means of the seeds: 0.6 and 0.8. Means of the patients: 0.6 and 0.8.
-  assert "| vamcei | 0.700 ± 0.141 | 0.700 ± 0.141 | 0.700 ± 0.141 | ± 0.141 | 2 |" in tables(rows)
+  assert "| vamcei | 0.700 ± 0.141 | 0.700 ± 0.141 | 0.700 ± 0.141 | ± 0.141 | 0.500 | 2 |" in tables(rows)
   write_rows(tmp_path / "rows.csv", [dict.fromkeys(COLUMNS, "") | row for row in rows])
   assert read_rows(tmp_path / "rows.csv") == rows
+
+
+def test_the_rank_correlation_is_over_networks_that_have_not_learned_the_masks():
+  # (method, seed) -> (mean Dice, mean score): the two order the first four networks alike.
+  networks = {
+    ("bound", 0): (0.1, 0.5),
+    ("bound", 1): (0.2, 0.6),
+    ("vamcei", 0): (0.4, 0.7),
+    ("vamcei", 1): (0.3, 0.65),
+    ("supervised", 0): (0.9, 0.1),
+  }
+  rows = [
+    {"hospital": "EMIDEC", "method": method, "seed": seed, "patient": patient, "Myo": dice, "LV": dice, "score": score}
+    for (method, seed), (dice, score) in networks.items()
+    for patient in ("a", "b")
+  ]
+  assert "over 4 networks: 1.00." in tables(rows)
