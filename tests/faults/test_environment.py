@@ -10,6 +10,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -189,6 +190,17 @@ def test_compiled_programs_are_not_kept_where_no_folder_can_be_written(home, tmp
   cli.set_compilation_cache(cli.Path("~/.cache/vamcei_jax/compiled"))
   assert capsys.readouterr().err.strip().endswith("name another folder: --compiled=DIR")
   assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_the_compiled_network_of_predict_is_kept(tmp_path, monkeypatch, run_process):
+  for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+    monkeypatch.delenv(name, raising=False)
+  voxels = np.random.default_rng(0).random((64, 64, 1), np.float32)
+  nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 8.0, 1.0])), tmp_path / "volume.nii.gz")
+  paths = [f"--input={tmp_path / 'volume.nii.gz'}", f"--output={tmp_path / 'mask.nii.gz'}"]
+  finished = run_process("vamcei_jax.predict", "--weights=weights/lge", *paths, f"--compiled={tmp_path / 'kept'}")
+  assert finished.returncode == 0, finished.stderr
+  assert list((tmp_path / "kept").glob("*/jit_predict-*"))
 
 
 @pytest.mark.slow
