@@ -101,3 +101,36 @@ def test_a_heart_in_the_middle_with_hardly_any_rv_is_not_looked_for_elsewhere():
   assert (view.probs.argmax(-1) == 3).sum() == 0
   assert len(looks) <= 2
   np.testing.assert_allclose(middle_of(region), 200, atol=6)
+
+
+def test_a_sure_lv_that_lacks_most_of_its_wall_does_not_keep_the_network_from_the_heart():
+  """The network is as sure of an organ in the middle as of the heart."""
+  volume = slices_with_heart(400, 90, 90)
+  rows, columns = np.indices((400, 400)) - 200
+  distance, angle = np.hypot(rows, columns), np.arctan2(rows, columns)
+  organ = np.where((distance < RADII[1]) & (abs(angle) < 0.8), 1, 0)
+  organ[distance < RADII[2]] = 2
+  volume.voxels[:, organ > 0] = -organ[organ > 0]
+
+  def fooled(volume):
+    probs, marked = look(volume).probs, volume.voxels < 0
+    probs[marked] = (np.eye(4) * 0.96 + 0.01)[-volume.voxels[marked].astype(int)]
+    return View(probs)
+
+  _, region, view = find_field(fooled, [volume], EXTENT)
+  assert {*np.unique(view.probs.argmax(-1))} == {0, 1, 2, 3}
+  np.testing.assert_allclose(middle_of(region), 90, atol=6)
+
+
+def test_the_middle_is_kept_where_no_other_place_is_surer():
+  volume, looks = slices_with_heart(300, 150, 150), []
+
+  def unsure_and_only_of_what_is_in_the_middle(volume):
+    looks.append(volume)
+    seen = volume if (volume.voxels[0, 43:51, 43:51].round() == 2).all() else volume_of(0 * volume.voxels)
+    return View(0.45 * look(seen).probs + 0.55 * np.array([0.5, 0.2, 0.2, 0.1]))
+
+  _, region, view = find_field(unsure_and_only_of_what_is_in_the_middle, [volume], EXTENT)
+  assert len(looks) > 9
+  assert (view.probs.argmax(-1) == 2).any()
+  np.testing.assert_allclose(middle_of(region), 150, atol=6)

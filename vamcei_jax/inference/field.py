@@ -9,7 +9,7 @@ import numpy as np
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.nifti import Volume
 from vamcei_jax.inference.heart import find_heart
-from vamcei_jax.inference.quality import expected_dice
+from vamcei_jax.inference.quality import expected_dice, open_wall, plausibility, slice_step
 from vamcei_jax.inference.uncertainty import entropy
 
 Region = tuple[slice, slice]  # rows and columns of a canonical volume
@@ -77,7 +77,8 @@ def find_field(
 
   In each orientation, the region begins in the middle and follows the heart that it shows. The orientation whose class
   probabilities have the lowest entropy is taken. Where no heart is surely seen there, overlapping windows of the
-  region's size are looked at, and the one with the surest segmentation is taken.
+  region's size are looked at. The one with the surest segmentation is followed, and the surer of the two places is
+  taken.
 
   Args:
     look: volume -> view.
@@ -98,16 +99,19 @@ def find_field(
     return number, region, view
   windows = [(row, column) for row in rows for column in columns]
   best = max(windows, key=lambda window: sureness(look(crop(volume, window)).probs))
-  return number, *_follow(look, volume, best)
+  found = _follow(look, volume, best)
+  return number, *max((region, view), found, key=lambda place: sureness(place[1].probs))
 
 
 def sureness(probs: np.ndarray) -> float:
-  """The Dice that class probabilities (D, h, w, K) predict of their own Myo and LV, mean of the two.
+  """The score of class probabilities (D, h, w, K), see Quality, from their Myo and LV.
 
-  The RV does not count: where little of it is in the slices, a heart in the right place would look unsure.
+  The RV does not count: where little of it is in the slices, a heart in the right place would look unsure. The LV's
+  shape counts, because a network can be sure of what is no heart.
   """
-  dice = dict(zip(STRUCTURES, expected_dice(probs, probs.argmax(-1)), strict=True))
-  return (dice["Myo"] + dice["LV"]) / 2
+  classes = probs.argmax(-1)
+  dice = dict(zip(STRUCTURES, expected_dice(probs, classes), strict=True))
+  return (dice["Myo"] + dice["LV"]) / 2 * plausibility(open_wall(classes), slice_step(classes))
 
 
 def _window_size(volume: Volume, extent: Sequence[float] | None) -> tuple[int, int]:

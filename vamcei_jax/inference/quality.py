@@ -89,11 +89,16 @@ def assess(
     findings.append(Finding("implausible shape", f"the LV moves by {step:.0%} of its radius from slice to slice"))
   if cut or touches_border(classes):
     findings.append(Finding("heart cut", "a structure touches the border of the image or of the network's field"))
-  excess = [min(max(value - _USUAL, 0.0), 1.0) for value in (share, step)]
-  score = float(np.mean(expected_dice(probs, classes)) * np.prod(np.subtract(1.0, excess)))
+  score = float(np.mean(expected_dice(probs, classes)) * plausibility(share, step))
   if score < LOW_SCORE:
     findings.append(Finding("low confidence", f"a Dice of {score:.2f} is expected: look at the mask"))
   return Quality((*findings, *assumed), score)
+
+
+def plausibility(share: float, step: float) -> float:
+  """The factor (1 - w) (1 - s) of the score, see Quality, of an LV's open_wall and slice_step."""
+  excess = [min(max(value - _USUAL, 0.0), 1.0) for value in (share, step)]
+  return float(np.prod(np.subtract(1.0, excess)))
 
 
 def open_wall(classes: np.ndarray) -> float:

@@ -40,7 +40,7 @@ from vamcei_jax.methods.state import digest
 from vamcei_jax.pipeline.domains import Datasets, announce, prepare_domain
 from vamcei_jax.pipeline.stages import ADAPT, STAGES
 
-_VERSION = 1  # of the way in which the teacher predicts; another number makes its stored predictions again
+_VERSION = 2  # of the way in which the teacher predicts; another number makes its stored predictions again
 _SUFFIX = ".safetensors.gz"
 _NEAR_MM = 5.0  # from the teacher's mask; farther away, its probabilities count as background
 
