@@ -2,19 +2,21 @@
 
 python -m experiments.average_weights --weights=DIR,DIR --output=DIR
 
-All weights must have the same architecture, the same grid and classes, and the same defaults of prediction. The
-config.json of the mean is that of the first weights: it describes the training of these alone. Networks that were
-fine-tuned from the same start can often be averaged, and the mean is then more robust than each of them (Wortsman et
-al., Model soups, ICML 2022). Networks with different starts cannot be averaged in this way.
+All weights must have the same architecture, pixels, classes and defaults of prediction. Only the size of their field
+may differ. The config.json of the mean is that of the first weights: predict uses their field, and the file describes
+their training alone. Networks that were fine-tuned from the same start can often be averaged, and the mean is then more
+robust than each of them (Wortsman et al., Model soups, ICML 2022). Networks with different starts cannot be averaged in
+this way.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from vamcei_jax import cli
-from vamcei_jax.config.schema import StageConfig
+from vamcei_jax.config.schema import InferenceConfig, StageConfig
 from vamcei_jax.data.labels import folded_values
 from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.errors import InputError
@@ -60,16 +62,18 @@ def average_weights(folders: Sequence[Path], output: Path) -> None:
   networks = [first]
   for folder in folders[1:]:
     other, other_inference, parameters = read_weights(folder)
-    if (_kind(other), other_inference) != (_kind(config), inference):
-      raise InputError(f"{folder}: another architecture, grid, classes or defaults of prediction than {folders[0]}")
+    if _kind(other, other_inference) != _kind(config, inference):
+      raise InputError(f"{folder}: another architecture, pixels, classes or defaults of prediction than {folders[0]}")
     networks.append(parameters)
   write_weights(output, config, inference, jax.tree.map(lambda *arrays: np.mean(arrays, axis=0), *networks))
 
 
-def _kind(config: StageConfig) -> tuple:
-  """What networks that are averaged must have in common."""
+def _kind(config: StageConfig, inference: InferenceConfig) -> tuple:
+  """What networks that are averaged must have in common: all but the size of the field."""
   data = config.data
-  return config.name, config.model, preprocess_settings(data), data.plane, folded_values(data.label_values)
+  pixels = dataclasses.replace(preprocess_settings(data), size=(1, 1))
+  values = data.plane, folded_values(data.label_values)
+  return config.name, config.model, pixels, values, dataclasses.replace(inference, extent_mm=None)
 
 
 def command() -> None:

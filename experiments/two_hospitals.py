@@ -84,7 +84,7 @@ METHODS = {
   "framework": Method(FRAMEWORK),
   "cyclegan": Method(FRAMEWORK[:2], terms=(), copies="framework"),
   "supervised": Method(
-    ("no_adaptation",), PLAIN | {"data": {"source": "masks", "empty_slices": "all"}}, longer=4, supervised=True
+    ("no_adaptation",), PLAIN | {"data": {"source": "masks", "empty_slices": "all"}}, longer=2, supervised=True
   ),
 }
 

@@ -35,6 +35,14 @@ def test_parameters_are_averaged_and_all_else_is_that_of_the_first(shipped, tmp_
   )
 
 
+def test_weights_with_another_field_are_averaged_and_that_of_the_first_is_kept(shipped, tmp_path):
+  config, inference, networks = shipped
+  wide = dataclasses.replace(config, data=dataclasses.replace(config.data, size=(192, 192)))
+  write_weights(tmp_path / "wide", wide, dataclasses.replace(inference, extent_mm=(192.0, 192.0)), networks)
+  average_weights([ROOT / "weights" / "lge", tmp_path / "wide"], tmp_path / "mean")
+  assert read_weights(tmp_path / "mean")[:2] == (config, inference)
+
+
 def test_weights_that_differ_in_more_than_parameters_are_refused(shipped, tmp_path):
   config, inference, networks = shipped
   write_weights(tmp_path / "unsmoothed", config, dataclasses.replace(inference, smooth=0.0), networks)
@@ -43,7 +51,7 @@ def test_weights_that_differ_in_more_than_parameters_are_refused(shipped, tmp_pa
   swapped = dataclasses.replace(config, data=dataclasses.replace(config.data, label_values=(0, 3, 2, 1)))
   write_weights(tmp_path / "swapped", swapped, inference, networks)
   for name in ("unsmoothed", "coarse", "swapped"):
-    with pytest.raises(InputError, match=f"{name}: another architecture, grid, classes or defaults"):
+    with pytest.raises(InputError, match=f"{name}: another architecture, pixels, classes or defaults"):
       average_weights([ROOT / "weights" / "lge", tmp_path / name], tmp_path / "mean")
   assert not (tmp_path / "mean").exists()
 

@@ -76,7 +76,7 @@ def test_each_method_differs_from_the_recipe_in_what_it_names(tmp_path):
       assert (last.augment.flip == (0, 1)) == (hospital == "emidec")
       assert (last.augment.gin == 0) == (name.endswith("_plain") or name in ("framework", "supervised"))
       steps = resolved.stages[method.stages[0]].train.steps
-      assert steps == (1600 if name == "supervised" else 400)
+      assert steps == (800 if name == "supervised" else 400)
       assert last.data.empty_slices == ("all" if name == "supervised" else "apical")
 
 
