@@ -1,9 +1,9 @@
-"""The recipe of weights/emidec_student: weights/lge adapted to EMIDEC's 100 LGE volumes, without a mask.
+"""The recipe of networks 1 and 2 of weights/emidec_student: adaptation to EMIDEC's 100 LGE volumes, without a mask.
 
 python -m vamcei_jax.main --config=configs/emidec.py --config.data.root=DIR --workdir=runs/emidec
 
-DIR is the folder that contains the EMIDEC folder, emidec/images. For weights/emidec_student, config.init was
-weights/lge of commit f741b2e.
+DIR is the folder that contains the EMIDEC folder, emidec/images. weights/emidec_student/README.md has all commands and
+scores.
 """
 
 from ml_collections import ConfigDict

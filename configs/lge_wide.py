@@ -1,9 +1,10 @@
-"""Step 4 of weights/lge: a student that also sees what lies around hearts.
+"""Step 4 of weights/lge: a student with a larger field, which shows what lies around hearts.
 
 python -m vamcei_jax.main --config=configs/lge_wide.py --config.data.root=runs/lge_data --config.init=runs/lge_mean \
   --config.teachers="('runs/lge_mean','weights/mscmrseg_student')" --workdir=runs/lge_4
 
-About 20 minutes on 2 cores. weights/lge/README.md has all commands and scores.
+Both flags are needed: weights/lge, the default of config.init, is a mean that contains this student. About 20 minutes
+on 2 cores. weights/lge/README.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict

@@ -73,7 +73,8 @@ def _kind(config: StageConfig, inference: InferenceConfig) -> tuple:
   data = config.data
   pixels = dataclasses.replace(preprocess_settings(data), size=(1, 1))
   values = data.plane, folded_values(data.label_values)
-  return config.name, config.model, pixels, values, dataclasses.replace(inference, extent_mm=None)
+  around_hearts = inference.extent_mm is not None
+  return config.name, config.model, pixels, values, around_hearts, dataclasses.replace(inference, extent_mm=None)
 
 
 def command() -> None:

@@ -2,10 +2,10 @@
 
 python -m experiments.heart_search --weights=weights/lge --images=EMIDEC/images --output=runs/heart_search
 
-The hearts must lie in the middle of the images, as in those of EMIDEC. So no mask is needed: a heart counts as lost if
-the predicted Myo and LV are missing, or if their middle lies more than 40 mm from the place of the image's middle. For
-each image, predict gets the whole slices and four parts of them. Writes heart_search.csv, with a row for each image
-and part, and heart_search.md, the table. About 5 minutes on 2 cores for the 100 images of EMIDEC.
+The first two axes of the files must lie within slices, and the hearts in the middle of the slices, as in EMIDEC. So no
+mask is needed: a heart counts as lost if the predicted Myo and LV are missing, or if their middle lies more than 40 mm
+from the place of the image's middle. For each image, predict gets the whole slices and four parts of them. Writes
+heart_search.csv, with a row for each image and part, and heart_search.md, the table.
 """
 
 import math
@@ -48,7 +48,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  files = list_volumes(expanded(cli.required_path("images")))
+  output, files = expanded(cli.required_path("output")), list_volumes(expanded(cli.required_path("images")))
   segmenter = vamcei_jax.load_segmenter(cli.required_path("weights"))
   values = [value[0] for value in folded_values(segmenter.config.data.label_values)]
   rows = []
@@ -59,7 +59,6 @@ def main() -> None:
       heart = np.isin(prediction.mask, [values[CLASSES.index(each)] for each in ("Myo", "LV")])
       distance = distance_mm(heart, middle, image.header.get_zooms())
       rows.append({"image": file.name, "part": name, "mm": distance, "score": prediction.quality.score})
-  output = expanded(cli.required_path("output"))
   write_rows(output / "heart_search.csv", rows)
   write_text(output / "heart_search.md", table(rows))
   print(table(rows))
@@ -97,9 +96,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   """A Markdown table: the number of lost hearts, and the mean score, of each part."""
   lines = ["| part of the image | lost hearts | images | mean score |", "|---|---|---|---|"]
   for name in dict.fromkeys(row["part"] for row in rows):
-    own = [row for row in rows if row["part"] == name]
-    lost = sum(row["mm"] > LOST_MM for row in own)
-    lines.append(f"| {name} | {lost} | {len(own)} | {np.mean([row['score'] for row in own]):.3f} |")
+    of_part = [row for row in rows if row["part"] == name]
+    lost = sum(row["mm"] > LOST_MM for row in of_part)
+    lines.append(f"| {name} | {lost} | {len(of_part)} | {np.mean([row['score'] for row in of_part]):.3f} |")
   return "\n".join(lines)
 
 

@@ -4,12 +4,12 @@ python -m experiments.two_hospitals --data=DIR --workdir=runs/two_hospitals
 
 DIR has cine and lge, which experiments/lge_data.py writes without --acdc, and the EMIDEC folder, emidec. Each method is
 trained for each hospital and seed, by configs/two_hospitals.py. All predictions have the same post-processing, and are
-scored on the hospital's labelled patients. Writes two_hospitals.csv, with the Dice of each method, seed and patient,
-and the score that predict gives without a label, and two_hospitals.md, the tables. The same command resumes an
+scored on the hospital's labelled patients. Writes two_hospitals.csv, with a row for each method, seed and patient: the
+Dice, and the score that predict gives without a label. The tables are in two_hospitals.md. The same command resumes an
 interrupted comparison. A call with other --methods or --seeds adds its results to the tables.
 
 "supervised" is trained with the hospital's own masks, in cross-validation: four patients a fold on MS-CMRSeg, twelve on
-EMIDEC.
+EMIDEC. It has plain augmentation and twice the steps.
 """
 
 import csv
@@ -60,7 +60,7 @@ class Method:
   changes: what it changes in the configuration.
   copies: the method whose first stage, with the same configuration, is copied and not trained again.
   terms: the unsupervised loss terms that it uses; the weights of the others are 0.
-  longer: by what the number of steps is multiplied.
+  longer: factor of the number of steps.
   supervised: whether it learns the hospital's own masks.
   """
 
@@ -148,7 +148,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
   with path.open(encoding="utf-8", newline="") as file:
     table = csv.DictReader(file)
     if tuple(table.fieldnames or ()) != COLUMNS:
-      raise InputError(f"{path}: not a table of this program; use another --workdir")
+      raise InputError(f"{path}: not a table of this version of the program; remove it, or use another --workdir")
     rows = [{name: value for name, value in row.items() if value} for row in table]
   return [
     row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in (*STRUCTURES, "score") if name in row}
@@ -226,7 +226,7 @@ def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str])
   for patient in patients:
     prediction = segmenter(images[patient])
     prediction.save(masks[patient])
-    scores[patient] = prediction.quality.score
+    scores[patient] = round(prediction.quality.score, 4)
   table = vamcei_jax.evaluate(masks, labels, label_values=config.data.label_values)
   return {
     patient: {each: metrics["dice"] for each, metrics in by.items()} | {"score": scores[patient]}
@@ -261,8 +261,8 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     expected: list[float] = []
     true: list[float] = []
     for name in (name for name in METHODS if name in done):
-      own = [row for row in chosen if row["method"] == name]
-      dice, score = by_seed(own, structures), by_seed(own, ["score"]).mean((1, 2))
+      of_method = [row for row in chosen if row["method"] == name]
+      dice, score = by_seed(of_method, structures), by_seed(of_method, ["score"]).mean((1, 2))
       means = dice.mean(1)  # (seeds, structures)
       cells = [format_cell(values.mean(), sample_std(values)) for values in (*means.T, means.mean(1))]
       over_patients = f"± {sample_std(dice.mean((0, 2))):.3f}"

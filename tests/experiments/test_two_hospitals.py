@@ -163,7 +163,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(run_comma
 
 def test_a_table_of_another_program_is_refused(tmp_path):
   (tmp_path / "two_hospitals.csv").write_text("row,seed\nvamcei,0\n")
-  with pytest.raises(InputError, match="not a table of this program"):
+  with pytest.raises(InputError, match="not a table of this version"):
     read_rows(tmp_path / "two_hospitals.csv")
 
 

@@ -77,8 +77,8 @@ def find_field(
 
   In each orientation, the region begins in the middle and follows the heart that it shows. The orientation whose class
   probabilities have the lowest entropy is taken. Where no heart is surely seen there, overlapping windows of the
-  region's size are looked at. The one with the surest segmentation is followed, and the surer of the two places is
-  taken.
+  region's size are looked at. The one with the surest segmentation is followed, and the surer of this place and the
+  middle is taken.
 
   Args:
     look: volume -> view.
@@ -104,7 +104,7 @@ def find_field(
 
 
 def sureness(probs: np.ndarray) -> float:
-  """The score of class probabilities (D, h, w, K), see Quality, from their Myo and LV.
+  """How sure class probabilities (D, h, w, K) are of a heart, from 0 to 1: the score of Quality, without the RV.
 
   The RV does not count: where little of it is in the slices, a heart in the right place would look unsure. The LV's
   shape counts, because a network can be sure of what is no heart.
