@@ -21,7 +21,7 @@ import vamcei_jax
 from experiments.hospital_files import write_rows
 from vamcei_jax import cli
 from vamcei_jax.data.labels import CLASSES, folded_values
-from vamcei_jax.data.nifti import list_volumes
+from vamcei_jax.data.nifti import list_volumes, load_image
 from vamcei_jax.files import expanded, write_text
 from vamcei_jax.usage import REQUIRED, group
 
@@ -53,7 +53,7 @@ def main() -> None:
   values = [value[0] for value in folded_values(segmenter.config.data.label_values)]
   rows = []
   for file in tqdm(files, "images", unit="image", disable=None):
-    image = nib.load(file)
+    image, _ = load_image(file)
     for name, part, middle in parts_of(image):
       prediction = segmenter(part)
       heart = np.isin(prediction.mask, [values[CLASSES.index(each)] for each in ("Myo", "LV")])

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.heart_search import PARTS, distance_mm, parts_of, table
+from tests.commands import error_of
+from vamcei_jax import load_segmenter
 
 
 def test_parts_keep_voxels_and_voxel_size_and_name_the_place_of_the_middle():
@@ -34,3 +36,26 @@ def test_the_table_counts_lost_hearts():
   rows = [{"image": "a", "part": "whole", "mm": mm, "score": score} for mm, score in ((5.0, 0.9), (41.0, 0.5))]
   rows += [{"image": "a", "part": "first rows", "mm": math.inf, "score": 0.0}]
   assert "| whole | 1 | 2 | 0.700 |\n| first rows | 1 | 1 | 0.000 |" in table(rows)
+
+
+def test_the_command_measures_the_predicted_masks(run_command, tmp_path):
+  """In noise, the network takes some pixels for a heart."""
+  (tmp_path / "images").mkdir()
+  voxels = np.random.default_rng(0).random((160, 160, 1), np.float32)
+  nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 8.0, 1.0])), tmp_path / "images" / "noise.nii.gz")
+  paths = [f"--images={tmp_path / 'images'}", f"--output={tmp_path / 'tables'}"]
+  finished = run_command("experiments.heart_search", "--weights=weights/lge", *paths)
+  assert finished.returncode == 0, finished.stderr
+  rows = (tmp_path / "tables" / "heart_search.csv").read_text().splitlines()[1:]
+  assert [row.split(",")[1] for row in rows] == list(PARTS)
+  segmenter = load_segmenter("weights/lge")
+  mask = segmenter(tmp_path / "images" / "noise.nii.gz").mask
+  expected = distance_mm((mask == 200) | (mask == 500), (79.5, 79.5), (1.0, 1.0))
+  assert expected < 100
+  assert float(rows[0].split(",")[2]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_damaged_image_is_named(run_command, tmp_path):
+  (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+  paths = [f"--images={tmp_path}", f"--output={tmp_path / 'tables'}"]
+  assert "broken.nii.gz" in error_of(run_command("experiments.heart_search", "--weights=weights/lge", *paths))
