@@ -23,6 +23,7 @@ from vamcei_jax import cli
 from vamcei_jax.data.labels import CLASSES, folded_values
 from vamcei_jax.data.nifti import list_volumes, load_image
 from vamcei_jax.files import expanded, write_text
+from vamcei_jax.inference.quality import LOW_SCORE
 from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
@@ -93,12 +94,14 @@ def distance_mm(heart: np.ndarray, middle: Sequence[float], zooms: Sequence[floa
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """A Markdown table: the number of lost hearts, and the mean score, of each part."""
-  lines = ["| part of the image | lost hearts | images | mean score |", "|---|---|---|---|"]
+  """A Markdown table: the number of lost and of found hearts of each part, and how many of them have a low score."""
+  columns = ("part of the image", "lost hearts", "of these, low score", "found hearts", "of these, low score")
+  lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
   for name in dict.fromkeys(row["part"] for row in rows):
     of_part = [row for row in rows if row["part"] == name]
-    lost = sum(row["mm"] > LOST_MM for row in of_part)
-    lines.append(f"| {name} | {lost} | {len(of_part)} | {np.mean([row['score'] for row in of_part]):.3f} |")
+    lost = np.array([row["mm"] > LOST_MM for row in of_part])
+    low = np.array([row["score"] < LOW_SCORE for row in of_part])
+    lines.append(f"| {name} | {lost.sum()} | {(lost & low).sum()} | {(~lost).sum()} | {(~lost & low).sum()} |")
   return "\n".join(lines)
 
 

@@ -33,9 +33,12 @@ def test_distances_are_in_millimetres_and_infinite_without_a_heart():
 
 
 def test_the_table_counts_lost_hearts():
-  rows = [{"image": "a", "part": "whole", "mm": mm, "score": score} for mm, score in ((5.0, 0.9), (41.0, 0.5))]
+  rows = [
+    {"image": "a", "part": "whole", "mm": mm, "score": score}
+    for mm, score in ((5.0, 0.9), (6.0, 0.4), (7.0, 0.6), (41.0, 0.5), (42.0, 0.3))
+  ]
   rows += [{"image": "a", "part": "first rows", "mm": math.inf, "score": 0.0}]
-  assert "| whole | 1 | 2 | 0.700 |\n| first rows | 1 | 1 | 0.000 |" in table(rows)
+  assert "| whole | 2 | 1 | 3 | 1 |\n| first rows | 1 | 1 | 0 | 0 |" in table(rows)
 
 
 def test_the_command_measures_the_predicted_masks(run_command, tmp_path):
