@@ -72,6 +72,7 @@ def main() -> None:
 
   chips, stages = describe_chips(FLAGS.topology), choose_stages(FLAGS.config, FLAGS.stages)
   peaks, rows = CHIPS[FLAGS.topology.partition(":")[0]], []
+  content = {"config": str(cli.config_path()), "topology": FLAGS.topology, **versions()}
   for name, config in stages.items():
     for dtype in FLAGS.dtypes:
       for program in FLAGS.programs:
@@ -79,13 +80,11 @@ def main() -> None:
           row = {"stage": name, "type": dtype, "program": program}
           rows.append(row | compile_row(with_dtype(config, dtype), program, chips, peaks))
           print(json.dumps(rows[-1]), flush=True)
+          write_text(output, json.dumps(content | {"rows": rows}, indent=2) + "\n")
+          write_text(output.with_suffix(".md"), format_rows(rows))
   if not rows:
     raise InputError("nothing to compile: the program grid is of the stage vamcei alone")
-  content = {"config": str(cli.config_path()), "topology": FLAGS.topology, **versions(), "rows": rows}
-  write_text(output, json.dumps(content, indent=2) + "\n")
-  table = format_rows(rows)
-  write_text(output.with_suffix(".md"), table)
-  print(f"\n{table}\nNumbers and table: {output.parent}")
+  print(f"\n{format_rows(rows)}\nNumbers and table: {output.parent}")
 
 
 def choose_stages(config: Any, chosen: Sequence[str]) -> Mapping[str, Any]:
