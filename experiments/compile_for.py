@@ -5,7 +5,7 @@ python -m experiments.compile_for --config=configs/vamcei_paper.py --stages=vamc
 
 The extra `tpu` brings the compiler. Each stage is compiled in each type as several programs: one step on one chip; one
 step on all chips, each with the batch of one; ten steps as a loop; and, for the stage vamcei, one step of a grid of six
-runs. A compilation takes minutes.
+runs. A compilation takes minutes. The files are written after each, so those of an interrupted run lack rows.
 
 The table has what the compiler says about a program: operations, bytes that its instructions read and write, cycles,
 memory, and the results of its collectives. The bytes include the memory inside the chip; the cycles do not include

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.hospital_files import write_rows
 from vamcei_jax.config.schema import GridConfig
 from vamcei_jax.evaluation.figures import save_bars
-from vamcei_jax.evaluation.statistics import format_mean, sample_std
+from vamcei_jax.evaluation.statistics import format_seeds, sample_std
 from vamcei_jax.files import write_text
 from vamcei_jax.pipeline.results import describe_circumstances
 from vamcei_jax.training.log import METRICS_FILE, read_log
@@ -73,14 +73,9 @@ def format_table(means: Table, stds: Table) -> str:
   columns = list(next(iter(means.values())))
   lines = ["| Dice | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
   for row, values in means.items():
-    cells = [format_cell(values[name], stds[row][name]) for name in columns]
+    cells = [format_seeds(values[name], stds[row][name]) for name in columns]
     lines.append(" | ".join(["| " + row.replace("|", "\\|"), *cells]) + " |")  # a plain bar would begin a cell
   return "\n".join(lines) + "\n"
-
-
-def format_cell(mean: float, std: float | None) -> str:
-  """A mean and its standard deviation; the mean alone for one seed."""
-  return f"{mean:.3f}" if std is None else format_mean(mean, std)
 
 
 def write_report(
@@ -116,7 +111,7 @@ def write_report(
     stds=stds,
     best=max(means, key=lambda row: means[row]["mean"]),
     first=grid.rows[0][0],
-    cell=format_cell,
+    cell=format_seeds,
     rows=[(row, ", ".join(f"{name} = {value}" for name, value in changes.items())) for row, changes in grid.rows],
     bars=_source("image/png", (workdir / "ablation.png").read_bytes()),
     curves=_source("image/svg+xml", draw_curves(curves).encode()) if curves else "",

@@ -2,19 +2,18 @@
 
 python -m experiments.label_free_choice --data=DIR --workdir=runs/two_hospitals
 
-Both flags are those of the comparison, which must have run. Each criterion ranks the networks of a hospital, of all
-methods and seeds but "supervised", by their predictions for the labelled patients. The labels then say how good the
-ranking is. Writes label_free_choice.csv, with the criteria and the Dice of each network, and label_free_choice.md: for
-each criterion, its rank correlation with the Dice, and the Dice of the network that it chooses.
+Both flags are those of the comparison, which must have run. Each criterion has a value for each network of a hospital:
+for all methods and seeds but "supervised", from the predictions for the labelled patients. For each criterion, the
+network with the highest value is chosen. The labels then say how good the choice is. Writes label_free_choice.csv, with
+the criteria and the Dice of each network, and label_free_choice.md: for each criterion, its rank correlation with the
+Dice, and the Dice of the chosen network.
 
-The criteria, all higher for better networks:
+- score: the Dice that predict expects, see docs/results-quality.md. Its constants were chosen on these patients.
+- entropy: minus the mean entropy of pixels (P. Morerio et al., ICLR 2018).
+- density: the soft neighbourhood density of pixels (K. Saito et al., ICCV 2021).
+- agreement: the mean Dice with the majority vote of all networks. D. Hu et al. (NeurIPS 2024) average probabilities.
 
-- score: the Dice that predict expects, see docs/quality.md;
-- entropy: minus the mean entropy of pixels (P. Morerio et al., ICLR 2018);
-- density: the soft neighbourhood density of pixels (K. Saito et al., ICCV 2021);
-- agreement: the mean Dice with the majority vote of all networks (as D. Hu et al., NeurIPS 2024, with masks).
-
-Entropy and density are those of pixels that at least one network takes for heart.
+Entropy and density are those of the pixels that at least one network predicts as a structure with labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,8 @@ from scipy.special import entr, log_softmax
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-import vamcei_jax
 from experiments.hospital_files import write_rows
-from experiments.two_hospitals import HOSPITALS, METHODS, SMOOTH, TABLE, read_rows
+from experiments.two_hospitals import HOSPITALS, METHODS, TABLE, read_rows, segmenter_of
 from vamcei_jax import cli
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.nifti import load_image
@@ -39,10 +37,9 @@ from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import expanded, write_text
 from vamcei_jax.usage import REQUIRED, group
 
-FLAGS = flags.FLAGS
 CRITERIA = ("score", "entropy", "density", "agreement")
-TEMPERATURE = 0.05  # of the density, as there
-PIXELS = 2000  # of each volume, for the density
+TEMPERATURE = 0.05  # of the density, as in Saito et al.
+PIXELS = 2000  # of each volume at most, for the density
 CHOICE = "label_free_choice"
 
 
@@ -57,8 +54,9 @@ def main() -> None:
   """Runs the command."""
   data, workdir = expanded(cli.required_path("data")), expanded(cli.required_path("workdir"))
   rows = [row for row in read_rows(workdir / TABLE) if not METHODS[row["method"]].supervised]
-  if not rows:
-    raise InputError(f"{workdir / TABLE}: no results; run python -m experiments.two_hospitals first")
+  for hospital in HOSPITALS.values():
+    if hospital not in {row["hospital"] for row in rows}:
+      raise InputError(f"{workdir / TABLE}: no results of {hospital}; run python -m experiments.two_hospitals first")
   networks = []
   for folder, hospital in HOSPITALS.items():
     networks += judge([row for row in rows if row["hospital"] == hospital], data / folder, workdir / folder)
@@ -74,31 +72,52 @@ def judge(rows: Sequence[Mapping[str, Any]], domain: Path, runs: Path) -> list[d
     rows: of the table of the comparison, of this hospital.
     domain: folder of the hospital's images.
     runs: folder of the hospital's runs.
+
+  Raises:
+    InputError: a mask or an image is missing, has another size than the others, or has no heart in any mask.
   """
   names = list(dict.fromkeys((row["method"], row["seed"]) for row in rows))
-  patients = sorted({row["patient"] for row in rows})
   structures = [name for name in STRUCTURES if name in rows[0]]
-  folder = lambda method, seed: runs / f"seed{seed}" / method
-  masks = {
-    patient: np.stack([load_image(folder(*name) / "masks" / f"{patient}.nii.gz")[1] for name in names])
-    for patient in patients
-  }
+  folders = [runs / f"seed{seed}" / method for method, seed in names]
+  masks = {patient: read_masks(folders, patient) for patient in sorted({row["patient"] for row in rows})}
+  classes = [STRUCTURES.index(name) + 1 for name in structures]
+  hearts = {patient: np.isin(of_patient, classes).any(0) for patient, of_patient in masks.items()}
+  images = {patient: domain / "images" / f"{patient}.nii.gz" for patient in masks}
+  for patient, image in images.items():
+    if load_image(image)[1].shape != hearts[patient].shape:
+      raise InputError(f"{image}: has another size than its masks; use the --data of the comparison")
+    if hearts[patient].sum() < 2:
+      raise InputError(f"{image}: no network predicts a heart there; leave this patient out of the comparison")
   votes = {patient: vote(of_patient) for patient, of_patient in masks.items()}
   networks = []
   for number, (method, seed) in enumerate(tqdm(names, runs.name, unit="network", disable=None)):
-    segmenter = vamcei_jax.load_segmenter(folder(method, seed), postprocess=True, smooth=SMOOTH)
-    criteria = []
-    for patient in patients:
-      heart = masks[patient].any(0)
-      probs = segmenter(domain / "images" / f"{patient}.nii.gz").probabilities[heart]
+    segmenter, values = segmenter_of(folders[number]), []
+    for patient, image in images.items():
+      probs = segmenter(image).probabilities[hearts[patient]]
       agreed = dice(masks[patient][number], votes[patient])
-      criteria.append((-entr(probs).sum(-1).mean(), density(probs), np.mean([agreed[each] for each in structures])))
-    mine = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
-    values = np.mean([row["score"] for row in mine]), *np.mean(criteria, 0)
-    true = np.mean([row[each] for row in mine for each in structures])
-    this = {"hospital": rows[0]["hospital"], "method": method, "seed": seed, "Dice": true}
-    networks.append(this | dict(zip(CRITERIA, values, strict=True)))
+      values.append((-entr(probs).sum(-1).mean(), density(probs), np.mean([agreed[name] for name in structures])))
+    of_network = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
+    score, true = (
+      np.mean([row[name] for row in of_network for name in columns]) for columns in (["score"], structures)
+    )
+    network = {"hospital": rows[0]["hospital"], "method": method, "seed": seed, "Dice": true}
+    networks.append(network | dict(zip(CRITERIA, (score, *np.mean(values, 0)), strict=True)))
   return networks
+
+
+def read_masks(folders: Sequence[Path], patient: str) -> Int[np.ndarray, "N X Y Z"]:
+  """The masks of a patient in the folders of N runs.
+
+  Raises:
+    InputError: a mask is missing, or has another size.
+  """
+  masks = []
+  for folder in folders:
+    file = folder / "masks" / f"{patient}.nii.gz"
+    masks.append(load_image(file)[1])
+    if masks[-1].shape != masks[0].shape:
+      raise InputError(f"{file}: has another size than the masks of other runs; run the comparison again")
+  return np.stack(masks)
 
 
 def vote(masks: Int[np.ndarray, "N X Y Z"]) -> Int[np.ndarray, "X Y Z"]:
@@ -108,10 +127,10 @@ def vote(masks: Int[np.ndarray, "N X Y Z"]) -> Int[np.ndarray, "X Y Z"]:
 
 
 def density(probs: Float[np.ndarray, "N K"]) -> float:
-  """Soft neighbourhood density of class probabilities (Saito et al., ICCV 2021, eq. 3): higher for denser clusters.
+  """Soft neighbourhood density of class probabilities (Saito et al., ICCV 2021): higher for denser clusters.
 
-  The mean entropy, in nats, of each pixel's similarities to the others. At most PIXELS of N pixels are drawn, always
-  the same.
+  The mean entropy, in nats, of each pixel's similarities to the others. Of more than PIXELS pixels, as many are drawn,
+  always the same.
   """
   drawn = probs[np.random.default_rng(0).permutation(len(probs))[:PIXELS]]
   unit = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
@@ -129,8 +148,10 @@ def table(networks: Sequence[Mapping[str, Any]]) -> str:
     true = [row["Dice"] for row in chosen]
     for name in CRITERIA:
       values = [row[name] for row in chosen]
-      choice, correlation = true[int(np.argmax(values))], spearmanr(values, true).statistic
-      numbers = f"{correlation:.2f} | {choice:.3f} | {np.mean(true):.3f} | {max(true):.3f} | {len(true)}"
+      # Two values have a correlation of 1 or -1, equal ones have none.
+      rank = f"{spearmanr(values, true).statistic:.2f}" if len({*values}) > 2 and len({*true}) > 1 else "–"
+      choice = true[int(np.argmax(values))]
+      numbers = f"{rank} | {choice:.3f} | {np.mean(true):.3f} | {max(true):.3f} | {len(true)}"
       lines.append(f"| {hospital} | {name} | {numbers} |")
   return "\n".join(lines)
 

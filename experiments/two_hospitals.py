@@ -18,9 +18,8 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -28,14 +27,16 @@ from ml_collections import ConfigDict
 import vamcei_jax
 from configs import two_hospitals
 from configs.ablation import BOUND, TERMS
-from experiments.grid_results import format_cell
 from experiments.hospital_files import write_rows
 from vamcei_jax import cli
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.errors import InputError
-from vamcei_jax.evaluation.statistics import sample_std
+from vamcei_jax.evaluation.statistics import format_seeds, sample_std
 from vamcei_jax.files import expanded, locked, write_text
 from vamcei_jax.usage import REQUIRED, group
+
+if TYPE_CHECKING:
+  from vamcei_jax.inference.segmenter import Segmenter
 
 FLAGS = flags.FLAGS
 HOSPITALS = {"lge": "MS-CMRSeg", "emidec": "EMIDEC"}  # the folder of a hospital, and its name in the tables
@@ -91,7 +92,7 @@ METHODS = {
   "supervised": Method(
     ("no_adaptation",),
     PLAIN | {"data": {"source": "masks", "empty_slices": "all"}},
-    "no_adaptation",
+    "no_adaptation_plain",
     longer=2,
     supervised=True,
   ),
@@ -159,6 +160,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if tuple(table.fieldnames or ()) != COLUMNS:
       raise InputError(f"{path}: not a table of this version of the program; remove it, or use another --workdir")
     rows = [{name: value for name, value in row.items() if value} for row in table]
+  for row in rows:
+    if row["method"] not in METHODS:
+      raise InputError(
+        f"{path}: {row['method']} is no method of this version; remove its rows, or use another --workdir"
+      )
   return [
     row | {"seed": int(row["seed"])} | {name: float(row[name]) for name in (*STRUCTURES, "score") if name in row}
     for row in rows
@@ -204,8 +210,9 @@ def make_config(name: str, hospital: str, seed: int, root: Path) -> ConfigDict:
   config.train.eval_every *= method.longer
   if hospital == "emidec":
     config.augment.update(EVERY_ORIENTATION)
-  unused = {term: config.loss.weights[term] for term in TERMS["all"] if term not in method.terms}
-  config.loss.weights.update(jax.tree.map(lambda _: 0.0, unused))
+  for term in set(TERMS["all"]) - set(method.terms):
+    weight = config.loss.weights[term]
+    config.loss.weights[term] = (0.0,) * len(weight) if isinstance(weight, tuple) else 0.0
   return config
 
 
@@ -227,7 +234,7 @@ def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str])
     shutil.copytree(run.with_name(copied) / config.stages[0], copy / config.stages[0], dirs_exist_ok=True)
     copy.rename(run)  # complete, even if this program is interrupted
   vamcei_jax.train(config, run)
-  segmenter = vamcei_jax.load_segmenter(run, postprocess=True, smooth=SMOOTH)
+  segmenter = segmenter_of(run)
   target = Path(config.data.root, config.data.target)
   files = lambda folder: {patient: folder / f"{patient}.nii.gz" for patient in patients}
   images, labels, masks = files(target / "images"), files(target / "labels"), files(run / "masks")
@@ -243,6 +250,11 @@ def score_run(name: str, run: Path, config: ConfigDict, patients: Sequence[str])
   }
 
 
+def segmenter_of(run: Path) -> "Segmenter":
+  """The network of a run, with the post-processing of all methods."""
+  return vamcei_jax.load_segmenter(run, postprocess=True, smooth=SMOOTH)
+
+
 def link_patients(domain: Path, patients: Sequence[str], output: Path) -> None:
   """Makes a folder with links to the images and masks of some patients of a domain, in place of an earlier one."""
   shutil.rmtree(output, ignore_errors=True)
@@ -256,8 +268,8 @@ def link_patients(domain: Path, patients: Sequence[str], output: Path) -> None:
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
   """A Markdown table for each hospital: the Dice of each method, mean ± standard deviation over seeds.
 
-  "gain" is the mean difference to the base of the method, over the seeds that both have. The last three columns are the
-  standard deviation over patients, of the mean over seeds, the mean score, and the number of seeds.
+  "gain" is the difference to the base of the method, over the seeds that both have. The last three columns are the
+  standard deviation over patients, of the mean over seeds; the mean score; and the number of seeds.
   """
   lines = []
   for hospital in dict.fromkeys(row["hospital"] for row in rows):
@@ -266,24 +278,23 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append(f"| {hospital} | {' | '.join(structures)} | mean | gain | over patients | score | seeds |")
     lines.append("|---" * (len(structures) + 6) + "|")
     done = {row["method"] for row in chosen}
-    means: dict[str, dict[int, float]] = {}  # method -> seed -> mean over patients and structures
-    for name in (name for name in METHODS if name in done):
-      of_method = [row for row in chosen if row["method"] == name]
+    by_method = {name: [row for row in chosen if row["method"] == name] for name in METHODS if name in done}
+    for name, of_method in by_method.items():
       dice, score = by_seed(of_method, structures), by_seed(of_method, ["score"])
-      seeds = dict.fromkeys(row["seed"] for row in of_method)
-      means[name] = dict(zip(seeds, dice.mean((1, 2)), strict=True))
-      columns = *dice.mean(1).T, dice.mean((1, 2)), gains(means, name)
-      cells = [format_cell(np.mean(values), sample_std(values)) if len(values) else "–" for values in columns]
+      gain = gains(of_method, by_method.get(METHODS[name].base or "", []), structures)
+      columns = *dice.mean(1).T, dice.mean((1, 2)), gain
+      cells = [format_seeds(np.mean(values), sample_std(values)) if len(values) else "–" for values in columns]
       cells += [f"± {sample_std(dice.mean((0, 2))):.3f}", f"{score.mean():.3f}", str(len(dice))]
       lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append("")
   return "\n".join(lines)
 
 
-def gains(means: Mapping[str, Mapping[int, float]], name: str) -> np.ndarray:
-  """Difference of a method and its base, for each seed that both have; `means` is method -> seed -> Dice."""
-  base = means.get(METHODS[name].base or "", {})
-  return np.array([value - base[seed] for seed, value in means[name].items() if seed in base])
+def gains(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
+  """Mean of some columns in the rows of a method, less that in the rows of its base, for each seed of both."""
+  mean = lambda rows, seed: np.mean([row[name] for row in rows if row["seed"] == seed for name in names])
+  seeds = [seed for seed in dict.fromkeys(row["seed"] for row in rows) if seed in {row["seed"] for row in base}]
+  return np.array([mean(rows, seed) - mean(base, seed) for seed in seeds])
 
 
 def by_seed(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:

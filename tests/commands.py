@@ -1,7 +1,9 @@
 """Command lines, run in this process or in another one."""
 
+import atexit
 import contextlib
 import dataclasses
+import gc
 import importlib
 import io
 import signal
@@ -48,7 +50,7 @@ def run_in_process(module, *arguments):
 
 @contextlib.contextmanager
 def _isolated(module):
-  """Restores what a command line changes in its process: its flags, signal handlers, hooks and the folder.
+  """Restores what a command line changes in its process: flags, signal handlers, hooks, garbage collector and folder.
 
   Flags of the libraries that it imports stay, as these are imported once.
   """
@@ -56,6 +58,7 @@ def _isolated(module):
   parsed, verbosity = flags.FLAGS.is_parsed(), logging.get_verbosity()
   handlers = {number: signal.getsignal(number) for number in SIGNALS}
   hooks = threading.excepthook, sys.unraisablehook
+  thresholds = gc.get_threshold()
   try:
     with contextlib.chdir(ROOT):
       yield
@@ -69,6 +72,8 @@ def _isolated(module):
     for number, handler in handlers.items():
       signal.signal(number, handler)
     threading.excepthook, sys.unraisablehook = hooks
+    gc.set_threshold(*thresholds)
+    atexit.unregister(gc.freeze)
 
 
 def error_of(finished):

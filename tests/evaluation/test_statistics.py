@@ -13,6 +13,7 @@ from vamcei_jax.evaluation.statistics import (
   agreement,
   compare,
   format_mean,
+  format_seeds,
   format_table,
   results_table,
   sample_std,
@@ -59,6 +60,7 @@ def test_a_standard_deviation_is_that_of_the_sample():
   assert sample_std([1.0, 2.0, 4.0]) == pytest.approx(np.sqrt(7 / 3))  # squares of -4/3, -1/3 and 5/3, over 2
   assert sample_std([3.0]) is None
   assert (format_mean(0.8125, 0.03), format_mean(0.8125, None, 1)) == ("0.812 ± 0.030", "0.8 ± –")
+  assert (format_seeds(0.8125, 0.03), format_seeds(0.8125, None)) == ("0.812 ± 0.030", "0.812")
 
 
 def test_the_worst_is_farthest_from_perfect(measured):

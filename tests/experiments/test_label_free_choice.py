@@ -1,6 +1,7 @@
 """Criteria that choose a network without labels: their values in closed form, and what a choice costs."""
 
 import math
+import re
 import types
 
 import nibabel as nib
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 import vamcei_jax
-from experiments import label_free_choice
-from experiments.label_free_choice import density, judge, table, vote
+from experiments.hospital_files import write_rows
+from experiments.label_free_choice import CHOICE, PIXELS, density, judge, table, vote
+from experiments.two_hospitals import COLUMNS, SMOOTH, TABLE
 from tests.commands import error_of
+from vamcei_jax.errors import InputError
 
 
 def test_the_density_of_equal_pixels_is_the_logarithm_of_the_number_of_neighbours():
@@ -20,7 +23,10 @@ def test_the_density_of_equal_pixels_is_the_logarithm_of_the_number_of_neighbour
 def test_the_density_of_two_clusters_is_that_within_them():
   probs = np.eye(4)[[0] * 30 + [1] * 30]
   assert density(probs) == pytest.approx(math.log(29), abs=1e-4)  # between the clusters: exp(-1/0.05)
-  assert density(probs[::-1]) == pytest.approx(density(probs))
+
+
+def test_the_density_is_that_of_a_part_of_many_pixels():
+  assert density(np.full((PIXELS + 500, 4), 0.25)) == pytest.approx(math.log(PIXELS - 1))
 
 
 def test_each_pixel_has_the_class_of_most_masks():
@@ -28,33 +34,76 @@ def test_each_pixel_has_the_class_of_most_masks():
   assert vote(masks).tolist() == [[[0, 1, 3, 0]]]
 
 
-def test_networks_are_judged_where_one_of_them_sees_the_heart(tmp_path, monkeypatch):
-  """Three networks; the second sees one more pixel of the LV, and is not sure of two of its five pixels."""
-  mask = np.zeros((4, 4, 1), np.uint8)
-  mask[0] = 2
-  more = mask.copy()
-  more[1, 0] = 2
-  sure = np.zeros((4, 4, 1, 4))
-  sure[..., 0], sure[0, ..., 0], sure[0, ..., 2] = 1, 0, 1
-  unsure = sure.copy()
-  unsure[0, :1] = unsure[1, :1] = 0.25
-  unsure[3] = 0.25  # no network sees the heart there
-  predicted = {"vamcei": (mask, sure), "bound": (more, unsure), "framework": (mask, sure)}
-  rows = []
-  for method, (of_method, _) in predicted.items():
-    folder = tmp_path / "seed0" / method / "masks"
-    folder.mkdir(parents=True)
-    nib.save(nib.Nifti1Image(of_method, np.eye(4)), folder / "a.nii.gz")
-    rows += [{"hospital": "EMIDEC", "method": method, "seed": 0, "patient": "a", "Myo": 0.5, "LV": 0.7, "score": 0.6}]
-  prediction = lambda run: lambda image: types.SimpleNamespace(probabilities=predicted[run.name][1])
-  monkeypatch.setattr(vamcei_jax, "load_segmenter", lambda run, **_: prediction(run))
-  first, second, third = judge(rows, tmp_path, tmp_path)
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+  """The rows of three networks for two patients, and the folder of their runs and images.
+
+  In patient a, all see the same four pixels of the LV, and the second sees one more, and an RV, which has no labels.
+  There, it is not sure of two of the five. All networks see two pixels in patient b.
+  """
+  masks = {"a": np.zeros((4, 4, 1), np.uint8), "b": np.zeros((2, 2, 1), np.uint8)}
+  masks["a"][0], masks["b"][0] = 2, 1
+  more = masks["a"].copy()
+  more[1, 0], more[3, 3] = 2, 3
+  sure = {patient: np.eye(4)[mask] for patient, mask in masks.items()}
+  unsure = np.eye(4)[more]
+  unsure[:2, 0] = unsure[3] = 0.25
+  networks = {("vamcei", 0): (masks, sure), ("vamcei", 1): (masks | {"a": more}, sure | {"a": unsure})}
+  networks["framework", 0] = masks, sure
+  predicted, rows = {}, []
+  for (method, seed), (of_network, probs) in networks.items():
+    run = tmp_path / f"seed{seed}" / method
+    predicted[run] = {tmp_path / "images" / f"{patient}.nii.gz": of_patient for patient, of_patient in probs.items()}
+    for patient, mask in of_network.items():
+      for folder in (run / "masks", tmp_path / "images"):
+        folder.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), folder / f"{patient}.nii.gz")
+      row = {"hospital": "EMIDEC", "method": method, "seed": seed, "patient": patient}
+      rows.append(row | {"Myo": 0.5 + seed / 10, "LV": 0.7, "score": 0.6 if patient == "a" else 0.8})
+
+  def load_segmenter(run, postprocess, smooth):
+    assert (postprocess, smooth) == (True, SMOOTH)
+    return lambda image: types.SimpleNamespace(probabilities=predicted[run][image])
+
+  monkeypatch.setattr(vamcei_jax, "load_segmenter", load_segmenter)
+  return rows, tmp_path
+
+
+def test_networks_are_judged_where_one_of_them_sees_a_structure_with_labels(comparison):
+  rows, folder = comparison
+  first, second, third = judge(rows, folder, folder)
   assert first == third | {"method": "vamcei"}
   assert (first["entropy"], first["agreement"]) == (0, 1)
-  assert second["entropy"] == pytest.approx(-2 / 5 * math.log(4))
-  assert second["agreement"] == pytest.approx((1 + 2 * 4 / (4 + 5)) / 2)  # Myo: both masks are empty
-  assert (second["Dice"], second["score"]) == pytest.approx((0.6, 0.6))
-  assert first["density"] != second["density"]
+  assert (second["method"], second["seed"]) == ("vamcei", 1)
+  # In a, Myo has no pixel in any mask, so its Dice is 1. In b, all is as in the first network.
+  assert second["entropy"] == pytest.approx(-2 / 5 * math.log(4) / 2)
+  assert second["agreement"] == pytest.approx(((1 + 2 * 4 / (4 + 5)) / 2 + 1) / 2)
+  # In a, four sure pixels of one class and, for the first network, one of the background; in b, two pixels.
+  assert first["density"] == pytest.approx((4 * math.log(3) + math.log(4)) / 5 / 2, abs=1e-4)
+  assert [network["Dice"] for network in (first, second)] == pytest.approx([0.6, 0.65])
+  assert [network["score"] for network in (first, second)] == pytest.approx([0.7, 0.7])
+
+
+@pytest.mark.parametrize(
+  ("changed", "reason"),
+  [
+    ("images", "a.nii.gz: has another size than its masks; use the --data of the comparison"),
+    ("seed1/vamcei/masks", "a.nii.gz: has another size than the masks of other runs"),
+  ],
+)
+def test_a_file_of_another_size_is_named(comparison, changed, reason):
+  rows, folder = comparison
+  nib.save(nib.Nifti1Image(np.zeros((4, 4, 2), np.uint8), np.eye(4)), folder / changed / "a.nii.gz")
+  with pytest.raises(InputError, match=re.escape(f"{folder / changed / reason}")):
+    judge(rows, folder, folder)
+
+
+def test_a_patient_in_whom_no_network_sees_a_heart_is_named(comparison):
+  rows, folder = comparison
+  for masks in folder.glob("seed*/*/masks"):
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 1), np.uint8), np.eye(4)), masks / "b.nii.gz")
+  with pytest.raises(InputError, match=r"b\.nii\.gz: no network predicts a heart there"):
+    judge(rows, folder, folder)
 
 
 def test_the_table_has_the_dice_of_the_network_that_a_criterion_chooses():
@@ -72,7 +121,17 @@ def test_the_table_has_the_dice_of_the_network_that_a_criterion_chooses():
   ]
 
 
-def test_a_folder_without_a_comparison_is_refused(run_command, tmp_path):
+def test_the_table_has_no_correlation_of_two_networks_or_of_equal_values():
+  network = {"hospital": "EMIDEC", "Dice": 0.5, "score": 0.5, "entropy": -0.1, "density": 1.0, "agreement": 0.8}
+  assert "| EMIDEC | score | – | 0.700 | 0.600 | 0.700 | 2 |" in table([network, network | {"Dice": 0.7, "score": 0.6}])
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_comparison_without_results_of_a_hospital_is_refused(run_command, tmp_path, rows):
+  row = {"hospital": "MS-CMRSeg", "method": "vamcei", "seed": 0, "patient": "a", "Myo": 0.5, "LV": 0.5, "RV": 0.5}
+  if rows:
+    write_rows(tmp_path / TABLE, [dict.fromkeys(COLUMNS, "") | row | {"score": 0.5}])
   finished = run_command("experiments.label_free_choice", f"--data={tmp_path}", f"--workdir={tmp_path}")
-  assert f"{tmp_path / 'two_hospitals.csv'}: no results; run python -m experiments.two_hospitals" in error_of(finished)
-  assert not (tmp_path / f"{label_free_choice.CHOICE}.csv").exists()
+  missing = "EMIDEC" if rows else "MS-CMRSeg"
+  assert f"{tmp_path / TABLE}: no results of {missing}; run python -m experiments.two_hospitals" in error_of(finished)
+  assert not (tmp_path / f"{CHOICE}.csv").exists()

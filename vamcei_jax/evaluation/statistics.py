@@ -49,6 +49,11 @@ def format_mean(mean: float, std: float | None, digits: int = 3) -> str:
   return f"{mean:.{digits}f} ± " + ("–" if std is None else f"{std:.{digits}f}")
 
 
+def format_seeds(mean: float, std: float | None) -> str:
+  """A mean over seeds and its standard deviation as text; the mean alone for one seed."""
+  return f"{mean:.3f}" if std is None else format_mean(mean, std)
+
+
 def annotated(scores: Scores) -> Scores:
   """The scores without the structures that no true mask has: their annotators did not draw them.
 
