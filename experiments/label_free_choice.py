@@ -8,12 +8,11 @@ network with the highest value is chosen. The labels then say how good the choic
 the criteria and the Dice of each network, and label_free_choice.md: for each criterion, its rank correlation with the
 Dice, and the Dice of the chosen network.
 
-- score: the Dice that predict expects, see docs/results-quality.md. Its constants were chosen on these patients.
-- entropy: minus the mean entropy of pixels (P. Morerio et al., ICLR 2018).
-- density: the soft neighbourhood density of pixels (K. Saito et al., ICCV 2021).
-- agreement: the mean Dice with the majority vote of all networks. D. Hu et al. (NeurIPS 2024) average probabilities.
-
-Entropy and density are those of the pixels that at least one network predicts as a structure with labels.
+The score is the Dice that predict expects (docs/results-quality.md); its constants were chosen on these patients. The
+entropy is minus the mean entropy of pixels (P. Morerio et al., ICLR 2018). The density is the soft neighbourhood density
+of pixels (K. Saito et al., ICCV 2021). Both are those of the pixels that at least one network predicts as a structure
+with labels. The agreement is the mean Dice with the majority vote of all networks; D. Hu et al. (NeurIPS 2024) average
+probabilities instead.
 """
 
 from collections.abc import Mapping, Sequence
