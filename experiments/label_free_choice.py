@@ -9,10 +9,10 @@ the criteria and the Dice of each network, and label_free_choice.md: for each cr
 Dice, and the Dice of the chosen network.
 
 The score is the Dice that predict expects (docs/results-quality.md); its constants were chosen on these patients. The
-entropy is minus the mean entropy of pixels (P. Morerio et al., ICLR 2018). The density is the soft neighbourhood density
-of pixels (K. Saito et al., ICCV 2021). Both are those of the pixels that at least one network predicts as a structure
-with labels. The agreement is the mean Dice with the majority vote of all networks; D. Hu et al. (NeurIPS 2024) average
-probabilities instead.
+entropy is minus the mean entropy of pixels (P. Morerio et al., ICLR 2018), and the density is their soft neighbourhood
+density (K. Saito et al., ICCV 2021): of the pixels that at least one network predicts as a structure with labels. The
+agreement is the mean Dice with the majority vote of all networks; D. Hu et al. (NeurIPS 2024) average probabilities
+instead.
 """
 
 from collections.abc import Mapping, Sequence
