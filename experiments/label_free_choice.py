@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Int
-from scipy.special import entr, log_softmax
+from scipy.special import softmax
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
@@ -34,12 +34,13 @@ from vamcei_jax.data.nifti import load_image
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import expanded, write_text
+from vamcei_jax.inference.uncertainty import entropy
 from vamcei_jax.usage import REQUIRED, group
 
 CRITERIA = ("score", "entropy", "density", "agreement")
 TEMPERATURE = 0.05  # of the density, as in Saito et al.
 PIXELS = 2000  # of each volume at most, for the density
-CHOICE = "label_free_choice"
+STEM = "label_free_choice"  # of the names of the two files
 
 
 def define_flags() -> None:
@@ -59,8 +60,8 @@ def main() -> None:
   networks = []
   for folder, hospital in HOSPITALS.items():
     networks += judge([row for row in rows if row["hospital"] == hospital], data / folder, workdir / folder)
-  write_rows(workdir / f"{CHOICE}.csv", networks)
-  write_text(workdir / f"{CHOICE}.md", table(networks))
+  write_rows(workdir / f"{STEM}.csv", networks)
+  write_text(workdir / f"{STEM}.md", table(networks))
   print(table(networks))
 
 
@@ -86,7 +87,7 @@ def judge(rows: Sequence[Mapping[str, Any]], domain: Path, runs: Path) -> list[d
     if load_image(image)[1].shape != hearts[patient].shape:
       raise InputError(f"{image}: has another size than its masks; use the --data of the comparison")
     if hearts[patient].sum() < 2:
-      raise InputError(f"{image}: no network predicts a heart there; leave this patient out of the comparison")
+      raise InputError(f"{image}: no network predicts a heart there; take its mask out of labels, and compare again")
   votes = {patient: vote(of_patient) for patient, of_patient in masks.items()}
   networks = []
   for number, (method, seed) in enumerate(tqdm(names, runs.name, unit="network", disable=None)):
@@ -94,7 +95,7 @@ def judge(rows: Sequence[Mapping[str, Any]], domain: Path, runs: Path) -> list[d
     for patient, image in images.items():
       probs = segmenter(image).probabilities[hearts[patient]]
       agreed = dice(masks[patient][number], votes[patient])
-      values.append((-entr(probs).sum(-1).mean(), density(probs), np.mean([agreed[name] for name in structures])))
+      values.append((-entropy(probs).mean(), density(probs), np.mean([agreed[name] for name in structures])))
     of_network = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
     score, true = (
       np.mean([row[name] for row in of_network for name in columns]) for columns in (["score"], structures)
@@ -135,7 +136,7 @@ def density(probs: Float[np.ndarray, "N K"]) -> float:
   unit = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
   similarities = unit @ unit.T / TEMPERATURE
   np.fill_diagonal(similarities, -np.inf)
-  return float(entr(np.exp(log_softmax(similarities, axis=1))).sum(1).mean())
+  return float(entropy(softmax(similarities, axis=1)).mean())
 
 
 def table(networks: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import vamcei_jax
 from experiments.hospital_files import write_rows
-from experiments.label_free_choice import CHOICE, PIXELS, density, judge, table, vote
+from experiments.label_free_choice import PIXELS, STEM, density, judge, table, vote
 from experiments.two_hospitals import COLUMNS, SMOOTH, TABLE
 from tests.commands import error_of
 from vamcei_jax.errors import InputError
@@ -134,4 +134,4 @@ def test_a_comparison_without_results_of_a_hospital_is_refused(run_command, tmp_
   finished = run_command("experiments.label_free_choice", f"--data={tmp_path}", f"--workdir={tmp_path}")
   missing = "EMIDEC" if rows else "MS-CMRSeg"
   assert f"{tmp_path / TABLE}: no results of {missing}; run python -m experiments.two_hospitals" in error_of(finished)
-  assert not (tmp_path / f"{CHOICE}.csv").exists()
+  assert not (tmp_path / f"{STEM}.csv").exists()
