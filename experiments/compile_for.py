@@ -7,16 +7,17 @@ The extra `tpu` brings the compiler. Each stage is compiled in each type as seve
 step on all chips, each with the batch of one; ten steps as a loop; and, for the stage vamcei, one step of a grid of six
 runs. A compilation takes minutes. The files are written after each, so those of an interrupted run lack rows.
 
-The table has what the compiler says about a program: operations, bytes that its instructions read and write, cycles,
-memory, and the results of its collectives. The bytes include the memory inside the chip; the cycles do not include
-waiting for memory. The bound is the longer of two times: that of the operations at the chip's peak, and that of all
-these bytes at the rate of its main memory. So it is too long where arrays stay inside the chip. "arithmetic" is the
-time of the operations, divided by the bound. The body of a loop counts once, so the numbers of ten steps are about
-those of one.
+The table has what the compiler says about a program: operations, bytes that its instructions access, cycles, memory,
+and the results of its collectives. The bytes accessed include the memory inside the chip, and charge an instruction
+that reads a part of an array with the whole array. The cycles do not include waiting for memory. The bytes of the main
+memory are counted here, in the text of the program. The bound is the longer of two times: that of the operations at the
+chip's peak, and that of these bytes at the rate of the main memory. "arithmetic" is the time of the operations, divided
+by the bound. The body of a loop counts once, so the numbers of ten steps are about those of one.
 """
 
 import dataclasses
 import json
+import math
 import os
 import re
 import time
@@ -43,7 +44,11 @@ SHAPES = ("1x1", "2x2", "2x4")  # of the chips of one host
 COLLECTIVE = re.compile(
   r" = (\S+|\(.*?\)) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
-ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+))\[([\d,]*)\]")
+ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+))\[([\d,]*)\](?:\{([\d,]*)(?::(?:T\(([\d,]+)\))?([^}]*))?\})?")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%(\S+) .*\{$")
+INSTRUCTION = re.compile(r"^  (?:ROOT )?%(\S+) = (.*?) ([a-z-]+)\((.*?)\)(?:, |$)")
+# They move nothing: they name arrays, or run computations whose instructions count.
+UNMOVED = ("bitcast", "conditional", "constant", "get-tuple-element", "parameter", "tuple", "while")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -155,12 +160,14 @@ def compile_row(config: Any, program: str, chips: Sequence[Any], peaks: tuple[fl
   compiled = lowered.compile()
   seconds = time.perf_counter() - started
   costs, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
-  arithmetic, traffic = costs["flops"] / peaks[0], costs["bytes accessed"] / peaks[1]
+  moved = main_memory_bytes(text)
+  arithmetic, traffic = costs["flops"] / peaks[0], moved / peaks[1]
   collectives = collective_bytes(text)
   return {
     "compile s": seconds,
     "TFLOP": costs["flops"] / 1e12,
     "GB accessed": costs["bytes accessed"] / 1e9,
+    "GB main memory": moved / 1e9,
     "Mcycles": sum(map(int, CYCLES.findall(text))) / 1e6,
     "temporary GB": memory.temp_size_in_bytes / 1e9,
     "arguments GB": memory.argument_size_in_bytes / 1e9,
@@ -220,15 +227,51 @@ def abstract_arguments(config: Any) -> tuple[Any, Any, Any]:
 
 def collective_bytes(program: str) -> list[int]:
   """Bytes of the result of each collective in the text of a compiled program."""
-  return [sum(count_bytes(*array) for array in ARRAY.findall(result)) for result in COLLECTIVE.findall(program)]
+  return [sum(count_bytes(array) for array in ARRAY.finditer(result)) for result in COLLECTIVE.findall(program)]
 
 
-def count_bytes(bits: str, shape: str) -> int:
-  """Bytes of an array: bits of its type (none for pred), and its dimensions, separated by commas."""
-  size = int(bits) // 8 if bits else 1
-  for length in filter(None, shape.split(",")):
-    size *= int(length)
-  return size
+def main_memory_bytes(program: str) -> int:
+  """Bytes that the instructions of a compiled program read from main memory and write to it, with padding.
+
+  An instruction reads each of its operands once, and writes its results. Arrays in another memory space, S(1) inside
+  the chip, do not count. Instructions within a fusion move nothing.
+
+  Args:
+    program: the text of the program, after layouts and memory spaces are assigned.
+  """
+  inner = {*re.findall(r"(?:calls|to_apply)=%([^\s,}]+)", program)}
+  types: dict[str, str] = {}
+  moved, counted = 0, False
+  for line in program.splitlines():
+    if found := COMPUTATION.match(line):
+      counted = found[1] not in inner
+    elif counted and (found := INSTRUCTION.match(line)):
+      name, result, operation, operands = found.groups()
+      types[name] = result
+      if operation == "slice-start":  # an array, of which a part is copied
+        source, part, *_ = ARRAY.finditer(result)
+        moved += count_bytes(part, padded=True) * (in_main_memory(source) + in_main_memory(part))
+      elif operation == "copy-start":  # its result has the array that it copies
+        moved += sum(count_bytes(array, padded=True) for array in ARRAY.finditer(result) if in_main_memory(array))
+      elif operation not in UNMOVED and not operation.endswith("-done"):
+        read = [types[operand] for operand in re.findall(r"%([^\s,]+)", operands)]
+        arrays = ARRAY.finditer(" ".join([result, *read]))
+        moved += sum(count_bytes(array, padded=True) for array in arrays if in_main_memory(array))
+  return moved
+
+
+def in_main_memory(array: re.Match[str]) -> bool:
+  """Whether an array of ARRAY is in memory space 0."""
+  return "S(" not in (array[5] or "")
+
+
+def count_bytes(array: re.Match[str], *, padded: bool = False) -> int:
+  """Bytes of an array of ARRAY; with padding, its last axes, in the order of its layout, have whole tiles."""
+  bits, shape, layout, tile = (text.split(",") if text else [] for text in array.group(1, 2, 3, 4))
+  lengths = [int(shape[int(axis)]) for axis in layout] or [int(length) for length in shape]  # the fastest axis first
+  for number, whole in enumerate(map(int, tile[::-1][: len(lengths)] if padded else [])):
+    lengths[number] += -lengths[number] % whole
+  return math.prod(lengths) * (int(bits[0]) // 8 if bits else 1)
 
 
 def command() -> None:

@@ -1,23 +1,25 @@
 """Compares criteria that choose a network without labels, over the networks of experiments.two_hospitals.
 
-python -m experiments.label_free_choice --data=DIR --workdir=runs/two_hospitals
+python -m experiments.label_free_choice --data=DIR --workdir=runs/two_hospitals --cine=ACDC
 
-Both flags are those of the comparison, which must have run. Each criterion has a value for each network of a hospital:
-for all methods and seeds but "supervised", from the predictions for the labelled patients. For each criterion, the
-network with the highest value is chosen. The labels then say how good the choice is. Writes label_free_choice.csv, with
-the criteria and the Dice of each network, and label_free_choice.md: for each criterion, its rank correlation with the
-Dice, and the Dice of the chosen network.
+--data and --workdir are those of the comparison, which must have run. Each criterion has a value for each network of a
+hospital: for all methods and seeds but "supervised", from the predictions for the labelled patients. For each
+criterion, the network with the highest value is chosen. The labels then say how good the choice is. Writes
+label_free_choice.csv, with the criteria and the Dice of each network, and label_free_choice.md: for each criterion, its
+rank correlation with the Dice, and the Dice of the chosen network.
 
 The score is the Dice that predict expects (docs/results-quality.md); its constants were chosen on these patients. The
 entropy is minus the mean entropy of pixels (P. Morerio et al., ICLR 2018), and the density is their soft neighbourhood
 density (K. Saito et al., ICCV 2021): of the pixels that at least one network predicts as a structure with labels. The
 agreement is the mean Dice with the majority vote of all networks; D. Hu et al. (NeurIPS 2024) average probabilities
-instead.
+instead. The source is the only criterion that sees no image of the hospital: it is the mean Dice on cine volumes of
+--cine, with the random contrasts and shapes of configs/two_hospitals.py.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -26,8 +28,9 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from configs import two_hospitals
 from experiments.hospital_files import write_rows
-from experiments.two_hospitals import HOSPITALS, METHODS, TABLE, read_rows, segmenter_of
+from experiments.two_hospitals import HOSPITALS, METHODS, TABLE, labelled, read_rows, segmenter_of
 from vamcei_jax import cli
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.nifti import load_image
@@ -37,7 +40,13 @@ from vamcei_jax.files import expanded, write_text
 from vamcei_jax.inference.uncertainty import entropy
 from vamcei_jax.usage import REQUIRED, group
 
-CRITERIA = ("score", "entropy", "density", "agreement")
+if TYPE_CHECKING:
+  from vamcei_jax.data.scan import Scan
+  from vamcei_jax.inference.segmenter import Segmenter
+
+Case = tuple["Scan", Int[np.ndarray, "D H W"]]
+CRITERIA = ("score", "entropy", "density", "agreement", "source")
+CINE = 20  # volumes at most, for the source
 TEMPERATURE = 0.05  # of the density, as in Saito et al.
 PIXELS = 2000  # of each volume at most, for the density
 STEM = "label_free_choice"  # of the names of the two files
@@ -48,6 +57,7 @@ def define_flags() -> None:
   with group(REQUIRED):
     flags.DEFINE_string("data", None, "DIR: Folder of cine, lge and emidec.")
     flags.DEFINE_string("workdir", None, "DIR: Folder of the comparison.")
+    flags.DEFINE_string("cine", None, "DIR: Folder of images and labels of cine MR that no network has seen: ACDC's.")
 
 
 def main() -> None:
@@ -57,21 +67,73 @@ def main() -> None:
   for hospital in HOSPITALS.values():
     if hospital not in {row["hospital"] for row in rows}:
       raise InputError(f"{workdir / TABLE}: no results of {hospital}; run python -m experiments.two_hospitals first")
-  networks = []
+  cine, networks = augmented_cine(expanded(cli.required_path("cine"))), []
   for folder, hospital in HOSPITALS.items():
-    networks += judge([row for row in rows if row["hospital"] == hospital], data / folder, workdir / folder)
+    networks += judge([row for row in rows if row["hospital"] == hospital], data / folder, workdir / folder, cine)
   write_rows(workdir / f"{STEM}.csv", networks)
   write_text(workdir / f"{STEM}.md", table(networks))
   print(table(networks))
 
 
-def judge(rows: Sequence[Mapping[str, Any]], domain: Path, runs: Path) -> list[dict[str, Any]]:
+def augmented_cine(folder: Path) -> list[Case]:
+  """Cine volumes with random contrasts and shapes, always the same ones, and their class indices.
+
+  Slices without a structure are left out: there, masks of cine MR end at other places than those of LGE.
+
+  Args:
+    folder: of images and labels; the labels have one of the values of configs/two_hospitals.py.
+
+  Raises:
+    InputError: no image has a mask, or one of them cannot be read.
+  """
+  # Imported late, so that wrong flags are named at once.
+  import jax
+
+  from vamcei_jax.config.schema import AugmentConfig
+  from vamcei_jax.data.augment import augment
+  from vamcei_jax.data.nifti import read_classes, read_volume
+  from vamcei_jax.data.preprocess import Preprocess, foreground_centre, preprocess_classes, preprocess_image
+  from vamcei_jax.data.scan import scan_of_volume
+
+  names = labelled(folder)
+  if not names:
+    raise InputError(f"{folder}: no image with labels/NAME.nii.gz; correct --cine")
+  config = two_hospitals.get_config()
+  settings, strengths = Preprocess(config.data.size, config.data.spacing), AugmentConfig(**config.augment)
+  change = jax.jit(lambda example, key: augment(example, key, settings.size, strengths))
+  cases = []
+  for number in np.linspace(0, len(names) - 1, min(CINE, len(names))).round().astype(int).tolist():
+    image, label = (folder / kind / f"{names[number]}.nii.gz" for kind in ("images", "labels"))
+    volume = read_volume(image, keep_lost=True)  # as in a training
+    classes = read_classes(label, volume, config.data.label_values)
+    field = (volume.spacing, settings, foreground_centre(classes > 0))
+    maps = zip(preprocess_image(volume.voxels, *field), preprocess_classes(classes, *field), strict=True)
+    slices = [{"image": voxels, "label": truth} for voxels, truth in maps if truth.any()]
+    keys = jax.random.split(jax.random.key(number), len(slices))
+    changed = [change(each, key) for each, key in zip(slices, keys, strict=True)]
+    voxels, truth = (np.stack([each[name] for each in changed]) for name in ("image", "label"))
+    affine = volume.affine.copy()
+    affine[:, 1:3] *= np.divide(settings.spacing, volume.spacing[1:])
+    # No search for the orientation: it takes eight times as long, and in a training, there is none.
+    changed_volume = dataclasses.replace(volume, voxels=voxels, affine=affine, lost=False)
+    cases.append((scan_of_volume(names[number], changed_volume), truth))
+  return cases
+
+
+def source_dice(segmenter: "Segmenter", cases: Sequence[Case], structures: Sequence[str]) -> float:
+  """Mean Dice over cases and structures."""
+  scores = [dice(segmenter(scan).mask, truth) for scan, truth in cases]
+  return float(np.mean([of_case[name] for of_case in scores for name in structures]))
+
+
+def judge(rows: Sequence[Mapping[str, Any]], domain: Path, runs: Path, cine: Sequence[Case]) -> list[dict[str, Any]]:
   """The criteria and the mean Dice of each network of a hospital.
 
   Args:
     rows: of the table of the comparison, of this hospital.
     domain: folder of the hospital's images.
     runs: folder of the hospital's runs.
+    cine: see augmented_cine.
 
   Raises:
     InputError: a mask or an image is missing, has another size than the others, or has no heart in any mask.
@@ -101,7 +163,8 @@ def judge(rows: Sequence[Mapping[str, Any]], domain: Path, runs: Path) -> list[d
       np.mean([row[name] for row in of_network for name in columns]) for columns in (["score"], structures)
     )
     network = {"hospital": rows[0]["hospital"], "method": method, "seed": seed, "Dice": true}
-    networks.append(network | dict(zip(CRITERIA, (score, *np.mean(values, 0)), strict=True)))
+    source = source_dice(segmenter, cine, structures)
+    networks.append(network | dict(zip(CRITERIA, (score, *np.mean(values, 0), source), strict=True)))
   return networks
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from experiments.compile_for import collective_bytes, describe_chips, lower
+from experiments.compile_for import collective_bytes, describe_chips, lower, main_memory_bytes
 from vamcei_jax.errors import InputError
 
 PROGRAM = """
@@ -20,6 +20,36 @@ ENTRY %main {
 
 def test_collectives_are_counted_once_with_the_bytes_of_their_results():
   assert collective_bytes(PROGRAM) == [4 * 3 * 5, 2 * 7 + 1]
+
+
+MOVES = """
+%fused (x: f32[8,100]) -> bf16[100,3] {
+  %x = f32[8,100]{1,0:T(8,128)} parameter(0)
+  ROOT %y = bf16[100,3]{0,1:T(4,128)(2,1)} slice(%x)
+}
+
+%body.3 (b: f32[8,128]) -> f32[8,128] {
+  %b = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %negate.3 = f32[8,128]{1,0:T(8,128)S(1)} negate(%b)
+}
+
+ENTRY %main.7 (p.1: f32[8,100]) -> f32[8,100] {
+  %p.1 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  %copy-start.1 = (f32[8,100]{1,0:T(8,128)S(1)}, f32[8,100]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p.1)
+  %copy-done.1 = f32[8,100]{1,0:T(8,128)S(1)} copy-done(%copy-start.1)
+  %slice-start.1 = ((f32[8,100]{1,0:T(8,128)}), f32[2,100]{1,0:T(2,128)S(1)}, s32[]{:S(2)}) slice-start(%p.1), slice={}
+  %slice-done.1 = f32[2,100]{1,0:T(2,128)S(1)} slice-done(%slice-start.1)
+  %fusion.1 = bf16[100,3]{0,1:T(4,128)(2,1)} fusion(%copy-done.1, /*index=1*/%slice-done.1), kind=kLoop, calls=%fused
+  %while.1 = f32[8,128]{1,0:T(8,128)} while(%copy-done.1), condition=%less, body=%body.3
+  ROOT %add.1 = f32[8,100]{1,0:T(8,128)} add(%p.1, %copy-done.1), metadata={op_name="jit(f)/add"}
+}
+"""
+
+
+def test_bytes_of_the_main_memory_are_counted_with_padding_and_without_fusions_and_the_memory_of_the_chip():
+  tile = 8 * 128 * 4
+  expected = {"copy": tile, "slice": 2 * 128 * 4, "fusion": 128 * 4 * 2, "body": tile, "add": 2 * tile}
+  assert main_memory_bytes(MOVES) == sum(expected.values())
 
 
 @pytest.mark.parametrize("topology", ["gpu:8", "v5e", "v5e:9x9"])
@@ -51,8 +81,9 @@ def test_the_demo_compiles_for_tpus_and_sends_the_same_bytes_whatever_the_batch(
 
   chips, config = describe_chips("v5e:2x4"), step_config("demo")
   larger = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=2 * config.train.batch_size))
-  alone = lower(config, "step", chips).compile().as_text()
-  assert collective_bytes(alone) == []
+  alone = lower(config, "step", chips).compile()
+  assert collective_bytes(alone.as_text()) == []
+  assert 0 < main_memory_bytes(alone.as_text()) < alone.cost_analysis()["bytes accessed"]
   sent, sent_by_more = (
     collective_bytes(lower(each, "all chips", chips).compile().as_text()) for each in (config, larger)
   )

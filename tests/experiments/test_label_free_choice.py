@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import types
 
 import nibabel as nib
@@ -9,11 +10,25 @@ import numpy as np
 import pytest
 
 import vamcei_jax
+from configs import two_hospitals
 from experiments.hospital_files import write_rows
-from experiments.label_free_choice import PIXELS, STEM, density, judge, table, vote
+from experiments.label_free_choice import (
+  CRITERIA,
+  PIXELS,
+  STEM,
+  augmented_cine,
+  density,
+  judge,
+  source_dice,
+  table,
+  vote,
+)
 from experiments.two_hospitals import COLUMNS, SMOOTH, TABLE
 from tests.commands import error_of
+from vamcei_jax.data.nifti import read_classes, read_volume
 from vamcei_jax.errors import InputError
+from vamcei_jax.phantom.anatomy import Grid
+from vamcei_jax.phantom.scanner import write_nnunet
 
 
 def test_the_density_of_equal_pixels_is_the_logarithm_of_the_number_of_neighbours():
@@ -36,7 +51,7 @@ def test_each_pixel_has_the_class_of_most_masks():
 
 @pytest.fixture
 def comparison(tmp_path, monkeypatch):
-  """The rows of three networks for two patients, and the folder of their runs and images.
+  """The rows of three networks for two patients, the folder of their runs and images, and a cine volume with its mask.
 
   In patient a, all see the same four pixels of the LV, and the second sees one more, and an RV, which has no labels.
   There, it is not sure of two of the five. All networks see two pixels in patient b.
@@ -63,15 +78,15 @@ def comparison(tmp_path, monkeypatch):
 
   def load_segmenter(run, postprocess, smooth):
     assert (postprocess, smooth) == (True, SMOOTH)
-    return lambda image: types.SimpleNamespace(probabilities=predicted[run][image])
+    return lambda image: types.SimpleNamespace(probabilities=predicted[run].get(image), mask=masks["a"])
 
   monkeypatch.setattr(vamcei_jax, "load_segmenter", load_segmenter)
-  return rows, tmp_path
+  return rows, tmp_path, [("cine", more)]
 
 
 def test_networks_are_judged_where_one_of_them_sees_a_structure_with_labels(comparison):
-  rows, folder = comparison
-  first, second, third = judge(rows, folder, folder)
+  rows, folder, cine = comparison
+  first, second, third = judge(rows, folder, folder, cine)
   assert first == third | {"method": "vamcei"}
   assert (first["entropy"], first["agreement"]) == (0, 1)
   assert (second["method"], second["seed"]) == ("vamcei", 1)
@@ -80,6 +95,7 @@ def test_networks_are_judged_where_one_of_them_sees_a_structure_with_labels(comp
   assert second["agreement"] == pytest.approx(((1 + 2 * 4 / (4 + 5)) / 2 + 1) / 2)
   # In a, four sure pixels of one class and, for the first network, one of the background; in b, two pixels.
   assert first["density"] == pytest.approx((4 * math.log(3) + math.log(4)) / 5 / 2, abs=1e-4)
+  assert first["source"] == pytest.approx((1 + 2 * 4 / (4 + 5)) / 2)
   assert [network["Dice"] for network in (first, second)] == pytest.approx([0.6, 0.65])
   assert [network["score"] for network in (first, second)] == pytest.approx([0.7, 0.7])
 
@@ -92,24 +108,72 @@ def test_networks_are_judged_where_one_of_them_sees_a_structure_with_labels(comp
   ],
 )
 def test_a_file_of_another_size_is_named(comparison, changed, reason):
-  rows, folder = comparison
+  rows, folder, cine = comparison
   nib.save(nib.Nifti1Image(np.zeros((4, 4, 2), np.uint8), np.eye(4)), folder / changed / "a.nii.gz")
   with pytest.raises(InputError, match=re.escape(f"{folder / changed / reason}")):
-    judge(rows, folder, folder)
+    judge(rows, folder, folder, cine)
 
 
 def test_a_patient_in_whom_no_network_sees_a_heart_is_named(comparison):
-  rows, folder = comparison
+  rows, folder, cine = comparison
   for masks in folder.glob("seed*/*/masks"):
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 1), np.uint8), np.eye(4)), masks / "b.nii.gz")
   with pytest.raises(InputError, match=r"b\.nii\.gz: no network predicts a heart there"):
-    judge(rows, folder, folder)
+    judge(rows, folder, folder, cine)
+
+
+@pytest.fixture(scope="module")
+def cine_folder(tmp_path_factory):
+  """Three cine volumes of the phantom, each with slices above the valves and below the apex."""
+  written, folder = tmp_path_factory.mktemp("nnunet"), tmp_path_factory.mktemp("cine")
+  write_nnunet(written, sources=3, targets=1, grid=Grid(pixels=48, spacing=4.5, oversampling=1, sub_slices=1))
+  for kind, ending in (("images", "_0000"), ("labels", "")):
+    (folder / kind).mkdir()
+    for file in (written / "bssfp" / f"{kind}Tr").glob("*.nii.gz"):
+      shutil.copy(file, folder / kind / file.name.replace(f"{ending}.nii", ".nii"))
+  return folder
+
+
+def test_cine_volumes_get_the_same_random_contrasts_in_each_call(cine_folder):
+  first, second = augmented_cine(cine_folder), augmented_cine(cine_folder)
+  assert len(first) == 3
+  config = two_hospitals.get_config()
+  for (scan, truth), (again, _) in zip(first, second, strict=True):
+    image = cine_folder / "images" / f"{scan.name}.nii.gz"
+    volume = read_volume(image, keep_lost=True)
+    assert (scan.volume.voxels == again.volume.voxels).all()
+    assert not scan.lost
+    assert scan.volume.spacing == pytest.approx((volume.spacing[0], config.data.spacing, config.data.spacing))
+    classes = read_classes(cine_folder / "labels" / image.name, volume, config.data.label_values)
+    assert truth.shape == (classes.any((1, 2)).sum(), *config.data.size)
+    # The heart is in the field, and as large as before up to the augmentation of the scale.
+    before, after = (
+      (mask > 0).sum() * np.prod(spacing[1:])
+      for mask, spacing in ((classes, volume.spacing), (truth, scan.volume.spacing))
+    )
+    assert 1.3**-2 < after / before < 1.3**2
+
+
+def test_the_source_dice_is_that_of_the_whole_segmenter(cine_folder):
+  cases = augmented_cine(cine_folder)
+  truths = {scan.name: truth for scan, truth in cases}
+  perfect = lambda scan: types.SimpleNamespace(mask=truths[scan.name])
+  without_rv = lambda scan: types.SimpleNamespace(mask=np.where(truths[scan.name] == 3, 0, truths[scan.name]))
+  assert source_dice(perfect, cases, ("Myo", "LV", "RV")) == 1
+  assert source_dice(without_rv, cases, ("Myo", "LV", "RV")) == pytest.approx(2 / 3)
+  assert source_dice(without_rv, cases, ("Myo", "LV")) == 1
+
+
+def test_cine_without_masks_is_refused(tmp_path):
+  with pytest.raises(InputError, match=r"no image with labels/NAME\.nii\.gz; correct --cine"):
+    augmented_cine(tmp_path)
 
 
 def test_the_table_has_the_dice_of_the_network_that_a_criterion_chooses():
   dice = (0.5, 0.7, 0.6)
   networks = [
     {"hospital": "EMIDEC", "Dice": true, "score": true, "entropy": -true, "density": 1 - true, "agreement": guess}
+    | {"source": true}
     for true, guess in zip(dice, (0.1, 0.2, 0.3), strict=True)
   ]
   lines = table(networks).splitlines()
@@ -118,11 +182,12 @@ def test_the_table_has_the_dice_of_the_network_that_a_criterion_chooses():
     "| EMIDEC | entropy | -1.00 | 0.500 | 0.600 | 0.700 | 3 |",
     "| EMIDEC | density | -1.00 | 0.500 | 0.600 | 0.700 | 3 |",
     "| EMIDEC | agreement | 0.50 | 0.600 | 0.600 | 0.700 | 3 |",
+    "| EMIDEC | source | 1.00 | 0.700 | 0.600 | 0.700 | 3 |",
   ]
 
 
 def test_the_table_has_no_correlation_of_two_networks_or_of_equal_values():
-  network = {"hospital": "EMIDEC", "Dice": 0.5, "score": 0.5, "entropy": -0.1, "density": 1.0, "agreement": 0.8}
+  network = {"hospital": "EMIDEC", "Dice": 0.5} | dict.fromkeys(CRITERIA, 0.5)
   assert "| EMIDEC | score | – | 0.700 | 0.600 | 0.700 | 2 |" in table([network, network | {"Dice": 0.7, "score": 0.6}])
 
 
@@ -131,7 +196,8 @@ def test_a_comparison_without_results_of_a_hospital_is_refused(run_command, tmp_
   row = {"hospital": "MS-CMRSeg", "method": "vamcei", "seed": 0, "patient": "a", "Myo": 0.5, "LV": 0.5, "RV": 0.5}
   if rows:
     write_rows(tmp_path / TABLE, [dict.fromkeys(COLUMNS, "") | row | {"score": 0.5}])
-  finished = run_command("experiments.label_free_choice", f"--data={tmp_path}", f"--workdir={tmp_path}")
+  folders = [f"--{name}={tmp_path}" for name in ("data", "workdir", "cine")]
+  finished = run_command("experiments.label_free_choice", *folders)
   missing = "EMIDEC" if rows else "MS-CMRSeg"
   assert f"{tmp_path / TABLE}: no results of {missing}; run python -m experiments.two_hospitals" in error_of(finished)
   assert not (tmp_path / f"{STEM}.csv").exists()
