@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
   augment.scale = 0.15  # Relative change of scale.
   augment.shift = 4.0  # Shift in pixels, beyond that of the random crop.
   augment.flip = ()  # Axes of the image that are mirrored with probability 1/2.
+  augment.upright = 0.0  # Share of images that are hardly turned: by a tenth of rotation at most, and not mirrored.
   augment.gamma = 0.1  # Logarithm of the gamma exponent.
   augment.contrast = 0.1  # Relative change of contrast; brightness changes by half of it.
   augment.bias = 0.0  # Logarithm of a smooth bias field.

@@ -149,6 +149,9 @@ class AugmentConfig:
   scale: float = field(0.15, STRENGTH, "Relative change of scale.")
   shift: float = field(4.0, STRENGTH, "Shift in pixels, beyond that of the random crop.")
   flip: tuple[int, ...] = field((), AXES, "Axes of the image that are mirrored with probability 1/2.")
+  upright: float = field(
+    0.0, SHARE, "Share of images that are hardly turned: by a tenth of rotation at most, and not mirrored."
+  )
   gamma: float = field(0.1, STRENGTH, "Logarithm of the gamma exponent.")
   contrast: float = field(0.1, STRENGTH, "Relative change of contrast; brightness changes by half of it.")
   bias: float = field(0.0, STRENGTH, "Logarithm of a smooth bias field.")

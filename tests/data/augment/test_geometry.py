@@ -92,3 +92,16 @@ def test_images_are_mirrored_only_along_the_axes_that_are_given():
   assert found((0,)) == {(False, False), (True, False)}
   assert found((1,)) == {(False, False), (False, True)}
   assert found((0, 1)) == set(reflections)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+def test_upright_images_are_hardly_rotated_and_not_mirrored(share):
+  """The linear map of the coordinates has the rotation, and a negative determinant where one axis is mirrored."""
+  maps = many_coordinates(2000, (9, 9), (9, 9), rotation=3.0, flip=(0,), upright=share)
+  rows, columns = maps[:, :, 1, 0] - maps[:, :, 0, 0], maps[:, :, 0, 1] - maps[:, :, 0, 0]  # of one pixel down, right
+  angles = np.abs(np.arctan2(columns[:, 0], columns[:, 1]))
+  mirrored = rows[:, 0] * columns[:, 1] < rows[:, 1] * columns[:, 0]
+  kept = (angles <= 0.3 + 1e-5) & ~mirrored
+  # Of the others, a tenth is rotated that little, and half is not mirrored.
+  assert kept.mean() == pytest.approx(share + (1 - share) * 0.1 / 2, abs=0.03)
+  assert angles[kept].max() > 0.29

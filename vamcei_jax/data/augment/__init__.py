@@ -31,8 +31,9 @@ def augment(example: dict[str, Array], key: Array, size: tuple[int, int], streng
     strengths: section `augment` of the configuration. Of each transform, the largest amount: rotation (radians), scale
       (relative), shift (pixels beyond those of the crop), gamma (log), contrast, bias (log), blur (pixels), noise
       (standard deviation), gin (share of the random network's output) and contraction (share of the LV cavity's area,
-      of labelled images). Further: flip (axes that are mirrored with probability 1/2), ipa (probability that two random
-      networks are blended) and scar (probability that a labelled image gets scars).
+      of labelled images). Further: flip (axes that are mirrored with probability 1/2), upright (share of images that
+      are rotated by a tenth of `rotation` at most, and not mirrored), ipa (probability that two random networks are
+      blended) and scar (probability that a labelled image gets scars).
 
   Returns:
     The augmented maps, under the names of `example`.

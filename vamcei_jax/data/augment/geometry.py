@@ -12,6 +12,8 @@ from jax.scipy.ndimage import map_coordinates
 if TYPE_CHECKING:
   from vamcei_jax.config.schema import AugmentConfig
 
+_UPRIGHT = 0.1  # of the largest rotation, for images that stay upright
+
 
 def random_coordinates(key: Array, shape: tuple[int, ...], size: tuple[int, int], strengths: AugmentConfig) -> Array:
   """Draws a random crop, shift, rotation, scale and reflection.
@@ -21,7 +23,7 @@ def random_coordinates(key: Array, shape: tuple[int, ...], size: tuple[int, int]
     shape: (H, W) of the image.
     size: (h, w) of the result. Without a shift, an unrotated crop of the original scale stays inside of the image.
       Without rotation and scale, it moves by whole pixels, so that no pixel is interpolated.
-    strengths: its fields rotation, scale, shift and flip, see `augment`.
+    strengths: its fields rotation, scale, shift, flip and upright, see `augment`.
 
   Returns:
     (2, h, w) row and column, in pixels of the image, of each pixel of the result.
@@ -36,6 +38,9 @@ def random_coordinates(key: Array, shape: tuple[int, ...], size: tuple[int, int]
   angle = strengths.rotation * jax.random.uniform(keys[1], minval=-1.0, maxval=1.0)
   zoom = jnp.exp(jnp.log1p(strengths.scale) * jax.random.uniform(keys[2], minval=-1.0, maxval=1.0))
   mirrored = jax.random.bernoulli(keys[3], 0.5, (2,)) & jnp.array([axis in strengths.flip for axis in (0, 1)])
+  if strengths.upright:
+    upright = jax.random.bernoulli(jax.random.fold_in(keys[3], 1), strengths.upright)
+    angle, mirrored = jnp.where(upright, _UPRIGHT * angle, angle), mirrored & ~upright
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   matrix = jnp.array([[cos, -sin], [sin, cos]]) / zoom * jnp.where(mirrored, -1.0, 1.0)[None]
   return sample_grid(matrix, centre, size)
