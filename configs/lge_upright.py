@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   config.teachers = ("weights/mscmrseg_student",)
 
   config.augment.upright = 0.6
-  # Weaker than in configs/lge.py: the network has learned all contrasts already.
+  # Weaker than in configs/lge.py: the network has learned these changes already.
   config.augment.scale = 0.25
   config.augment.gamma = 0.3
   config.augment.contrast = 0.2

@@ -8,11 +8,11 @@ step on all chips, each with the batch of one; ten steps as a loop; and, for the
 runs. A compilation takes minutes. The files are written after each, so those of an interrupted run lack rows.
 
 The table has what the compiler says about a program: operations, bytes that its instructions access, cycles, memory,
-and the results of its collectives. The bytes accessed include the memory inside the chip, and charge an instruction
-that reads a part of an array with the whole array. The cycles do not include waiting for memory. The bytes of the main
-memory are counted here, in the text of the program. The bound is the longer of two times: that of the operations at the
-chip's peak, and that of these bytes at the rate of the main memory. "arithmetic" is the time of the operations, divided
-by the bound. The body of a loop counts once, so the numbers of ten steps are about those of one.
+and the results of its collectives. The bytes accessed include the memory inside the chip, and count an asynchronous
+slice of an array as the whole array. The cycles do not include waiting for memory. The bytes of the main memory are
+counted here, in the text of the program; see main_memory_bytes. The bound is the longer of two times: that of the
+operations at the chip's peak, and that of these bytes at the rate of the main memory. "arithmetic" is the time of the
+operations, divided by the bound. The body of a loop counts once, so the numbers of ten steps are about those of one.
 """
 
 import dataclasses
@@ -234,12 +234,14 @@ def main_memory_bytes(program: str) -> int:
   """Bytes that the instructions of a compiled program read from main memory and write to it, with padding.
 
   An instruction reads each of its operands once, and writes its results. Arrays in another memory space, S(1) inside
-  the chip, do not count. Instructions within a fusion move nothing.
+  the chip, do not count. Instructions within a fusion move nothing. An asynchronous slice counts as it is. A fusion
+  that reads or changes a part of an array counts as the whole array, so the number can be too large. All branches of
+  a conditional count.
 
   Args:
     program: the text of the program, after layouts and memory spaces are assigned.
   """
-  inner = {*re.findall(r"(?:calls|to_apply)=%([^\s,}]+)", program)}
+  inner = {*re.findall(r"(?:calls|to_apply|select|scatter)=%([^\s,}]+)", program)}
   types: dict[str, str] = {}
   moved, counted = 0, False
   for line in program.splitlines():
@@ -248,10 +250,10 @@ def main_memory_bytes(program: str) -> int:
     elif counted and (found := INSTRUCTION.match(line)):
       name, result, operation, operands = found.groups()
       types[name] = result
-      if operation == "slice-start":  # an array, of which a part is copied
+      if operation.endswith("slice-start"):  # an array, of which a part is copied
         source, part, *_ = ARRAY.finditer(result)
         moved += count_bytes(part, padded=True) * (in_main_memory(source) + in_main_memory(part))
-      elif operation == "copy-start":  # its result has the array that it copies
+      elif operation.endswith("-start") and operation != "all-reduce-start":  # its result has its operands, too
         moved += sum(count_bytes(array, padded=True) for array in ARRAY.finditer(result) if in_main_memory(array))
       elif operation not in UNMOVED and not operation.endswith("-done"):
         read = [types[operand] for operand in re.findall(r"%([^\s,]+)", operands)]

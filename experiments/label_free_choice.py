@@ -12,8 +12,8 @@ The score is the Dice that predict expects (docs/results-quality.md); its consta
 entropy is minus the mean entropy of pixels (P. Morerio et al., ICLR 2018), and the density is their soft neighbourhood
 density (K. Saito et al., ICCV 2021): of the pixels that at least one network predicts as a structure with labels. The
 agreement is the mean Dice with the majority vote of all networks; D. Hu et al. (NeurIPS 2024) average probabilities
-instead. The source is the only criterion that sees no image of the hospital: it is the mean Dice on cine volumes of
---cine, with the random contrasts and shapes of configs/two_hospitals.py.
+instead. The criterion "cine" sees no image of the hospital: it is the mean Dice on volumes of --cine, with the random
+contrasts and shapes of configs/two_hospitals.py.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
   from vamcei_jax.inference.segmenter import Segmenter
 
 Case = tuple["Scan", Int[np.ndarray, "D H W"]]
-CRITERIA = ("score", "entropy", "density", "agreement", "source")
-CINE = 20  # volumes at most, for the source
+CRITERIA = ("score", "entropy", "density", "agreement", "cine")
+CINE = 20  # volumes at most, for this criterion
 TEMPERATURE = 0.05  # of the density, as in Saito et al.
 PIXELS = 2000  # of each volume at most, for the density
 STEM = "label_free_choice"  # of the names of the two files
@@ -78,13 +78,14 @@ def main() -> None:
 def augmented_cine(folder: Path) -> list[Case]:
   """Cine volumes with random contrasts and shapes, always the same ones, and their class indices.
 
-  Slices without a structure are left out: there, masks of cine MR end at other places than those of LGE.
+  All slices of a volume are changed alike. Slices without a structure are left out: there, masks of cine MR end at
+  other places than those of LGE.
 
   Args:
-    folder: of images and labels; the labels have one of the values of configs/two_hospitals.py.
+    folder: of images and labels; the labels have the values of data.label_values in configs/two_hospitals.py.
 
   Raises:
-    InputError: no image has a mask, or one of them cannot be read.
+    InputError: no image has a mask, one of them cannot be read, or a mask has no structure.
   """
   # Imported late, so that wrong flags are named at once.
   import jax
@@ -92,14 +93,19 @@ def augmented_cine(folder: Path) -> list[Case]:
   from vamcei_jax.config.schema import AugmentConfig
   from vamcei_jax.data.augment import augment
   from vamcei_jax.data.nifti import read_classes, read_volume
-  from vamcei_jax.data.preprocess import Preprocess, foreground_centre, preprocess_classes, preprocess_image
+  from vamcei_jax.data.preprocess import (
+    foreground_centre,
+    preprocess_classes,
+    preprocess_image,
+    preprocess_settings,
+  )
   from vamcei_jax.data.scan import scan_of_volume
 
   names = labelled(folder)
   if not names:
     raise InputError(f"{folder}: no image with labels/NAME.nii.gz; correct --cine")
   config = two_hospitals.get_config()
-  settings, strengths = Preprocess(config.data.size, config.data.spacing), AugmentConfig(**config.augment)
+  settings, strengths = preprocess_settings(config.data), AugmentConfig(**config.augment)
   change = jax.jit(lambda example, key: augment(example, key, settings.size, strengths))
   cases = []
   for number in np.linspace(0, len(names) - 1, min(CINE, len(names))).round().astype(int).tolist():
@@ -109,8 +115,9 @@ def augmented_cine(folder: Path) -> list[Case]:
     field = (volume.spacing, settings, foreground_centre(classes > 0))
     maps = zip(preprocess_image(volume.voxels, *field), preprocess_classes(classes, *field), strict=True)
     slices = [{"image": voxels, "label": truth} for voxels, truth in maps if truth.any()]
-    keys = jax.random.split(jax.random.key(number), len(slices))
-    changed = [change(each, key) for each, key in zip(slices, keys, strict=True)]
+    if not slices:
+      raise InputError(f"{label}: no structure in the mask; take it out of labels")
+    changed = [change(each, jax.random.key(number)) for each in slices]
     voxels, truth = (np.stack([each[name] for each in changed]) for name in ("image", "label"))
     affine = volume.affine.copy()
     affine[:, 1:3] *= np.divide(settings.spacing, volume.spacing[1:])
@@ -120,7 +127,7 @@ def augmented_cine(folder: Path) -> list[Case]:
   return cases
 
 
-def source_dice(segmenter: "Segmenter", cases: Sequence[Case], structures: Sequence[str]) -> float:
+def cine_dice(segmenter: "Segmenter", cases: Sequence[Case], structures: Sequence[str]) -> float:
   """Mean Dice over cases and structures."""
   scores = [dice(segmenter(scan).mask, truth) for scan, truth in cases]
   return float(np.mean([of_case[name] for of_case in scores for name in structures]))
@@ -163,8 +170,8 @@ def judge(rows: Sequence[Mapping[str, Any]], domain: Path, runs: Path, cine: Seq
       np.mean([row[name] for row in of_network for name in columns]) for columns in (["score"], structures)
     )
     network = {"hospital": rows[0]["hospital"], "method": method, "seed": seed, "Dice": true}
-    source = source_dice(segmenter, cine, structures)
-    networks.append(network | dict(zip(CRITERIA, (score, *np.mean(values, 0), source), strict=True)))
+    on_cine = cine_dice(segmenter, cine, structures)
+    networks.append(network | dict(zip(CRITERIA, (score, *np.mean(values, 0), on_cine), strict=True)))
   return networks
 
 

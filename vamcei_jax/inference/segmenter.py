@@ -191,7 +191,7 @@ def _read(volume: VolumeLike, spacing: Sequence[float] | None, plane: str) -> Sc
 
 
 def every_orientation(strengths: AugmentConfig) -> bool:
-  """Whether a network was trained on slices in every orientation, so that it is indifferent to theirs."""
+  """Whether a network was trained on slices in every orientation, so that none has to be searched for."""
   return bool(strengths.flip) and strengths.rotation >= _HALF_TURN
 
 

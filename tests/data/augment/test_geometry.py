@@ -101,7 +101,7 @@ def test_upright_images_are_hardly_rotated_and_not_mirrored(share):
   rows, columns = maps[:, :, 1, 0] - maps[:, :, 0, 0], maps[:, :, 0, 1] - maps[:, :, 0, 0]  # of one pixel down, right
   angles = np.abs(np.arctan2(columns[:, 0], columns[:, 1]))
   mirrored = rows[:, 0] * columns[:, 1] < rows[:, 1] * columns[:, 0]
-  kept = (angles <= 0.3 + 1e-5) & ~mirrored
+  hardly_turned = (angles <= 0.3 + 1e-5) & ~mirrored
   # Of the others, a tenth is rotated that little, and half is not mirrored.
-  assert kept.mean() == pytest.approx(share + (1 - share) * 0.1 / 2, abs=0.03)
-  assert angles[kept].max() > 0.29
+  assert hardly_turned.mean() == pytest.approx(share + (1 - share) * 0.1 / 2, abs=0.03)
+  assert angles[hardly_turned].max() > 0.29
