@@ -13,7 +13,7 @@ entropy is minus the mean entropy of pixels (P. Morerio et al., ICLR 2018), and 
 density (K. Saito et al., ICCV 2021): of the pixels that at least one network predicts as a structure with labels. The
 agreement is the mean Dice with the majority vote of all networks; D. Hu et al. (NeurIPS 2024) average probabilities
 instead. The criterion "cine" sees no image of the hospital: it is the mean Dice on volumes of --cine, with the random
-contrasts and shapes of configs/two_hospitals.py. The labels of --cine must have the values 1 Myo, 2 LV and 3 RV, or 200,
+contrasts and shapes of configs/two_hospitals.py. The labels there must have the values 1 Myo, 2 LV and 3 RV, or 200,
 500 and 600.
 """
 
