@@ -250,7 +250,7 @@ def main_memory_bytes(program: str) -> int:
     elif counted and (found := INSTRUCTION.match(line)):
       name, result, operation, operands = found.groups()
       types[name] = result
-      if operation.endswith("slice-start"):  # an array, of which a part is copied
+      if operation == "slice-start":  # an array, of which a part is copied
         source, part, *_ = ARRAY.finditer(result)
         moved += count_bytes(part, padded=True) * (in_main_memory(source) + in_main_memory(part))
       elif operation.endswith("-start") and operation != "all-reduce-start":  # its result has its operands, too

@@ -94,12 +94,7 @@ def augmented_cine(folder: Path) -> list[Case]:
   from vamcei_jax.config.schema import AugmentConfig
   from vamcei_jax.data.augment import augment
   from vamcei_jax.data.nifti import read_classes, read_volume
-  from vamcei_jax.data.preprocess import (
-    foreground_centre,
-    preprocess_classes,
-    preprocess_image,
-    preprocess_settings,
-  )
+  from vamcei_jax.data.preprocess import foreground_centre, preprocess_classes, preprocess_image, preprocess_settings
   from vamcei_jax.data.scan import scan_of_volume
 
   names = labelled(folder)

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 
-GEOMETRIC = ("rotation", "scale", "shift", "upright", "scar", "contraction")
-OFF = dict.fromkeys((*GEOMETRIC, "gamma", "contrast", "bias", "blur", "noise", "gin", "ipa"), 0.0)
 GEOMETRY = {"rotation": 0.5, "scale": 0.3, "shift": 5.0}
 INTENSITY = {"gamma": 0.5, "contrast": 0.5, "bias": 0.5, "blur": 1.0, "noise": 0.2, "gin": 1.0, "ipa": 0.5}
 CARDIAC = {"scar": 0.5, "contraction": 0.5}
+OFF = dict.fromkeys((*GEOMETRY, "upright", *INTENSITY, *CARDIAC), 0.0)
 
 
 def strengths(**amounts):

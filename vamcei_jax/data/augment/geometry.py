@@ -39,6 +39,7 @@ def random_coordinates(key: Array, shape: tuple[int, ...], size: tuple[int, int]
   zoom = jnp.exp(jnp.log1p(strengths.scale) * jax.random.uniform(keys[2], minval=-1.0, maxval=1.0))
   mirrored = jax.random.bernoulli(keys[3], 0.5, (2,)) & jnp.array([axis in strengths.flip for axis in (0, 1)])
   if strengths.upright:
+    # A key folded from another one: the numbers of the other draws stay as they were without this strength.
     upright = jax.random.bernoulli(jax.random.fold_in(keys[3], 1), strengths.upright)
     angle, mirrored = jnp.where(upright, _UPRIGHT * angle, angle), mirrored & ~upright
   cos, sin = jnp.cos(angle), jnp.sin(angle)
