@@ -36,7 +36,7 @@ def main() -> None:
   # Imported late: an error in a flag should not wait for JAX.
   from experiments.grid_training import run_grid
 
-  run_grid(FLAGS.config, Path(FLAGS.workdir or Path("runs") / name))
+  run_grid(FLAGS.config, cli.path_of("workdir") or Path("runs") / name)
 
 
 def command() -> None:

@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -59,7 +58,7 @@ def main() -> None:
   for row in measure(FLAGS.sections, settings):
     rows.append(row)
     print(json.dumps(row), flush=True)
-  output, table = Path(FLAGS.output), format_rows(rows)
+  output, table = cli.required_path("output"), format_rows(rows)
   write_text(output, json.dumps({"machine": machine(settings), "rows": rows}, indent=2) + "\n")
   write_text(output.with_suffix(".md"), table)
   print(f"\n{table}\nNumbers and table: {output.parent}")

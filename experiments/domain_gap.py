@@ -7,8 +7,6 @@ source's labels is the start of domain adaptation, the one trained on the target
 target needs a target with labels in its training split, as the phantom has.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
@@ -38,7 +36,7 @@ def main() -> None:
   for domain in (config.data.source, config.data.target):
     config.data.source = domain
     name = f"{domain}_labels"
-    results = run(config, Path(FLAGS.workdir) / name)
+    results = run(config, cli.required_path("workdir") / name)
     summaries[name] = results["methods"][STAGE]["summary"]
   print(f"\n{format_table(summaries)}")
 

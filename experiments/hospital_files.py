@@ -40,14 +40,14 @@ def define_flags() -> None:
 def main() -> None:
   """Runs the command."""
   segmenter, rows = load_segmenter(FLAGS.weights), []
-  for patient, image, mask in labelled(Path(FLAGS.data)):
+  for patient, image, mask in labelled(cli.required_path("data")):
     for name, (changed, truth) in changes(image, mask).items():
       prediction = segmenter(changed)
       findings = "; ".join(finding.name for finding in prediction.quality.findings)
       scores = score(prediction.mask, truth)
       rows.append({"file": name, "patient": patient, **scores, "findings": findings})
       print(f"patient {patient}, {name}: {np.mean(list(scores.values())):.3f}  {findings}", flush=True)
-  write_table(rows, Path(FLAGS.output))
+  write_table(rows, cli.required_path("output"))
 
 
 def labelled(data: Path) -> Iterator[tuple[str, nib.Nifti1Image, np.ndarray]]:

@@ -43,7 +43,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  compare_latents(Path(FLAGS.workdir))
+  compare_latents(cli.required_path("workdir"))
 
 
 def compare_latents(workdir: Path) -> dict:

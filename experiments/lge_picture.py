@@ -53,7 +53,7 @@ def main() -> None:
     grey = grey / np.percentile(grey, 99)
     panels = [(name, grey, class_indices(mask[part].T)) for name, mask in masks.items()]
     rows.append([(f"LGE, patient {patient}", grey, None), *panels])
-  save_panels(Path(FLAGS.output), rows)
+  save_panels(cli.required_path("output"), rows)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  measure_speed(Path(FLAGS.workdir))
+  measure_speed(cli.required_path("workdir"))
 
 
 def measure_speed(workdir: Path, rounds: int = ROUNDS) -> dict:

@@ -28,7 +28,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  measure_gain(Path(FLAGS.workdir), Path(FLAGS.judge))
+  measure_gain(cli.required_path("workdir"), cli.required_path("judge"))
 
 
 def measure_gain(workdir: Path, judge: Path) -> dict:

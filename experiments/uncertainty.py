@@ -44,7 +44,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  measure_uncertainty(Path(FLAGS.workdir))
+  measure_uncertainty(cli.required_path("workdir"))
 
 
 def measure_uncertainty(workdir: Path, patients: int = PATIENTS, samples: int = SAMPLES) -> dict:

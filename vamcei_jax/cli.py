@@ -136,15 +136,15 @@ def required_path(flag: str) -> Path:
 
 
 def path_of(flag: str) -> Path | None:
-  """The path in a flag; None if the flag is not given.
+  """The path in a flag, with the home folder in place of a leading ~; None if the flag is not given.
 
   Raises:
-    InputError: the flag is given and empty.
+    InputError: the flag is given and empty, or there is no home folder.
   """
   value = flags.FLAGS[flag].value
   if value == "":
     raise InputError(f"--{flag}=: empty; name a folder or a file")
-  return None if value is None else Path(value)
+  return None if value is None else expanded(value)  # shells expand no ~ after "="
 
 
 def parse_values(text: str) -> Any:

@@ -3,8 +3,10 @@
 import errno
 import fcntl
 import os
+import secrets
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vamcei_jax.errors import InputError
@@ -46,7 +48,8 @@ def writable(folder: Path, way_out: str) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
   """Yields a temporary path beside `path`, with its suffixes; renames it to `path` unless the block raises an error."""
-  temporary = path.with_name(f".{os.getpid()}.{path.name}")
+  # Processes of two hosts may have one number.
+  temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
   path.parent.mkdir(parents=True, exist_ok=True)
   try:
     yield temporary
@@ -74,4 +77,18 @@ def locked(folder: Path) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise InputError(f"{folder}: another run is at work in it; wait for it, or use another --workdir") from None
+    except OSError as error:
+      print(f"{folder}: not locked ({error.strerror}); start no other run in it", file=sys.stderr)
     yield
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+  """Waits until no other process is in such a block for a folder, if its file system can lock folders."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    with suppress(OSError):
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)

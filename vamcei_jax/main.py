@@ -63,11 +63,12 @@ def main() -> None:
     return
   if FLAGS.multihost or FLAGS.coordinator:
     _join_hosts()
+  workdir = cli.path_of("workdir")
   if name:
-    run(FLAGS.config, Path(FLAGS.workdir or Path("runs") / name), FLAGS.stages, on_start=_hint_huge_pages)
+    run(FLAGS.config, workdir or Path("runs") / name, FLAGS.stages, on_start=_hint_huge_pages)
   else:
-    workdir = FLAGS.workdir or f"{os.path.abspath(FLAGS.reproduce)}-again"
-    if not reproduce(Path(FLAGS.reproduce), Path(workdir), FLAGS.stages):
+    origin = cli.required_path("reproduce")
+    if not reproduce(origin, workdir or Path(f"{origin.absolute()}-again"), FLAGS.stages):
       sys.exit(1)
 
 

@@ -45,7 +45,7 @@ class Task:
   """A volume to segment, and the place of its prediction.
 
   volume: its NIfTI file, or a DICOM volume.
-  name: of the volume in tables and in the report: its path from the input folder.
+  name: of the volume in tables and in the report: its path from the input folder, or the name of the mask's own file.
   mask: file of the mask; its maps lie beside it.
   folder: of the tables and of the report.
   """
@@ -141,8 +141,8 @@ def plan_tasks(source: Path, output: Path, *, dicom_only: bool = False) -> tuple
   if output.name.lower().endswith(SUFFIXES) and not output.is_dir():
     if len(paths) + len(dicom) > 1:
       raise InputError(f"{output}: one file for the masks of {len(paths) + len(dicom)} volumes; name a folder")
-    tasks = [Task(path, path.name, output, output.parent) for path in paths]
-    return tasks + [Task(volume, volume.name, output, output.parent) for volume in dicom], unusable
+    tasks = [Task(path, output.name, output, output.parent) for path in paths]
+    return tasks + [Task(volume, output.name, output, output.parent) for volume in dicom], unusable
   folder = source if source.is_dir() else source.parent
   names = {path: path.relative_to(folder) for path in paths}
   tasks = [Task(path, name.as_posix(), output / name, output) for path, name in names.items()]
@@ -248,7 +248,7 @@ def segment(
       refuse_second(task, written)
       if dicom_seg:
         save_dicom_seg(task.file("seg"), prediction, segmenter.config.data.label_values)
-      write_prediction(prediction, task, probabilities=probabilities)
+      write_prediction(prediction, task, probabilities=probabilities, dicom_seg=dicom_seg)
       written[identity(task.mask)] = task.name
       entries.append(describe(prediction, task.name, segmenter.config.data.label_values))
     except InputError as error:
@@ -284,21 +284,26 @@ def refuse_second(task: Task, written: Mapping[tuple[int, int] | None, str]) -> 
     raise InputError(f"{task.volume}: its mask would replace that of {written[found]}. Rename one of the volumes.")
 
 
-def write_prediction(prediction: "Prediction", task: Task, *, probabilities: bool = False) -> None:
+def write_prediction(
+  prediction: "Prediction", task: Task, *, probabilities: bool = False, dicom_seg: bool = False
+) -> None:
   """Writes the mask of a volume, its maps, and its rows of volumes.csv and uncertainty.csv.
 
-  Maps of an earlier prediction of the volume are replaced or removed.
+  Maps and the DICOM segmentation of an earlier prediction of the volume are replaced or removed.
 
   Args:
     prediction: of the volume.
     task: the places of the files.
     probabilities: whether class probabilities are written.
+    dicom_seg: whether the DICOM segmentation has been written.
   """
   from vamcei_jax.data.nifti import MAPS
 
   exists = {"probabilities": probabilities, "entropy": prediction.entropy is not None}
   kinds = ["mask", *(kind for kind in MAPS if exists[kind])]
   earlier = [task.file(kind) for kind in MAPS if kind not in kinds]
+  if prediction.scan.dicom is not None and not dicom_seg:
+    earlier.append(task.file("seg"))
   prediction.save_maps({kind: task.file(kind) for kind in kinds}, remove=earlier)
   uncertain = [{"volume": task.name, "structure": name, **row} for name, row in prediction.uncertainty.items()]
   update_rows(task.folder / UNCERTAINTY_FILE, UNCERTAINTY_COLUMNS, task.name, uncertain)
@@ -337,19 +342,20 @@ def update_rows(path: Path, columns: Sequence[str], volume: str, rows: Sequence[
   Raises:
     InputError: see `read_rows`.
   """
-  from vamcei_jax.files import write_text
+  from vamcei_jax.files import one_at_a_time, write_text
 
   rounded = lambda value: f"{value:.6g}" if isinstance(value, float) else value
-  kept = [row for row in read_rows(path, columns) if row["volume"] != volume]
-  table = [*kept, *({name: rounded(value) for name, value in row.items()} for row in rows)]
-  if not table:
-    path.unlink(missing_ok=True)
-    return
-  text = io.StringIO()
-  writer = csv.DictWriter(text, columns, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(sorted(table, key=lambda row: row["volume"]))
-  write_text(path, text.getvalue())
+  with one_at_a_time(path.parent):
+    kept = [row for row in read_rows(path, columns) if row["volume"] != volume]
+    table = [*kept, *({name: rounded(value) for name, value in row.items()} for row in rows)]
+    if not table:
+      path.unlink(missing_ok=True)
+      return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(table, key=lambda row: row["volume"]))
+    write_text(path, text.getvalue())
 
 
 def command() -> None:

@@ -1,8 +1,11 @@
 """DICOM series as volumes: the right voxels at the right place, however the files look, or a line that says why."""
 
 import importlib.util
+import logging
+import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -68,6 +71,8 @@ def test_a_single_slice_has_the_thickness_of_the_header(tmp_path):
   dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(1)))
   np.testing.assert_allclose(np.linalg.norm(read_dicom(tmp_path).affine[:3, 2]), dicoms.THICKNESS)
   dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(1), SpacingBetweenSlices=10.0))  # with a gap
+  np.testing.assert_allclose(np.linalg.norm(read_dicom(tmp_path).affine[:3, 2]), 10.0)
+  dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(1), SpacingBetweenSlices=-10.0))
   np.testing.assert_allclose(np.linalg.norm(read_dicom(tmp_path).affine[:3, 2]), 10.0)
 
 
@@ -140,6 +145,24 @@ def test_slices_whose_uids_an_anonymiser_has_made_equal_are_all_read(tmp_path):
   stored = dicoms.voxels(4)
   dicoms.write(tmp_path, dicoms.stack(stored, SOPInstanceUID="1.2.3"))
   np.testing.assert_array_equal(read_voxels(read_dicom(tmp_path)).transpose(2, 1, 0), stored)
+
+
+def test_series_whose_uids_an_anonymiser_has_made_equal_stay_apart(tmp_path):
+  stored = [dicoms.voxels(3, seed=number) for number in range(2)]
+  for number, voxels in enumerate(stored):
+    dicoms.write(tmp_path / str(number), dicoms.stack(voxels, series=number, SOPInstanceUID="1.2.3"))
+  assert {array.tobytes() for array in read_all(tmp_path).values()} == {
+    array.astype(np.float32).tobytes() for array in stored
+  }
+
+
+def test_threads_leave_the_log_and_stderr_of_the_process_as_they_were(tmp_path):
+  dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(3)))
+  before, stderr = logging.root.manager.disable, os.fstat(2)
+  with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda _: read_voxels(read_dicom(tmp_path)), range(16)))
+  assert logging.root.manager.disable == before
+  assert os.path.samestat(os.fstat(2), stderr)
 
 
 def test_an_enhanced_file_has_a_volume_for_each_phase_and_component(tmp_path):

@@ -95,6 +95,23 @@ def test_a_bare_millimetre_loses_to_the_other_place():
   assert geometry.notes == ("voxel size of 0.75×0.8×8 mm by sform; pixdim says 1×1×1 mm",)
 
 
+def test_a_bare_sform_gives_its_directions_up_to_a_qform():
+  made = header(np.eye(4))
+  made.set_qform(OBLIQUE, code=1)
+  made["pixdim"][1:4] = SIZE
+  geometry = read_geometry("a.nii", made)
+  np.testing.assert_allclose(geometry.affine, OBLIQUE, atol=1e-5)
+  assert not geometry.lost
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+def test_a_bare_sform_does_not_stand_for_a_missing_number(bad):
+  with pytest.raises(
+    InputError, match=r"a.nii: voxels of 1.5×1.5×.* by pixdim. Correct the header, or give --spacing="
+  ):
+    sizes(np.eye(4), pixdim=(1.5, 1.5, bad))
+
+
 @pytest.mark.parametrize("factor", [1.02, 0.9, 3.0])
 def test_pixdim_is_believed_where_neither_is_bare(factor):
   size, geometry = sizes(pixdim=np.multiply(SIZE, factor))

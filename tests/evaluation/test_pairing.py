@@ -44,6 +44,12 @@ def test_names_that_mislead_are_refused(tmp_path, names, expected):
     list_labels(touch(tmp_path / "labels", *names))
 
 
+def test_other_channels_and_other_visits_are_other_names(tmp_path):
+  folder = touch(tmp_path / "images", "a_0000.nii", "a_0001.nii", "b_2021.nii")
+  matched = match(list_files(folder, "images"), ["a", "b"])
+  assert {name: path.name for name, path in matched.items()} == {"a": "a_0000.nii"}
+
+
 def test_a_name_has_one_prediction(tmp_path):
   with pytest.raises(InputError, match="a_0000.nii: a second file of a, beside a.nii"):
     match(list_files(touch(tmp_path / "masks", "a.nii", "a_0000.nii"), "predictions"), ["a"])

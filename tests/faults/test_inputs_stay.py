@@ -1,6 +1,7 @@
 """Prediction removes and overwrites no input, and no output before the new one is complete."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.inference.load import load_segmenter
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import draw_patient
-from vamcei_jax.predict import plan_tasks, segment, write_prediction
+from vamcei_jax.predict import plan_tasks, read_rows, segment, update_rows, write_prediction
 
 GRID = Grid(pixels=48, spacing=3.0, oversampling=1, sub_slices=1)
 
@@ -126,6 +127,26 @@ def test_an_output_that_is_an_input_is_refused_before_anything_is_written(run_co
   assert snapshot(tmp_path) == before
 
 
+def test_an_output_in_the_home_folder_is_no_input_either(run_command, tmp_path, monkeypatch):
+  """Shells leave a ~ after "=" as it is."""
+  write(tmp_path / "in" / "a.nii.gz")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  before = snapshot(tmp_path)
+  flags = [f"--workdir={tmp_path / 'nosuch'}", f"--input={tmp_path}/in", "--output=~/in"]
+  assert "an output that would replace the input" in error_of(run_command("vamcei_jax.predict", *flags))
+  assert snapshot(tmp_path) == before
+
+
+def test_processes_that_write_one_table_at_once_lose_no_row(tmp_path):
+  columns = ("volume", "score")
+  add = lambda number: update_rows(
+    tmp_path / "a.csv", columns, f"{number:02d}", [{"volume": f"{number:02d}", "score": 1}]
+  )
+  with ThreadPoolExecutor(8) as pool:
+    list(pool.map(add, range(64)))
+  assert [row["volume"] for row in read_rows(tmp_path / "a.csv", columns)] == [f"{number:02d}" for number in range(64)]
+
+
 @pytest.fixture(scope="module")
 def segmenter(tiny_run):
   return load_segmenter(tiny_run)
@@ -168,7 +189,7 @@ def test_a_prediction_that_cannot_be_written_leaves_the_earlier_mask(prediction,
   else:
     (tmp_path / blocked).unlink()
   (tmp_path / blocked).mkdir()
-  with pytest.raises(InputError, match=rf"{blocked}: cannot be written \(Is a directory\). Choose another place."):
+  with pytest.raises(InputError, match=f"{blocked}: a folder; choose another file for the "):
     write_prediction(prediction, task_of(prediction, tmp_path), probabilities=True)
   assert blocked == "a.nii.gz" or (tmp_path / "a.nii.gz").read_bytes() == mask
   assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -16,7 +16,7 @@ from tests.inference.test_segmenter import by_intensity_and_place, make_segmente
 from vamcei_jax.data.dicom import list_dicom
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.dicom_seg import save_dicom_seg
-from vamcei_jax.predict import plan_tasks
+from vamcei_jax.predict import plan_tasks, write_prediction
 
 VALUES = (0, 200, 500, 600)
 SEGMENTS = {"Myo": codes.SCT.StructureOfMyocardiumOfLeftVentricle, "LV": codes.SCT.LeftVentricle}
@@ -182,6 +182,17 @@ def test_a_segmentation_never_replaces_an_image(segmenter, tmp_path):
   with pytest.raises(InputError, match="one of the images; choose another file"):
     save_dicom_seg(image, segmenter(tmp_path), VALUES)
   assert image.read_bytes() == before
+
+
+def test_the_segmentation_of_an_earlier_mask_is_removed(segmenter, tmp_path):
+  (task, _), _ = plan_tasks(dicoms.CINE, tmp_path)
+  prediction = segmenter(task.volume)
+  save_dicom_seg(task.file("seg"), prediction, VALUES)
+  write_prediction(prediction, task, dicom_seg=True)
+  assert task.file("seg").exists()
+  write_prediction(prediction, task)
+  assert task.mask.exists()
+  assert not task.file("seg").exists()
 
 
 def test_an_output_within_the_input_is_left_out_the_second_time(tmp_path):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vamcei_jax.data.dicom_series import PHASE_FIELDS, DicomVolume, Frame, grouped, volumes_of
-from vamcei_jax.data.nifti import SUFFIXES, walk
+from vamcei_jax.data.nifti import PROCESS, SUFFIXES, walk
 from vamcei_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def list_dicom(source: Path, leave_out: Path | None = None) -> tuple[list[DicomV
   for path in paths:
     try:
       frames |= {
-        (frame.uid, frame.index, *frame.position, *map(str, frame.times)): frame for frame in _read_frames(path)
+        (frame.series, frame.kind, frame.uid, frame.index, *frame.position, *map(str, frame.times)): frame
+        for frame in _read_frames(path)
       }
     except InputError as error:
       failures.append(str(error))
@@ -168,18 +169,19 @@ def input_error_if_any(name: object, problem: str) -> Iterator[None]:
   """
   from pydicom.config import disable_value_validation
 
-  before = logging.root.manager.disable
-  logging.disable(logging.CRITICAL)
-  try:
-    with warnings.catch_warnings(), disable_value_validation():
-      warnings.simplefilter("ignore")
-      yield
-  except InputError:
-    raise
-  except Exception as error:
-    raise InputError(f"{name}: {problem}") from error
-  finally:
-    logging.disable(before)
+  with PROCESS:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+      with warnings.catch_warnings(), disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+    except InputError:
+      raise
+    except Exception as error:
+      raise InputError(f"{name}: {problem}") from error
+    finally:
+      logging.disable(before)
 
 
 def _read_frames(path: Path) -> list[Frame]:
@@ -233,8 +235,9 @@ def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
     spacing=vector("PixelSpacing", "PixelMeasuresSequence"),
     orientation=vector("ImageOrientationPatient", "PlaneOrientationSequence").reshape(2, 3),
     position=vector("ImagePositionPatient", "PlanePositionSequence"),
-    thickness=number("SpacingBetweenSlices", "PixelMeasuresSequence", 0)
-    or number("SliceThickness", "PixelMeasuresSequence", 0),
+    # Some scanners write a negative distance.
+    thickness=abs(number("SpacingBetweenSlices", "PixelMeasuresSequence", 0))
+    or abs(number("SliceThickness", "PixelMeasuresSequence", 0)),
     scale=(
       sign * number("RescaleSlope", "PixelValueTransformationSequence", 1),
       sign * number("RescaleIntercept", "PixelValueTransformationSequence", 0),
@@ -245,7 +248,7 @@ def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
   shapes = frame.spacing.shape == (2,) and frame.position.shape == (3,) and min(frame.size) > 0
   square = np.abs(across - np.eye(2)).max() <= TOLERANCE
   within = np.abs([*frame.spacing, *frame.position, frame.thickness]).max() < FARTHEST
-  positive = frame.spacing.min() > 0 and frame.thickness >= 0
+  positive = frame.spacing.min() > 0
   if not (shapes and square and within and positive and np.isfinite(frame.scale).all()):
     raise ValueError("implausible geometry")
   return frame

@@ -66,7 +66,8 @@ def read_geometry(
   """The geometry that a header describes.
 
   The voxel size is in the header twice: in `pixdim` and in the columns of `sform`. Where they differ by more than 1 %,
-  a side that has a bare 1 on these axes loses, else `pixdim` is believed, as in tools that build on ITK.
+  a side that has a bare 1 on these axes loses, else `pixdim` is believed, as in tools that build on ITK. Where the
+  `sform` loses and its axes are parallel to those of the body, a `qform` gives the directions.
 
   Args:
     name: of the file, for errors.
@@ -92,6 +93,12 @@ def read_geometry(
     notes: tuple[str, ...] = ()
   else:
     size, notes = _voxel_size(name, sizes, sform, unit)
+  rejected = sform is not None and not np.allclose(size, sform, rtol=0.01)
+  if rejected and is_parallel(affine) and header["qform_code"] > 0:  # an sform that says nothing
+    with np.errstate(all="ignore"):
+      of_qform = np.array(header.get_qform(), np.float64)
+    if np.isfinite(of_qform).all():
+      affine, directions = of_qform, of_qform[:3, :3] / voxel_sizes(of_qform)
   affine[:3, :3] = directions * size
   affine[:3] *= unit
   coded = header["sform_code"] > 0 or header["qform_code"] > 0
@@ -208,11 +215,9 @@ def _voxel_size(
   name: str, pixdim: np.ndarray, sform: np.ndarray | None, unit: float
 ) -> tuple[np.ndarray, tuple[str, ...]]:
   """The voxel size in the header's unit, and a note where its two places differ."""
-  if not _valid(pixdim).all() and sform is None:
-    size = "×".join(f"{mm:g}" for mm in pixdim)
-    raise InputError(f"{name}: voxels of {size} by pixdim. Correct the header, or give --spacing=MM,MM,MM.")
   shown = lambda size: "×".join(f"{mm * unit:.3g}" for mm in size)
   if sform is None:
+    _require_valid(name, pixdim)
     nothing = np.allclose(pixdim, 1.0)
     return pixdim, (f"the header has no voxel size; {shown(pixdim)} mm assumed",) if nothing else ()
   with np.errstate(all="ignore"):
@@ -222,4 +227,11 @@ def _voxel_size(
   bare = np.allclose(pixdim[differ & _valid(pixdim)], 1.0)  # numbers that are missing are no better
   believed, chosen, other = ("sform", sform, pixdim) if bare else ("pixdim", pixdim, sform)
   rejected = "pixdim" if bare else "sform"
+  _require_valid(name, chosen)
   return chosen, (f"voxel size of {shown(chosen)} mm by {believed}; {rejected} says {shown(other)} mm",)
+
+
+def _require_valid(name: str, pixdim: np.ndarray) -> None:
+  if not _valid(pixdim).all():
+    size = "×".join(f"{mm:g}" for mm in pixdim)
+    raise InputError(f"{name}: voxels of {size} by pixdim. Correct the header, or give --spacing=MM,MM,MM.")

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import sys
+import threading
 import unicodedata
 import warnings
 import zlib
@@ -29,6 +30,7 @@ from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
 
+PROCESS = threading.RLock()  # held while log, warnings or stderr of the whole process are changed
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**27  # of a volume, 512 x 512 x 512; larger headers are refused before memory is allocated
 # Names of images in formats that are not read, and of NIfTI files whose suffix is in other letters or compression.
@@ -390,13 +392,14 @@ def _named_damage(name: str | os.PathLike) -> Iterator[None]:
 def _silent_nibabel() -> Iterator[None]:
   """Suppresses nibabel's log and warnings: it mends some headers, and raises errors for the others."""
   logger = imageglobals.logger
-  before, logger.disabled = logger.disabled, True
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")
-      yield
-  finally:
-    logger.disabled = before
+  with PROCESS:
+    before, logger.disabled = logger.disabled, True
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    finally:
+      logger.disabled = before
 
 
 def _read_image(path: str | os.PathLike, file: BinaryIO | gzip.GzipFile, dimensions: int) -> nib.Nifti1Image:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -129,14 +128,14 @@ def list_files(source: Source, role: str) -> list[tuple[str, Path]]:
 
 
 def match(files: Iterable[tuple[str, Path]], names: Collection[str]) -> dict[str, Path]:
-  """Name -> the file of this name, with or without nnU-Net's channel (_0000), for the names that have a file.
+  """Name -> the file of this name, or else of this name with nnU-Net's channel _0000, for the names that have a file.
 
   Raises:
     InputError: a name has two files.
   """
   matched: dict[str, Path] = {}
   for name, path in files:
-    name = name if name in names else re.sub(r"_\d{4}$", "", name)
+    name = name if name in names else name.removesuffix("_0000")
     if name in matched:
       raise InputError(f"{path}: a second file of {name}, beside {matched[name].name}; remove one of them")
     if name in names:

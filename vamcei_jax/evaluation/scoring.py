@@ -223,9 +223,12 @@ def read_image(path: Path, truth: Volume) -> np.ndarray:
 
 
 def check_output(folder: Path) -> None:
-  """Raises an InputError if the folder is a file, or the folder of a run, whose report would be replaced."""
-  if folder.exists() and not folder.is_dir():
-    raise InputError(f"{folder}: a file; choose another --output")
+  """Raises an InputError if a folder cannot be made or written, or is that of a run, whose report would be replaced."""
+  nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+  if not nearest.is_dir():
+    raise InputError(f"{nearest}: a file; choose another --output")
+  if not os.access(nearest, os.W_OK | os.X_OK):
+    raise InputError(f"{nearest}: cannot be written; choose another --output")
   if (folder / CONFIG_FILE).exists():
     raise InputError(f"{folder}: a run, whose own report would be replaced; choose another --output")
 

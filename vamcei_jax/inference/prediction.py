@@ -70,7 +70,9 @@ class Prediction:
     self.save_maps({what: path})
 
   def save_maps(self, files: Mapping[str, str | Path], remove: Iterable[Path] = ()) -> None:
-    """Writes several maps, all of them or none. A link in the place of a file is replaced, its target is not.
+    """Writes several maps. No file is replaced before all of them are on the disk.
+
+    A link in the place of a file is replaced, its target is not.
 
     Args:
       files: map -> its file, see `save`. The file of the first map gets its name last.
@@ -108,6 +110,8 @@ class Prediction:
     if what not in SAVABLE:
       raise InputError(f"{what}: not a map of a prediction; choose from {', '.join(SAVABLE)}")
     check_name(path)
+    if path.is_dir():
+      raise InputError(f"{path}: a folder; choose another file for the {what}")
     self._refuse_volume(path, what)
 
   def _refuse_volume(self, path: Path, what: str) -> None:
