@@ -35,7 +35,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  average_weights([expanded(folder) for folder in FLAGS.weights], expanded(cli.required_path("output")))
+  average_weights([expanded(folder) for folder in FLAGS.weights], cli.required_path("output"))
   print(f"{FLAGS.output}: mean of {len(FLAGS.weights)} weights")
 
 

@@ -26,7 +26,6 @@ from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import GridConfig, StageConfig, vary
 from vamcei_jax.data.loader import draw_batch, load_patients
 from vamcei_jax.data.preprocess import preprocess_settings
-from vamcei_jax.datasets import earlier_names
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.statistics import summarise
 from vamcei_jax.files import locked
@@ -116,7 +115,7 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
   split, patients = scored_patients(datasets["target"])
   if patients[0].truth is None:
     raise InputError(f"{config.data.name}/{config.data.target}: no mask to score the rows by")
-  refuse_changes(stage_config, resolved.content["grid"], workdir, earlier_names(datasets.values()))
+  refuse_changes(stage_config, resolved.content["grid"], workdir)
 
   with locked(workdir):
     earlier = read_record(workdir)
@@ -141,14 +140,13 @@ def run_grid(config: ConfigDict, workdir: Path) -> Scores:
   return scores
 
 
-def refuse_changes(config: StageConfig, grid: Mapping[str, Any], workdir: Path, earlier: Mapping[str, str]) -> None:
+def refuse_changes(config: StageConfig, grid: Mapping[str, Any], workdir: Path) -> None:
   """Raises an InputError if the workdir has a grid of another configuration.
 
   Args:
     config: of the stage, with the names of its datasets.
     grid: the section `grid` as config.json holds it.
     workdir: of the grid.
-    earlier: names of the datasets, see changed_field.
   """
   if not (workdir / CONFIG_FILE).exists():
     return
@@ -158,7 +156,7 @@ def refuse_changes(config: StageConfig, grid: Mapping[str, Any], workdir: Path, 
   if isinstance(before.get("rows"), list):
     pairs = [("grid.rows", *rows) for rows in zip_longest(before["rows"], grid["rows"])] + pairs
   changes = (f"{name} had {shown(then)}, has {shown(now)}" for name, then, now in pairs if then != now)
-  if field := changed_field(workdir / part_name(0), config, earlier) or next(changes, None):
+  if field := changed_field(workdir / part_name(0), config) or next(changes, None):
     raise InputError(f"{workdir}: made with another configuration: {field}; use another --workdir")
 
 
@@ -294,24 +292,28 @@ def advance_part(
   train, first = program.config.train, step
   intervals = (train.log_every, train.eval_every, train.checkpoint_every)
   keys = jnp.stack([run_keys(run)[0] for run in part.padded])
-  skipped = [0] * len(part.padded)
+  at_most = distributed.steps_in_dispatch(train.steps_per_call, program.devices)
+  skipped, losses, started = [0] * len(part.padded), [], time.perf_counter()
   with open_grid_log(workdir, part, step) as log, noted_signals() as signals:
     while step < train.steps:
-      count = min(train.steps - step, *(every - step % every for every in intervals))
-      started = time.perf_counter()
+      count = min(at_most, train.steps - step, *(every - step % every for every in intervals))
       grid, metrics = program.advance(grid, program.data, keys, count)
-      # The first steps of a session include the compilation, so they have no rate.
-      rate = count / (time.perf_counter() - started) if step > first else None
       step += count
       skipped = count_skipped(skipped, metrics["skipped"], count)
       stop_if_stuck(part, skipped, train.max_bad_steps)
-      scores = [{"loss": float(loss)} for loss in metrics["loss"][: len(part.runs)]]
+      losses += [metrics["loss"]] * count
+      stopped = bool(signals)
+      if step < train.steps and all(step % every for every in intervals) and not stopped:
+        continue
+      # The first line of a session includes the compilation, so it has no rate.
+      rate = len(losses) / (time.perf_counter() - started) if step - len(losses) > first else None
+      scores = [{"loss": float(loss)} for loss in np.nanmean(losses, axis=0)[: len(part.runs)]]
       if step % train.eval_every == 0 or step == train.steps:
         for run_scores, networks in zip(scores, averages(grid), strict=False):
           run_scores.update(validate(jax.device_put(networks, program.devices[0])))
       log(step, scores)
       print(progress(part, scores, step, train.steps, rate), flush=True)
-      stopped = bool(signals)
+      losses, started = [], time.perf_counter()
       if step % train.checkpoint_every == 0 or step == train.steps or stopped:
         save(checkpoints, members(grid), step, None)
       if stopped:

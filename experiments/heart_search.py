@@ -22,7 +22,7 @@ from experiments.hospital_files import write_rows
 from vamcei_jax import cli
 from vamcei_jax.data.labels import CLASSES, folded_values
 from vamcei_jax.data.nifti import list_volumes, load_image
-from vamcei_jax.files import expanded, write_text
+from vamcei_jax.files import write_text
 from vamcei_jax.inference.quality import LOW_SCORE
 from vamcei_jax.usage import REQUIRED, group
 
@@ -49,7 +49,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  output, files = expanded(cli.required_path("output")), list_volumes(expanded(cli.required_path("images")))
+  output, files = cli.required_path("output"), list_volumes(cli.required_path("images"))
   segmenter = vamcei_jax.load_segmenter(cli.required_path("weights"))
   values = [value[0] for value in folded_values(segmenter.config.data.label_values)]
   rows = []

@@ -37,7 +37,7 @@ from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.data.nifti import load_image
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import dice
-from vamcei_jax.files import expanded, write_text
+from vamcei_jax.files import write_text
 from vamcei_jax.inference.uncertainty import entropy
 from vamcei_jax.usage import REQUIRED, group
 
@@ -63,12 +63,12 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  data, workdir = expanded(cli.required_path("data")), expanded(cli.required_path("workdir"))
+  data, workdir = cli.required_path("data"), cli.required_path("workdir")
   rows = [row for row in read_rows(workdir / TABLE) if not METHODS[row["method"]].supervised]
   for hospital in HOSPITALS.values():
     if hospital not in {row["hospital"] for row in rows}:
       raise InputError(f"{workdir / TABLE}: no results of {hospital}; run python -m experiments.two_hospitals first")
-  cine, networks = augmented_cine(expanded(cli.required_path("cine"))), []
+  cine, networks = augmented_cine(cli.required_path("cine")), []
   for folder, hospital in HOSPITALS.items():
     networks += judge([row for row in rows if row["hospital"] == hospital], data / folder, workdir / folder, cine)
   write_rows(workdir / f"{STEM}.csv", networks)
@@ -106,7 +106,7 @@ def augmented_cine(folder: Path) -> list[Case]:
   cases = []
   for number in np.linspace(0, len(names) - 1, min(CINE, len(names))).round().astype(int).tolist():
     image, label = (folder / kind / f"{names[number]}.nii.gz" for kind in ("images", "labels"))
-    volume = read_volume(image, keep_lost=True)  # as in a training
+    volume = read_volume(image, keep_lost=True)  # they lie as those of MS-CMRSeg do
     classes = read_classes(label, volume, config.data.label_values)
     field = (volume.spacing, settings, foreground_centre(classes > 0))
     maps = zip(preprocess_image(volume.voxels, *field), preprocess_classes(classes, *field), strict=True)

@@ -17,7 +17,6 @@ from absl import flags
 
 from vamcei_jax import cli
 from vamcei_jax.errors import InputError
-from vamcei_jax.files import expanded
 from vamcei_jax.usage import REQUIRED, group
 
 FLAGS = flags.FLAGS
@@ -33,9 +32,9 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  mscmrseg, output = expanded(cli.required_path("mscmrseg")), expanded(cli.required_path("output"))
+  mscmrseg, output = cli.required_path("mscmrseg"), cli.required_path("output")
   check_folder(mscmrseg, ("C0", "LGE"), "mscmrseg")
-  acdc = None if (given := cli.path_of("acdc")) is None else expanded(given)
+  acdc = cli.path_of("acdc")
   if acdc:
     check_folder(acdc, ("images", "labels"), "acdc")
   for domain in ("cine", "lge"):

@@ -32,7 +32,7 @@ from vamcei_jax import cli
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.statistics import format_seeds, sample_std
-from vamcei_jax.files import expanded, locked, write_text
+from vamcei_jax.files import locked, write_text
 from vamcei_jax.usage import REQUIRED, group
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  data, workdir = expanded(cli.required_path("data")), expanded(FLAGS.workdir).resolve()
+  data, workdir = cli.required_path("data"), cli.required_path("workdir").resolve()
   seeds = parse_seeds(FLAGS.seeds)
   check_methods(FLAGS.methods)
   for domain in ("cine", *HOSPITALS):

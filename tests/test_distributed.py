@@ -454,7 +454,7 @@ def test_devices_get_equal_shares(monkeypatch):
 
   monkeypatch.setattr(jax, "devices", lambda: [Device(number) for number in (5, 0, 1, 4, 3, 2, 7, 6)])
   monkeypatch.setattr(jax, "device_count", lambda: 8)
-  for batch, used in ((8, 8), (16, 8), (12, 4), (3, 1)):
+  for batch, used in ((8, 8), (16, 8), (12, 6), (10, 5), (3, 3)):
     assert len(distributed.devices_for(batch)) == used
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   assert [4 * d.process_index + d.id for d in distributed.devices_for(8)] == list(range(8))

@@ -18,7 +18,6 @@ What this file relies on in `jax.pmap`, which is `jit` of `shard_map` since JAX 
   methods/state.py does.
 """
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -120,7 +119,7 @@ def devices_for(batch: int) -> Devices:
   Raises:
     InputError: there are several hosts, and not all their devices can have equal shares.
   """
-  count = math.gcd(batch, jax.device_count())
+  count = max(number for number in range(1, jax.device_count() + 1) if batch % number == 0)
   if on_many_hosts() and count < jax.device_count():
     raise InputError(
       f"config.train.batch_size={batch}: must be a multiple of the {jax.device_count()} devices of "

@@ -7,6 +7,7 @@ import pytest
 from tests.runs import final_state
 from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices
 from vamcei_jax.data.stream import StoredSlices, stream_batches
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline.domains import prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
@@ -64,7 +65,7 @@ def test_slices_without_a_structure_can_be_left_out(builders, tiny_config, monke
       np.testing.assert_array_equal(loaded[name][number], values[index])
 
   tiny_config.data.empty_slices = "none"
-  loaded_stage = load_stage(resolve(tiny_config).stages["no_adaptation"], builders, {}, {})
+  loaded_stage = load_stage(resolve(tiny_config).stages["vamcei"], builders, {}, {})
   assert len(loaded_stage["source"]) == len(filled)
   assert len(loaded_stage["target"]) == len(load_slices(builders["target"], "train", labels=False)["image"])
 
@@ -106,8 +107,14 @@ def test_a_source_without_masks_is_refused(builders, monkeypatch):
     StoredSlices(builders["source"], "train", labels=True)
 
 
-def test_batches_from_disk_are_the_loader_s(builders):
+@pytest.mark.parametrize("partitionable", [True, False])  # set by a program that calls vamcei_jax.train
+def test_batches_from_disk_are_the_loader_s(builders, partitionable):
   """For the share of a host, from any step on."""
+  with jax.threefry_partitionable(partitionable):
+    check_batches(builders)
+
+
+def check_batches(builders):
   key, batch, share = jax.random.key(3), 8, slice(4, 8)
   stored = {role: StoredSlices(builder, "train", labels=role == "source") for role, builder in builders.items()}
   slices = {role: of_role.load() for role, of_role in stored.items()}
@@ -115,7 +122,8 @@ def test_batches_from_disk_are_the_loader_s(builders):
   assert len(streamed) == 4
   for step, got in enumerate(streamed, 5):
     for role, maps in slices.items():
-      index = batch_indices(draw_keys(key, role)[0], step, len(maps["image"]), batch)[share]
+      with jax_settings():
+        index = batch_indices(draw_keys(key, role)[0], step, len(maps["image"]), batch)[share]
       for name, values in maps.items():
         np.testing.assert_array_equal(got[role][name], values[np.asarray(index)])
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 import xml.etree.ElementTree as ElementTree
 
 import jax
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from configs import ablation
+from experiments import grid_training
 from experiments.grid_results import Run, draw_curves, format_table, over_seeds, validation_curves, write_grid_results
 from experiments.grid_training import STAGE, Part, progress, run_grid
+from tests.commands import error_of
 from tests.configs import tiny_ablation
 from tests.runs import assert_same, final_state
 from vamcei_jax.config.schema import GridConfig, vary
@@ -185,6 +188,33 @@ def test_an_interrupted_grid_is_resumed(grid, run_command, config, tmp_path):
   assert read_record(workdir) == read_record(grid) is not None
   assert (workdir / "ablation.md").read_text() == (grid / "ablation.md").read_text()
   assert (workdir / "metrics.jsonl").read_text() == (grid / "metrics.jsonl").read_text()
+
+
+def test_a_signal_stops_a_grid_after_the_current_step(grid, config, tmp_path, monkeypatch, capsys):
+  """A step of each run, not all steps up to the next line of the log."""
+  compile_program = grid_training.compile_grid
+
+  def interrupted(*arguments, **options):
+    advance = compile_program(*arguments, **options)
+
+    def once(*arguments):
+      signal.raise_signal(signal.SIGTERM)
+      return advance(*arguments)
+
+    return once
+
+  monkeypatch.setattr(grid_training, "compile_grid", interrupted)
+  changed = config.copy_and_resolve_references()
+  changed.train.update(log_every=8, eval_every=8, checkpoint_every=8)
+  with pytest.raises(SystemExit, match="143"):
+    run_grid(changed, tmp_path / "stopped")
+  assert "part0 stopped at step 1, which is saved" in capsys.readouterr().err
+
+
+def test_a_training_of_a_single_run_refuses_a_grid(run_command, tmp_path):
+  flags = ["--config=tests/configs/tiny_ablation.py", f"--workdir={tmp_path / 'run'}"]
+  assert "experiments.ablation_grid" in error_of(run_command("vamcei_jax.main", *flags))
+  assert not (tmp_path / "run").exists()
 
 
 def test_another_configuration_is_refused(grid, config):

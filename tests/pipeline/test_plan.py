@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.configs import tiny_multistage
+from vamcei_jax.config.files import stage_content, write_config
 from vamcei_jax.errors import InputError
-from vamcei_jax.pipeline.plan import Folder, dependent_stages, make_plan, remove_stages
+from vamcei_jax.pipeline.plan import Folder, dependent_stages, inspect_folders, make_plan, remove_stages
 from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.stages import needed_stages
 
 ORDER = ("no_adaptation", "translate", "target_vamcei", "source_vamcei", "distill")
 FINISHED = Folder(exists=True, finished=True)
@@ -21,6 +23,10 @@ def config():
   return tiny_multistage.get_config()
 
 
+def needs_of(config):
+  return {stage: needed_stages(stage, of_stage) for stage, of_stage in resolve(config).stages.items()}
+
+
 def plan(configs, retrain=(), **folders):
   """The plan of a run whose stages are finished, but for those given."""
   found = dict.fromkeys(configs, FINISHED) | folders
@@ -29,7 +35,7 @@ def plan(configs, retrain=(), **folders):
 
 def test_stages_depend_on_those_that_they_need(config):
   config.stage.distill.distillation.teachers = (0.5, 0.5)
-  dependent = partial(dependent_stages, resolve(config).stages)
+  dependent = partial(dependent_stages, needs_of(config))
   upon_translate = {"target_vamcei", "source_vamcei", "distill"}
   assert dependent([], []) == set()
   assert dependent(["distill"], []) == {"distill"}
@@ -40,10 +46,22 @@ def test_stages_depend_on_those_that_they_need(config):
   assert dependent(["no_adaptation"], []) == {"no_adaptation"}
 
   config.stage.distill.distillation.teachers = (0.5, 0.3, 0.2)
-  assert dependent_stages(resolve(config).stages, ["no_adaptation"], []) == {"no_adaptation", "distill"}
+  assert dependent_stages(needs_of(config), ["no_adaptation"], []) == {"no_adaptation", "distill"}
 
-  config.stages = ("no_adaptation", "translate", "target_vamcei")  # the workdir may have later stages of another run
-  assert dependent_stages(resolve(config).stages, ["translate"], []) == {"translate", *upon_translate}
+
+def test_of_the_stages_of_an_earlier_run_those_that_need_a_changed_one_are_discarded(config, tmp_path):
+  config.stage.distill.distillation.teachers = (0.5, 0.5)
+  for stage, of_stage in resolve(config).stages.items():
+    write_config(tmp_path / stage, stage_content(of_stage))
+  config.stages = ("no_adaptation",)
+  configs = resolve(config).stages
+  folders = inspect_folders(configs, tmp_path)
+  assert make_plan(configs, folders, ["no_adaptation"], tmp_path).discard == {"no_adaptation"}
+  config.stages = ("translate",)
+  configs = resolve(config).stages
+  folders = inspect_folders(configs, tmp_path)
+  expected = {"translate", "target_vamcei", "source_vamcei", "distill"}
+  assert make_plan(configs, folders, ["translate"], tmp_path).discard == expected
 
 
 def test_a_finished_run_is_skipped_and_keeps_its_results(config):

@@ -15,7 +15,6 @@ CONFIG_FILE = "config.json"
 # Fields that decide where and how a stage is computed, not what it learns. The names of datasets
 # contain a digest of the files below data.root.
 _INDIFFERENT = {"data.root", "data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
-_NONE: Mapping[str, str] = {}
 # Options of version 0.1 that this version does not have -> the value that switched them off.
 _REMOVED = {
   "distillation.views": False,
@@ -107,7 +106,7 @@ def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
   return upgraded
 
 
-def changed_field(folder: Path, config: StageConfig, earlier_names: Mapping[str, str] = _NONE) -> str | None:
+def changed_field(folder: Path, config: StageConfig) -> str | None:
   """The first field that differs from the stage's configuration in `folder`, as "FIELD was X, is Y"; None if none does.
 
   Fields that decide where and how a stage is computed may differ.
@@ -115,7 +114,6 @@ def changed_field(folder: Path, config: StageConfig, earlier_names: Mapping[str,
   Args:
     folder: of the stage.
     config: of the stage.
-    earlier_names: of datasets, see vamcei_jax.datasets.
   """
   if not (folder / CONFIG_FILE).exists():
     return None
@@ -129,8 +127,6 @@ def changed_field(folder: Path, config: StageConfig, earlier_names: Mapping[str,
     record = find_record(name)
     default = "not there" if record is None else json.loads(json.dumps(record.default))
     before, now = theirs.get(name, default), ours.get(name, default)
-    if name == "data.datasets" and isinstance(before, list):
-      before = [earlier_names.get(dataset, dataset) for dataset in before]
     # Unknown until the stage `locate` has run.
     if name == "data.datasets" and None in (before, now):
       continue

@@ -1,6 +1,6 @@
 """The fields of a configuration: one record each, with its default, its rule and a sentence of explanation.
 
-A section of `configs/uda.py` is a frozen dataclass here. `vamcei_jax.pipeline.stages.resolve` checks a ConfigDict once
+A section of `configs/uda.py` is a frozen dataclass here. `vamcei_jax.pipeline.resolve.resolve` checks a ConfigDict once
 against these records, and hands typed sections to the rest of the package.
 """
 

@@ -14,6 +14,7 @@ from jax import Array
 
 from vamcei_jax.data.loader import batch_indices, draw_keys, load_slices, naming_damage, open_split, require_masks
 from vamcei_jax.data.slices import selected_slices
+from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 
 _THREADS = 4  # that read ahead
@@ -113,6 +114,7 @@ def stream_batches(
     pick = lambda domain, source: batch_indices(draw_keys(key, domain)[0], step, len(source), batch)
     return {domain: pick(domain, source) for domain, source in sources.items()}
 
+  @jax_settings()  # those of the calling thread are not those of Grain's threads
   def read(step: int) -> dict[str, dict[str, np.ndarray]]:
     picked = {domain: np.asarray(index)[share] for domain, index in indices(step).items()}
     stack = lambda examples: {name: np.stack([example[name] for example in examples]) for name in examples[0]}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from vamcei_jax.data.labels import LabelValues, folded_values
 from vamcei_jax.data.loader import naming_damage
 from vamcei_jax.data.preprocess import Preprocess
-from vamcei_jax.datasets.cases import Cases, CasesConfig, Splits, earlier_fingerprint, examine, fingerprint, usable
+from vamcei_jax.datasets.cases import Cases, CasesConfig, Splits, examine, fingerprint, usable
 from vamcei_jax.datasets.digests import file_digests
 from vamcei_jax.datasets.folder import Folder
 from vamcei_jax.datasets.mmwhs import Mmwhs
@@ -95,7 +95,6 @@ def prepare(
   identity = fingerprint(splits, folder, file_digests(files, Path(data_dir)))
   unread = builder_class.unread(folder, config) if from_files else {}
   config.name = _config_name(settings | reading | options, identity, [os.path.relpath(file, folder) for file in unread])
-  config.earlier_name = _config_name(settings | options, earlier_fingerprint(splits))
   make_builder = lambda: builder_class(config=config, data_dir=data_dir, file_format="array_record")
   prepared = Path(data_dir, name, config.name)
   with naming_damage(prepared) if prepared.exists() else contextlib.nullcontext():
@@ -178,14 +177,6 @@ def left_out(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
 def lost_directions(builder: tfds.core.DatasetBuilder) -> list[str]:
   """The patients whose headers have lost the directions of rows and columns."""
   return list((builder.info.metadata or {}).get("lost", []))
-
-
-def earlier_names(builders: Iterable[tfds.core.DatasetBuilder]) -> dict[str, str]:
-  """Full name of a dataset by paths and times, as before 0.2.0 -> its full name."""
-  earlier = lambda builder: builder.info.full_name.replace(
-    builder.builder_config.name, builder.builder_config.earlier_name
-  )
-  return {earlier(builder): builder.info.full_name for builder in builders}
 
 
 def refuse_shared(source: tfds.core.DatasetBuilder, target: tfds.core.DatasetBuilder) -> None:

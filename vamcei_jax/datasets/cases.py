@@ -202,17 +202,6 @@ def fingerprint(splits: Splits, root: Path, digests: Mapping[Path, str | None]) 
   return [(split, name, below(file), digests[file]) for split, name, file in listing]
 
 
-def earlier_fingerprint(splits: Splits) -> list[tuple]:
-  """The identity by paths and times, before 0.2.0: (split, patient, file, size, modification time) of every file."""
-  stats = []
-  for split, cases in splits.items():
-    for case in cases:
-      for file in case.files:
-        stat = file.stat() if file.exists() else None
-        stats.append((split, case.name, str(file.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns))
-  return stats
-
-
 def relative(file: str | Path, root: str | Path) -> str:
   """The path of a file as seen from the root."""
   return os.path.relpath(os.path.abspath(file), os.path.abspath(root))

@@ -26,7 +26,6 @@ class VolumesConfig(tfds.core.BuilderConfig):
     rows and columns as they are stored.
   turns: patient -> number in TURNS by which its slices are turned; of patients that are not named, 0.
   root: folder of the files.
-  earlier_name: name of the same data by the paths and times of the files, before 0.2.0.
   left_out: files that cannot be used, and why.
   digests: digest of an image -> its file, of the images that can be used.
   lost: names of the patients whose headers have lost the directions.
@@ -41,7 +40,6 @@ class VolumesConfig(tfds.core.BuilderConfig):
   orientation: str = "header"
   turns: Mapping[str, int] = dataclasses.field(default_factory=dict)
   root: str = ""
-  earlier_name: str = ""
   left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
   digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
   lost: Sequence[str] = ()

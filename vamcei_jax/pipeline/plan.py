@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
-from vamcei_jax.config.files import changed_field
+from vamcei_jax.config.files import CONFIG_FILE, changed_field, read_stage_config
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline.stages import LOCATOR, STAGES, needed_stages
@@ -22,11 +22,13 @@ class Folder:
   exists: whether the folder exists.
   finished: whether it has the checkpoint of the last step.
   changed: the first field in which its configuration differs, as "FIELD was X, is Y"; None if none does.
+  needs: the stages from which the network of a stage of an earlier run was made.
   """
 
   exists: bool = False
   finished: bool = False
   changed: str | None = None
+  needs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +53,26 @@ class Plan:
     return set(self.actions) <= self.discard
 
 
-def inspect_folders(
-  configs: Mapping[str, StageConfig], workdir: Path, earlier_names: Mapping[str, str]
-) -> dict[str, Folder]:
-  """What lies in the folder of each stage of a run; `earlier_names` as of changed_field."""
-  return {
+def inspect_folders(configs: Mapping[str, StageConfig], workdir: Path) -> dict[str, Folder]:
+  """What lies in the folder of each stage of a run, and of each stage that an earlier run left in its workdir."""
+  folders = {
     stage: Folder(
       exists=(workdir / stage).exists(),
       finished=is_finished(workdir / stage / "checkpoints", config.train.steps),
-      changed=changed_field(workdir / stage, config, earlier_names),
+      changed=changed_field(workdir / stage, config),
     )
     for stage, config in configs.items()
   }
+  left = [stage for stage in STAGES if stage not in configs and (workdir / stage / CONFIG_FILE).exists()]
+  return folders | {stage: Folder(True, needs=needed_stages(stage, _config_of(workdir / stage))) for stage in left}
+
+
+def _config_of(folder: Path) -> StageConfig | None:
+  """The configuration of a stage; None if it cannot be read."""
+  try:
+    return read_stage_config(folder)
+  except InputError:
+    return None
 
 
 def make_plan(
@@ -72,7 +82,7 @@ def make_plan(
 
   Args:
     configs: of each stage, in order.
-    folders: what lies in the folder of each stage.
+    folders: of inspect_folders.
     retrain: stages that the user wants to train from the start.
     workdir: of the run; errors name it, nothing in it is read.
 
@@ -83,8 +93,10 @@ def make_plan(
   if unknown := [stage for stage in retrain if stage not in configs]:
     raise InputError(f"--stages={unknown[0]}: not a stage of this run; choose from {', '.join(configs)}")
   unfinished = {stage for stage in configs if not folders[stage].finished}
-  requested = dependent_stages(configs, retrain, retrain)
-  discard = requested | dependent_stages(configs, retrain, unfinished)
+  needs = {stage: folder.needs for stage, folder in folders.items()}
+  needs |= {stage: needed_stages(stage, config) for stage, config in configs.items()}
+  requested = dependent_stages(needs, retrain, retrain)
+  discard = requested | dependent_stages(needs, retrain, unfinished)
   # All other stages depend on the field that the locator chooses.
   requested |= set(configs) if LOCATOR in retrain else set()
   discard |= requested | (set(configs) - {LOCATOR} if LOCATOR in unfinished else set())
@@ -99,12 +111,12 @@ def make_plan(
 
 
 def dependent_stages(
-  configs: Mapping[str, StageConfig], stages: Collection[str], changing: Collection[str]
+  needs: Mapping[str, Collection[str]], stages: Collection[str], changing: Collection[str]
 ) -> set[str]:
-  """The given stages, and all stages that need one of them or of the `changing` ones, of this run or an earlier one."""
+  """The given stages, and all that need one of them or of the `changing` ones; `needs` maps a stage to its needs."""
   dependent = set(stages)
-  for stage in STAGES:
-    if (dependent | set(changing)) & set(needed_stages(stage, configs.get(stage))):
+  for stage in filter(needs.__contains__, STAGES):
+    if (dependent | set(changing)) & set(needs[stage]):
       dependent.add(stage)
   return dependent
 

@@ -29,6 +29,7 @@ from vamcei_jax.models.layers import GROUPS
 from vamcei_jax.pipeline.stages import ADAPT, DISTILL, LOCATOR, STAGES, needed_stages
 
 _FREE = {"data.crop", "data.empty_slices"}  # data fields in which stages may differ
+_OF_THE_RUN = ("data.located", "data.datasets")
 _COARSE = ("data.size", "data.spacing", "data.zoom")  # data fields in which the locator may differ as well
 _SECTIONS = {"translation": (cyclegan, TranslationConfig), "distillation": (distillation, DistillationConfig)}
 
@@ -69,14 +70,17 @@ def resolve(config: ConfigDict) -> RunConfig:
   fields = flat_fields(shared)
   _check_fields(fields, "config.{}".format, {name: stage.method for name, stage in STAGES.items()})
   grid = _resolve_grid(content)
-  sections = _stage_sections(content)
+  for name in _OF_THE_RUN:
+    if fields.get(name):
+      raise InputError(f"config.{name}={shown(fields[name])}: set by the run; leave it out")
+  sections = {name: flat_fields(section) for name, section in _stage_sections(content).items()}
+  for name, stage_fields in sections.items():
+    _check_section(name, stage_fields)
   configs = {}
   for number, name in enumerate(stages):
     _check_order(stages, number, STAGES[name].needs)
-    stage_fields = flat_fields(sections.get(name, {}))
-    _check_section(name, stage_fields)
-    located = bool(fields.get("data.located")) or (LOCATOR in stages and name != LOCATOR)
-    configs[name] = _build_stage(name, fields | stage_fields | {"data.located": located})
+    stage_fields = sections.get(name, {})
+    configs[name] = _build_stage(name, fields | stage_fields | {"data.located": LOCATOR in stages and name != LOCATOR})
     check_relations(configs[name], stage_fields)
     _check_order(stages, number, needed_stages(name, configs[name]))
   _check_grid(grid, configs)
@@ -206,6 +210,7 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   coarsest = 2 ** (len(model.widths) - 1)
   # The global alignment pools the coarsest latent by 4×4.
   divisor = max(coarsest, 4 * 2 ** (model.latent_scales - 1)) if has_latents else coarsest
+  divisor = 4 if method is cyclegan else divisor  # of its two convolutions of stride 2
   for name, pixels in (("size", config.data.size), ("crop", config.data.crop)):
     yield f"data.{name}", all(n % divisor == 0 for n in pixels), f"two multiples of {divisor}"
   short_axis = config.data.plane == "short_axis"

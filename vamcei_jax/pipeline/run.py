@@ -13,7 +13,6 @@ from vamcei_jax import distributed
 from vamcei_jax.config.files import stage_content, write_config
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.preprocess import preprocess_settings
-from vamcei_jax.datasets import earlier_names
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded, locked
@@ -69,6 +68,8 @@ def run(
     InputError: config, data or workdir cannot be used; nothing was trained or removed.
   """
   resolved = resolve(config)
+  if resolved.grid is not None:
+    raise InputError("config.grid: a grid of runs; train it with experiments.ablation_grid")
   first = next(iter(resolved.stages.values()))
   for stage in resolved.stages.values():  # raises an error if the hosts cannot share a batch
     distributed.devices_for(stage.train.batch_size)
@@ -80,7 +81,7 @@ def run(
   configs = name_datasets(resolved.stages, datasets, after_locator=False)
   with contextlib.ExitStack() as stack:
     distributed.first_host_first(lambda: distributed.is_first_host() and stack.enter_context(locked(workdir)))
-    folders = inspect_folders(configs, workdir, earlier_names(datasets.values()))
+    folders = inspect_folders(configs, workdir)
     plan = make_plan(configs, folders, retrain, workdir)
     earlier = read_record(workdir)
     distributed.wait_for_hosts("checked")

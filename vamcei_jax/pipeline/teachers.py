@@ -10,7 +10,7 @@ from vamcei_jax.data.loader import load_stacks, patient_names
 from vamcei_jax.data.stream import StoredSlices
 from vamcei_jax.inference.postprocess import smooth_slices
 from vamcei_jax.inference.volumes import predict_volume
-from vamcei_jax.methods import distillation
+from vamcei_jax.methods import distillation, supervised
 from vamcei_jax.methods.distillation import mean_probabilities
 from vamcei_jax.methods.state import Params
 from vamcei_jax.pipeline.domains import Datasets, scored_patients
@@ -41,7 +41,9 @@ def load_stage(
   if stage.method is distillation:
     # float16 saves memory.
     extra_maps["teacher"] = np.concatenate(probs).astype(np.float16)
-  slices = {"target": StoredSlices(datasets[stage.target], "train", labels=False, beside=extra_maps)}
+  slices = {}
+  if stage.method is not supervised:
+    slices["target"] = StoredSlices(datasets[stage.target], "train", labels=False, beside=extra_maps)
   if stage.source in datasets:
     slices["source"] = StoredSlices(datasets[stage.source], "train", labels=True, empty=config.data.empty_slices)
   return slices
