@@ -156,6 +156,52 @@ def test_series_whose_uids_an_anonymiser_has_made_equal_stay_apart(tmp_path):
   }
 
 
+def series_of_slices(stored, **elements):
+  """A series for each slice; descriptions end in its number."""
+  changes = [{"SeriesDescription": f"PSIR sax {number}", "SeriesNumber": 20 + number} for number in range(len(stored))]
+  slices = [dicoms.make_slice(pixels, place, f"s{place}") for place, pixels in enumerate(stored)]
+  for dataset, change in zip(slices, changes, strict=True):
+    for name, value in (change | elements).items():
+      setattr(dataset, name, value)
+  return slices
+
+
+def test_series_of_one_slice_each_are_joined_to_a_stack(tmp_path):
+  stored = dicoms.voxels(12)
+  dicoms.write(tmp_path / "apart", series_of_slices(stored))
+  dicoms.write(tmp_path / "one", dicoms.stack(stored))
+  volume, expected = read_dicom(tmp_path / "apart"), read_dicom(tmp_path / "one")
+  assert volume.series == 12
+  assert volume.name.startswith("PSIR-sax-0_series20_")
+  np.testing.assert_allclose(volume.affine, expected.affine)
+  np.testing.assert_array_equal(read_voxels(volume), read_voxels(expected))
+
+
+@pytest.mark.parametrize("change", [{"SeriesDescription": "PSIR 3ch"}, {"StudyInstanceUID": "1.2.3"}, {"Rows": 10}])
+def test_a_slice_of_another_kind_is_not_joined(tmp_path, change):
+  slices = series_of_slices(dicoms.voxels(4))
+  if "Rows" in change:
+    dicoms.set_pixels(slices[-1], dicoms.voxels(1, rows=10)[0])
+  else:
+    for name, value in change.items():
+      setattr(slices[-1], name, value)
+  volumes, failures = list_dicom(dicoms.write(tmp_path, slices))
+  assert (sorted(len(volume.frames) for volume in volumes), failures) == ([1, 3], [])
+
+
+def test_single_slices_that_are_no_stack_stay_apart(tmp_path):
+  slices = series_of_slices(dicoms.voxels(7))
+  volumes, failures = list_dicom(dicoms.write(tmp_path / "far", slices[::3]))
+  assert ([len(volume.frames) for volume in volumes], failures) == ([1, 1, 1], [])
+  again = dicoms.make_slice(dicoms.voxels(1)[0], 1, "again", SeriesDescription="PSIR sax")  # two of one position
+  volumes, failures = list_dicom(dicoms.write(tmp_path / "repeated", [*slices[:3], again]))
+  assert ([len(volume.frames) for volume in volumes], failures) == ([1, 1, 1, 1], [])
+  volumes, failures = list_dicom(dicoms.write(tmp_path / "gap", [*slices[:3], *slices[4:]]))
+  assert volumes == []
+  assert len(failures) == 1
+  assert "no slice at" in failures[0]
+
+
 def test_threads_leave_the_log_and_stderr_of_the_process_as_they_were(tmp_path):
   dicoms.write(tmp_path, dicoms.stack(dicoms.voxels(3)))
   before, stderr = logging.root.manager.disable, os.fstat(2)

@@ -174,6 +174,16 @@ def test_a_segmentation_that_cannot_be_made_leaves_no_file(segmenter, tmp_path):
     save_dicom_seg(tmp_path / "seg.dcm", array, VALUES)
 
 
+def test_joined_series_are_a_finding_and_have_no_segmentation(segmenter, tmp_path):
+  stored = dicoms.voxels(3)
+  slices = [dicoms.make_slice(pixels, place, f"s{place}") for place, pixels in enumerate(stored)]
+  prediction = segmenter(dicoms.write(tmp_path / "in", slices))
+  assert "series joined" in [finding.name for finding in prediction.quality.findings]
+  with pytest.raises(InputError, match="3 series; a DICOM segmentation belongs to one"):
+    save_dicom_seg(tmp_path / "seg.dcm", prediction, VALUES)
+  assert not (tmp_path / "seg.dcm").exists()
+
+
 def test_a_segmentation_never_replaces_an_image(segmenter, tmp_path):
   for file in files_of_phase(1):
     shutil.copy(file, tmp_path)

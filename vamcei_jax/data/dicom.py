@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vamcei_jax.data.dicom_series import PHASE_FIELDS, DicomVolume, Frame, grouped, volumes_of
+from vamcei_jax.data.dicom_series import PHASE_FIELDS, DicomVolume, Frame, grouped, joined, volumes_of
 from vamcei_jax.data.nifti import PROCESS, SUFFIXES, walk
 from vamcei_jax.errors import InputError
 
@@ -71,7 +71,7 @@ def list_dicom(source: Path, leave_out: Path | None = None) -> tuple[list[DicomV
     except InputError as error:
       failures.append(str(error))
   volumes = []
-  for stack in grouped(frames.values(), lambda frame: frame.series):
+  for stack in joined(grouped(frames.values(), lambda frame: frame.series)):
     found, wrong = volumes_of(stack)
     volumes += found
     failures += wrong
@@ -228,6 +228,7 @@ def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
     file=path,
     index=index,
     uid=str(dataset.get("SOPInstanceUID") or path),
+    study=str(dataset.get("StudyInstanceUID") or ""),
     series=str(dataset.get("SeriesInstanceUID") or path.parent),
     title=_title(dataset),
     kind=_kind(holders),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from vamcei_jax.errors import InputError
 
 TOLERANCE = 0.05  # of the distance between slices
 SAME_PLACE = 0.1  # mm along the normal; slices that are closer lie at one position
+NEIGHBOURS = 2.0  # slice thicknesses; slices that are farther apart are no stack
 
 # What may tell apart the images of one position, and the functional group that has it in multi-frame files.
 PHASE_FIELDS = {
@@ -36,6 +38,7 @@ class Frame:
     file: that holds the slice.
     index: of the slice in its file.
     uid: SOPInstanceUID of the file.
+    study: StudyInstanceUID.
     series: SeriesInstanceUID.
     title: printable description and number of the series.
     kind: words of ImageType and of the complex component.
@@ -51,6 +54,7 @@ class Frame:
   file: Path
   index: int
   uid: str
+  study: str
   series: str
   title: str
   kind: frozenset[str]
@@ -85,6 +89,11 @@ class DicomVolume:
   def __str__(self) -> str:
     return f"{self.frames[0].file.parent}: {self.name}"
 
+  @property
+  def series(self) -> int:
+    """The number of series from which the slices are."""
+    return len({frame.series for frame in self.frames})
+
 
 def grouped(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[list[Frame]]:
   """The slices that have one key, for each key in the order in which it occurs first."""
@@ -94,11 +103,37 @@ def grouped(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[l
   return list(groups.values())
 
 
+def joined(series: Iterable[list[Frame]]) -> list[list[Frame]]:
+  """The series, those of one slice each joined to stacks: some scanners write a series for each breath-hold.
+
+  They are joined if they have different positions, of which at least two are neighbours, and one study, description
+  (without a number at its end), kinds, number of images, size, pixel spacing and orientation.
+
+  Args:
+    series: the slices of each.
+  """
+  stacks: dict[Hashable, list[list[Frame]]] = defaultdict(list)
+  for frames in sorted(series, key=lambda frames: (frames[0].title, frames[0].series)):
+    first, kinds = frames[0], frozenset(frame.kind for frame in frames)
+    description = re.sub(r"[-_ \d]*_series\d+$", "", first.title)
+    geometry = (*first.size, *np.round([*first.spacing, *first.orientation.ravel()], 3))
+    alone = len(_heights(frames)) == 1
+    stacks[(first.study, description, kinds, len(frames), geometry) if alone else first.series].append(frames)
+  return [frames for stack in stacks.values() for frames in ([sum(stack, [])] if _is_stack(stack) else stack)]
+
+
+def _is_stack(series: Sequence[list[Frame]]) -> bool:
+  """Whether series of one slice each lie at different positions, of which two are neighbours."""
+  gaps = np.diff(sorted(frames[0].height for frames in series))
+  thickness = series[0][0].thickness or np.inf
+  return len(gaps) > 0 and gaps.min() > SAME_PLACE and gaps.min() <= NEIGHBOURS * thickness
+
+
 def volumes_of(series: Sequence[Frame]) -> tuple[list[DicomVolume], list[str]]:
   """The volumes of a series, and one line for each that cannot be made.
 
   Args:
-    series: slices with one SeriesInstanceUID, each once.
+    series: the slices of a series, or of several that are joined, each once.
   """
   kinds = grouped(series, lambda frame: frame.kind)
   common = frozenset.intersection(*(stack[0].kind for stack in kinds))

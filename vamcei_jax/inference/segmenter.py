@@ -119,6 +119,8 @@ class Segmenter:
       prediction needs test-time augmentation or samples; the findings.
     """
     findings = [Finding("voxel size assumed", note) for note in scan.notes]
+    if scan.dicom is not None and scan.dicom.series > 1:
+      findings.append(Finding("series joined", f"{scan.dicom.series} series of one slice each, taken as one stack"))
     if note := self._settings(scan.name, scan.volume)[1]:
       findings.append(Finding("pixels resampled", note))
     if not seen.any():
