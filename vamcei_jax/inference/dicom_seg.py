@@ -49,9 +49,7 @@ def save_dicom_seg(path: Path, prediction: Prediction, label_values: LabelValues
   if path.exists() and any(frame.file.exists() and path.samefile(frame.file) for frame in volume.frames):
     raise InputError(f"{path}: one of the images; choose another file for the segmentation")
   if volume.series > 1:
-    raise InputError(
-      f"{volume}: slices of {volume.series} series; a DICOM segmentation is of one. Leave --dicom_seg out."
-    )
+    raise InputError(f"{volume}: {volume.series} series; a DICOM segmentation belongs to one. Leave --dicom_seg out.")
   try:
     import highdicom  # noqa: F401
   except ImportError:
