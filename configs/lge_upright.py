@@ -17,6 +17,8 @@ def get_config() -> ConfigDict:
   config.init = "weights/lge"
   config.teachers = ("weights/mscmrseg_student",)
 
+  # As stored, the hearts of ACDC lie as those of MS-CMRSeg do. Their headers have no directions.
+  config.data.orientation = "file"
   config.augment.upright = 0.6
   # Weaker than in configs/lge.py: the network has learned these changes already.
   config.augment.scale = 0.25

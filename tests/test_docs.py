@@ -9,11 +9,13 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import vamcei_jax
 from tests.commands import ROOT
 from vamcei_jax.config.schema import InferenceConfig, find_record, records
+from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import STAGES
 
@@ -44,6 +46,17 @@ def test_the_readme_is_one_page():
   text = (ROOT / "README.md").read_text()
   assert words(text) <= 900
   assert len(text.splitlines()) <= 150
+
+
+def test_the_quickstart_shows_what_the_weights_predict(tmp_path):
+  write_nnunet(tmp_path, sources=1, targets=1, masks=1)
+  prediction = vamcei_jax.load_segmenter(ROOT / "weights" / "lge")(tmp_path / "lge/imagesTr/lge_001_0000.nii.gz")
+  (row,) = re.findall(r"^lge_001_0000\.nii\.gz,(.*)$", (ROOT / "docs/quickstart.md").read_text(), re.MULTILINE)
+  *numbers, findings = row.split(",")
+  volumes, quality = prediction.volumes_ml, prediction.quality
+  expected = [volumes["LV"], volumes["RV"], prediction.myocardial_mass_g, quality.score]
+  np.testing.assert_allclose([float(number) for number in numbers], expected, rtol=0.02)
+  assert findings == "; ".join(finding.name for finding in quality.findings)
 
 
 def test_the_api_reference_has_an_example_of_every_public_name():
