@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
   config.init = "weights/lge"
   config.teachers = ("weights/mscmrseg_student",)
 
-  # As stored, the hearts of ACDC lie as those of MS-CMRSeg do. Their headers have no directions.
+  # In our copy of ACDC, headers have no directions, and most hearts lie as those of MS-CMRSeg do.
   config.data.orientation = "file"
   config.augment.upright = 0.6
   # Weaker than in configs/lge.py: the network has learned these changes already.

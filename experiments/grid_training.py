@@ -29,7 +29,16 @@ from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.statistics import summarise
 from vamcei_jax.files import locked
-from vamcei_jax.grid import averages, compile_grid, grid_placement, make_grid, maps_grids, members, runs_at_once
+from vamcei_jax.grid import (
+  averages,
+  compile_grid,
+  grid_placement,
+  make_grid,
+  maps_grids,
+  mean_of_finite,
+  members,
+  runs_at_once,
+)
 from vamcei_jax.inference.volumes import predict_volume
 from vamcei_jax.methods import vamcei
 from vamcei_jax.methods.state import Params, State, config_arrays
@@ -303,17 +312,16 @@ def advance_part(
       stop_if_stuck(part, skipped, train.max_bad_steps)
       losses += [metrics["loss"]] * count
       stopped = bool(signals)
-      if step < train.steps and all(step % every for every in intervals) and not stopped:
-        continue
-      # The first line of a session includes the compilation, so it has no rate.
-      rate = len(losses) / (time.perf_counter() - started) if step - len(losses) > first else None
-      scores = [{"loss": float(loss)} for loss in np.nanmean(losses, axis=0)[: len(part.runs)]]
-      if step % train.eval_every == 0 or step == train.steps:
-        for run_scores, networks in zip(scores, averages(grid), strict=False):
-          run_scores.update(validate(jax.device_put(networks, program.devices[0])))
-      log(step, scores)
-      print(progress(part, scores, step, train.steps, rate), flush=True)
-      losses, started = [], time.perf_counter()
+      if step == train.steps or not all(step % every for every in intervals):
+        # The first line of a session includes the compilation, so it has no rate.
+        rate = len(losses) / (time.perf_counter() - started) if step - len(losses) > first else None
+        scores = [{"loss": float(loss)} for loss in mean_of_finite(np.stack(losses))[: len(part.runs)]]
+        if step % train.eval_every == 0 or step == train.steps:
+          for run_scores, networks in zip(scores, averages(grid), strict=False):
+            run_scores.update(validate(jax.device_put(networks, program.devices[0])))
+        log(step, scores)
+        print(progress(part, scores, step, train.steps, rate), flush=True)
+        losses, started = [], time.perf_counter()
       if step % train.checkpoint_every == 0 or step == train.steps or stopped:
         save(checkpoints, members(grid), step, None)
       if stopped:

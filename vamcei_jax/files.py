@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vamcei_jax.errors import InputError
@@ -85,10 +85,9 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
   """Waits until no other process is in such a block for a folder, if its file system can lock folders."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
+  with ExitStack() as stack:
     with suppress(OSError):
+      descriptor = os.open(folder, os.O_RDONLY)
+      stack.callback(os.close, descriptor)
       fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
-  finally:
-    os.close(descriptor)

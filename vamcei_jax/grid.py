@@ -47,7 +47,7 @@ def compile_grid(
     measured = []
     for number, key in enumerate(keys):
       states[number], metrics = alone(states[number], data, key, count)
-      measured.append(jax.tree.map(lambda *x: np.nanmean(x), *jax.device_get(metrics)))
+      measured.append(jax.tree.map(lambda *x: mean_of_finite(np.asarray(x)), *jax.device_get(metrics)))
     return states, jax.tree.map(lambda *x: np.stack(x), *measured)
 
   def call_all(states: State, data: Any, keys: Array, count: int) -> tuple[State, dict[str, np.ndarray]]:
@@ -55,6 +55,13 @@ def compile_grid(
     return states, jax.device_get(metrics)
 
   return call_all if mapped else call_each
+
+
+def mean_of_finite(values: np.ndarray) -> np.ndarray:
+  """Mean over the first axis without NaN; NaN where all are."""
+  missing = np.isnan(values)
+  counts = (~missing).sum(0)
+  return np.where(counts > 0, np.where(missing, 0, values).sum(0) / np.maximum(counts, 1), np.nan)
 
 
 def grid_program(step: Callable, draw: Callable, devices: Devices, count: int) -> Callable:

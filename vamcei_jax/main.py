@@ -68,7 +68,7 @@ def main() -> None:
     run(FLAGS.config, workdir or Path("runs") / name, FLAGS.stages, on_start=_hint_huge_pages)
   else:
     origin = cli.required_path("reproduce")
-    if not reproduce(origin, workdir or Path(f"{origin.absolute()}-again"), FLAGS.stages):
+    if not reproduce(origin, workdir or Path(f"{os.path.abspath(origin)}-again"), FLAGS.stages):
       sys.exit(1)
 
 

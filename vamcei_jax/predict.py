@@ -298,11 +298,12 @@ def write_prediction(
     dicom_seg: whether the DICOM segmentation has been written.
   """
   from vamcei_jax.data.nifti import MAPS
+  from vamcei_jax.inference.dicom_seg import is_own_segmentation
 
   exists = {"probabilities": probabilities, "entropy": prediction.entropy is not None}
   kinds = ["mask", *(kind for kind in MAPS if exists[kind])]
   earlier = [task.file(kind) for kind in MAPS if kind not in kinds]
-  if prediction.scan.dicom is not None and not dicom_seg:
+  if prediction.scan.dicom is not None and not dicom_seg and is_own_segmentation(task.file("seg")):
     earlier.append(task.file("seg"))
   prediction.save_maps({kind: task.file(kind) for kind in kinds}, remove=earlier)
   uncertain = [{"volume": task.name, "structure": name, **row} for name, row in prediction.uncertainty.items()]

@@ -95,15 +95,6 @@ def test_a_bare_millimetre_loses_to_the_other_place():
   assert geometry.notes == ("voxel size of 0.75×0.8×8 mm by sform; pixdim says 1×1×1 mm",)
 
 
-def test_a_bare_sform_gives_its_directions_up_to_a_qform():
-  made = header(np.eye(4))
-  made.set_qform(OBLIQUE, code=1)
-  made["pixdim"][1:4] = SIZE
-  geometry = read_geometry("a.nii", made)
-  np.testing.assert_allclose(geometry.affine, OBLIQUE, atol=1e-5)
-  assert not geometry.lost
-
-
 @pytest.mark.parametrize("bad", [0.0, np.nan])
 def test_a_bare_sform_does_not_stand_for_a_missing_number(bad):
   with pytest.raises(

@@ -205,6 +205,14 @@ def test_the_segmentation_of_an_earlier_mask_is_removed(segmenter, tmp_path):
   assert not task.file("seg").exists()
 
 
+def test_a_segmentation_of_another_program_stays(segmenter, tmp_path):
+  (task, _), _ = plan_tasks(dicoms.CINE, tmp_path)
+  prediction = segmenter(task.volume)
+  shutil.copy(files_of_phase(1)[0], task.file("seg"))
+  write_prediction(prediction, task)
+  assert task.file("seg").exists()
+
+
 def test_an_output_within_the_input_is_left_out_the_second_time(tmp_path):
   shutil.copytree(dicoms.CINE, tmp_path / "in")
   output = tmp_path / "in" / "masks"

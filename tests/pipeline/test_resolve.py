@@ -122,6 +122,10 @@ def locate(**data):
 
 WRONG = {
   "whole images": (locate(), "config.stage.locate: set its data.size or data.spacing or data.zoom"),
+  "no section": (
+    lambda c: c.update(stages=("locate", "no_adaptation"), stage=ConfigDict()),
+    "config.stage.locate: set its data.size or data.spacing or data.zoom",
+  ),
   "locate's data": (locate(zoom=0.2, percentiles=(0, 100)), "config.stage.locate.data.percentiles: stages share"),
   "locate's grid": (locate(size=(33, 33)), "config.stage.locate.data.size"),
   "apex": (

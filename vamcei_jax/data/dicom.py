@@ -228,7 +228,7 @@ def _frame(path: Path, index: int, holders: "Sequence[Dataset]") -> Frame:
     file=path,
     index=index,
     uid=str(dataset.get("SOPInstanceUID") or path),
-    study=str(dataset.get("StudyInstanceUID") or ""),
+    subject=tuple(str(dataset.get(name) or "") for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")),
     series=str(dataset.get("SeriesInstanceUID") or path.parent),
     title=_title(dataset),
     kind=_kind(holders),

@@ -14,7 +14,7 @@ from vamcei_jax.errors import InputError
 
 TOLERANCE = 0.05  # of the distance between slices
 SAME_PLACE = 0.1  # mm along the normal; slices that are closer lie at one position
-NEIGHBOURS = 2.0  # slice thicknesses; slices that are farther apart are no stack
+NEIGHBOURS = (0.9, 2.0)  # slice thicknesses; single slices that are nearer or farther apart are no stack
 
 # What may tell apart the images of one position, and the functional group that has it in multi-frame files.
 PHASE_FIELDS = {
@@ -38,7 +38,7 @@ class Frame:
     file: that holds the slice.
     index: of the slice in its file.
     uid: SOPInstanceUID of the file.
-    study: StudyInstanceUID.
+    subject: PatientID, StudyInstanceUID and FrameOfReferenceUID.
     series: SeriesInstanceUID.
     title: printable description and number of the series.
     kind: words of ImageType and of the complex component.
@@ -54,7 +54,7 @@ class Frame:
   file: Path
   index: int
   uid: str
-  study: str
+  subject: tuple[str, ...]
   series: str
   title: str
   kind: frozenset[str]
@@ -106,8 +106,8 @@ def grouped(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[l
 def joined(series: Iterable[list[Frame]]) -> list[list[Frame]]:
   """The series, those of one slice each joined to stacks: some scanners write a series for each breath-hold.
 
-  They are joined if they have different positions, of which at least two are neighbours, and one study, description
-  (without a number at its end), kinds, number of images, size, pixel spacing and orientation.
+  They are joined if they have one patient, study, frame of reference, description (without a number at its end), kinds,
+  number of images, size, pixel spacing and orientation, and if their slices follow each other at equal distances.
 
   Args:
     series: the slices of each.
@@ -115,18 +115,18 @@ def joined(series: Iterable[list[Frame]]) -> list[list[Frame]]:
   stacks: dict[Hashable, list[list[Frame]]] = defaultdict(list)
   for frames in sorted(series, key=lambda frames: (frames[0].title, frames[0].series)):
     first, kinds = frames[0], frozenset(frame.kind for frame in frames)
-    description = re.sub(r"[-_ \d]*_series\d+$", "", first.title)
+    description = re.sub(r"([-_]\d+)*_series-?\d+$", "", first.title)
     geometry = (*first.size, *np.round([*first.spacing, *first.orientation.ravel()], 3))
-    alone = len(_heights(frames)) == 1
-    stacks[(first.study, description, kinds, len(frames), geometry) if alone else first.series].append(frames)
+    alone = len(_heights(frames)) == 1 and all(first.subject)
+    stacks[(first.subject, description, kinds, len(frames), geometry) if alone else first.series].append(frames)
   return [frames for stack in stacks.values() for frames in ([sum(stack, [])] if _is_stack(stack) else stack)]
 
 
 def _is_stack(series: Sequence[list[Frame]]) -> bool:
-  """Whether series of one slice each lie at different positions, of which two are neighbours."""
-  gaps = np.diff(sorted(frames[0].height for frames in series))
-  thickness = series[0][0].thickness or np.inf
-  return len(gaps) > 0 and gaps.min() > SAME_PLACE and gaps.min() <= NEIGHBOURS * thickness
+  """Whether the slices of series of one slice each follow each other at equal distances."""
+  gaps, thickness = np.diff(sorted(frames[0].height for frames in series)), series[0][0].thickness
+  near, far = (limit * thickness for limit in NEIGHBOURS)
+  return len(gaps) > 0 and near <= gaps.min() <= far and not volumes_of(sum(series, []))[1]
 
 
 def volumes_of(series: Sequence[Frame]) -> tuple[list[DicomVolume], list[str]]:

@@ -66,8 +66,7 @@ def read_geometry(
   """The geometry that a header describes.
 
   The voxel size is in the header twice: in `pixdim` and in the columns of `sform`. Where they differ by more than 1 %,
-  a side that has a bare 1 on these axes loses, else `pixdim` is believed, as in tools that build on ITK. Where the
-  `sform` loses and its axes are parallel to those of the body, a `qform` gives the directions.
+  a side that has a bare 1 on these axes loses, else `pixdim` is believed, as in tools that build on ITK.
 
   Args:
     name: of the file, for errors.
@@ -93,12 +92,6 @@ def read_geometry(
     notes: tuple[str, ...] = ()
   else:
     size, notes = _voxel_size(name, sizes, sform, unit)
-  rejected = sform is not None and not np.allclose(size, sform, rtol=0.01)
-  if rejected and is_parallel(affine) and header["qform_code"] > 0:  # an sform that says nothing
-    with np.errstate(all="ignore"):
-      of_qform = np.array(header.get_qform(), np.float64)
-    if np.isfinite(of_qform).all():
-      affine, directions = of_qform, of_qform[:3, :3] / voxel_sizes(of_qform)
   affine[:3, :3] = directions * size
   affine[:3] *= unit
   coded = header["sform_code"] > 0 or header["qform_code"] > 0

@@ -128,7 +128,7 @@ def list_files(source: Source, role: str) -> list[tuple[str, Path]]:
 
 
 def match(files: Iterable[tuple[str, Path]], names: Collection[str]) -> dict[str, Path]:
-  """Name -> the file of this name, or else of this name with nnU-Net's channel _0000, for the names that have a file.
+  """Name -> the file of this name, with or without nnU-Net's channel _0000, for the names that have a file.
 
   Raises:
     InputError: a name has two files.

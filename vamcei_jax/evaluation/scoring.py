@@ -224,9 +224,10 @@ def read_image(path: Path, truth: Volume) -> np.ndarray:
 
 def check_output(folder: Path) -> None:
   """Raises an InputError if a folder cannot be made or written, or is that of a run, whose report would be replaced."""
-  nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+  nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
   if not nearest.is_dir():
-    raise InputError(f"{nearest}: a file; choose another --output")
+    what = "a file" if nearest.exists() else "a link that leads nowhere"
+    raise InputError(f"{nearest}: {what}; choose another --output")
   if not os.access(nearest, os.W_OK | os.X_OK):
     raise InputError(f"{nearest}: cannot be written; choose another --output")
   if (folder / CONFIG_FILE).exists():

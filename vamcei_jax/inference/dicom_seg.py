@@ -23,6 +23,7 @@ _MAY_BE_EMPTY = (
   *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
   *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
+MANUFACTURER = "vamcei_jax"
 _COLOURS = {"Myo": (0, 158, 115), "LV": (213, 94, 0), "RV": (0, 114, 178)}
 
 
@@ -65,6 +66,14 @@ def save_dicom_seg(path: Path, prediction: Prediction, label_values: LabelValues
     raise InputError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
 
 
+def is_own_segmentation(path: Path) -> bool:
+  """Whether a file is a DICOM segmentation by save_dicom_seg."""
+  try:
+    return path.is_file() and read_dataset(path, pixels=False).get("Manufacturer") == MANUFACTURER
+  except InputError:
+    return False
+
+
 def _segments(mask: np.ndarray, label_values: LabelValues) -> np.ndarray:
   """Segment numbers (slices, rows, columns) of a mask (columns, rows, slices) of label values; 0 is background."""
   segments = np.zeros(mask.shape, np.uint8)
@@ -90,7 +99,7 @@ def _segmentation(volume: DicomVolume, segments: np.ndarray) -> "Segmentation":
     series_description=f"{volume.name} vamcei_jax"[:64],
     sop_instance_uid=highdicom.UID(),
     instance_number=1,
-    manufacturer="vamcei_jax",
+    manufacturer=MANUFACTURER,
     manufacturer_model_name="vamcei_jax",
     software_versions=vamcei_jax.__version__,
     device_serial_number="0",

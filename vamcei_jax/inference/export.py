@@ -32,7 +32,7 @@ def export_weights(run: str | Path, output: str | Path, **options) -> None:
     InputError: the stage is not finished, segments nothing, or needs networks of other stages.
   """
   check_inference(options)
-  folder, output = last_stage(Path(run)), Path(output)
+  folder, output = last_stage(expanded(run)), expanded(output)
   if (output / CONFIG_FILE).exists() and not (output / WEIGHTS_FILE).exists():
     raise InputError(f"{output}: a run; choose another --output")
   config = read_stage_config(folder)

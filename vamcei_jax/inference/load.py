@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
 from jax import Array
 
 from vamcei_jax.config.files import read_config, read_stage_config
@@ -23,8 +21,8 @@ from vamcei_jax.files import expanded
 from vamcei_jax.inference.heart import find_centre
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import average_transforms, tta_transforms
-from vamcei_jax.inference.volumes import BATCH, predict_volume, translate_volume
-from vamcei_jax.inference.weights import UNFIT, WEIGHTS_FILE, check_inference, read_weights
+from vamcei_jax.inference.volumes import predict_volume, translate_volume
+from vamcei_jax.inference.weights import check_inference, read_weights
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params, State
 from vamcei_jax.pipeline.stages import ADAPT, LOCATOR, STAGES, TRANSLATED
@@ -60,34 +58,18 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
   if inference.samples and method is distillation:
     raise InputError(f"{folder}: a plain U-Net has no latents to sample; name another stage, as RUN/target_vamcei")
   network = method.make_predict(config)
-  predict = jax.jit(network)
-  require_fit(predict, config, networks, folder)
 
-  def segmenting(predict: Callable) -> Callable:
+  def segmenting(network: Callable) -> Callable:
+    predict = jax.jit(network)
     segment = lambda image, key=None: predict_volume(predict, networks, image, key)
     if STAGES[config.name].target not in TRANSLATED:
       return segment
     return _after_translation(segment, stage.parent / "translate", TRANSLATED[STAGES[config.name].target][1])
 
-  segment = glance = segmenting(predict)
+  segment = glance = segmenting(network)
   if inference.tta:
-    segment = segmenting(jax.jit(average_transforms(network, transforms_of(config, folder))))
+    segment = segmenting(average_transforms(network, transforms_of(config, folder)))
   return Segmenter(config, inference, segment, glance, _make_locator(stage, config))
-
-
-def require_fit(predict: Callable, config: StageConfig, networks: Networks, folder: Path) -> None:
-  """Raises an InputError if networks of weights are not of the kind that the configuration beside them describes.
-
-  Args:
-    predict: jitted; the first volume uses its trace again.
-    config: of the stage.
-    networks: network -> parameters.
-    folder: of the weights.
-  """
-  try:
-    jax.eval_shape(predict, networks, jax.ShapeDtypeStruct((BATCH, *config.data.size, 1), jnp.float32))
-  except FlaxError:
-    raise InputError(f"{folder / WEIGHTS_FILE}: {UNFIT}") from None
 
 
 def load_networks(folder: Path) -> tuple[Path, StageConfig, InferenceConfig, Networks]:

@@ -21,7 +21,6 @@ from vamcei_jax.pipeline.resolve import check_relations
 from vamcei_jax.pipeline.stages import STAGES
 
 WEIGHTS_FILE = "weights.safetensors"
-UNFIT = "damaged, or not the weights that config.json beside it describes; get both again"
 
 
 def write_weights(
@@ -51,8 +50,6 @@ def write_weights(
 def read_weights(folder: Path) -> tuple[StageConfig, InferenceConfig, dict[str, Params]]:
   """Configuration, defaults of prediction and networks, in float32, of exported weights.
 
-  That the networks are of the kind that the configuration describes is checked by load_segmenter.
-
   Raises:
     InputError: they are missing or damaged, or the folder holds something else.
   """
@@ -67,7 +64,9 @@ def read_weights(folder: Path) -> tuple[StageConfig, InferenceConfig, dict[str, 
     raise InputError(f"{path}: damaged ({error}); get the weights again") from None
   settings = {name: value for name, value in section.items() if name != "sha256"}
   check_inference(settings, lambda name: f"{path}: damaged (inference.{name}")
-  return config, build(InferenceConfig, settings), _read_networks(folder, section.get("sha256", ""))
+  method = STAGES[config.name].method
+  abstract = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0))).ema_params
+  return config, build(InferenceConfig, settings), _read_networks(folder, section.get("sha256", ""), abstract)
 
 
 def check_inference(settings: Mapping[str, Any], name_of=str) -> None:
@@ -88,8 +87,8 @@ def check_inference(settings: Mapping[str, Any], name_of=str) -> None:
       raise InputError(f"{name_of(name)}={shown(value)}: must be {known[name].rule.expected}")
 
 
-def _read_networks(folder: Path, sha256: str) -> dict[str, Params]:
-  """The networks of weights.safetensors, with this digest."""
+def _read_networks(folder: Path, sha256: str, abstract: Mapping[str, Params]) -> dict[str, Params]:
+  """The networks of weights.safetensors, with the digest, names and shapes that the configuration describes."""
   path = folder / WEIGHTS_FILE
   try:
     half = load(path.read_bytes())
@@ -98,6 +97,8 @@ def _read_networks(folder: Path, sha256: str) -> dict[str, Params]:
     raise
   except Exception as error:  # a damaged file can raise many exception types
     raise InputError(f"{path}: damaged ({shown(str(error))}); get the weights again") from None
-  if not intact:
-    raise InputError(f"{path}: {UNFIT}")
+  expected = flatten_dict(abstract, sep="/")
+  shapes = lambda arrays: {name: tuple(array.shape) for name, array in arrays.items()}
+  if not intact or shapes(half) != shapes(expected):
+    raise InputError(f"{path}: damaged, or not the weights that config.json beside it describes; get both again")
   return jax.device_put(unflatten_dict({name: array.astype(np.float32) for name, array in half.items()}, sep="/"))

@@ -74,7 +74,7 @@ def resolve(config: ConfigDict) -> RunConfig:
     if fields.get(name):
       raise InputError(f"config.{name}={shown(fields[name])}: set by the run; leave it out")
   sections = {name: flat_fields(section) for name, section in _stage_sections(content).items()}
-  for name, stage_fields in sections.items():
+  for name, stage_fields in {**dict.fromkeys(stages, {}), **sections}.items():
     _check_section(name, stage_fields)
   configs = {}
   for number, name in enumerate(stages):
