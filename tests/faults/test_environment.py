@@ -1,5 +1,7 @@
 """Variables of the shell, terminals without UTF-8, homes that are missing: no traceback, and the same results."""
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -19,6 +21,7 @@ from tests.datasets.trees import write
 from vamcei_jax import cli, load_segmenter, train
 from vamcei_jax.environment import SETTINGS, jax_settings, require_device
 from vamcei_jax.errors import InputError
+from vamcei_jax.files import locked, one_at_a_time
 
 STRICT = {
   "JAX_ENABLE_X64": "1",
@@ -225,3 +228,13 @@ def test_all_commands_work_in_a_terminal_without_utf_8_and_without_a_home(run_wi
     assert "Traceback" not in finished.stderr
   assert (masks / "p1.nii.gz").exists()
   assert (tmp_path / "scores" / "report.html").exists()
+
+
+def test_a_file_system_that_cannot_lock_is_said_and_used(tmp_path, monkeypatch, capsys):
+  def flock(file, operation):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  with locked(tmp_path), one_at_a_time(tmp_path):
+    assert (tmp_path / ".lock").exists()
+  assert capsys.readouterr().err == f"{tmp_path}: not locked (Function not implemented); start no other run in it\n"
