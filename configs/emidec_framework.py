@@ -3,7 +3,9 @@
 python -m vamcei_jax.main --config=configs/emidec_framework.py --config.data.root=DIR --workdir=runs/emidec_framework
 
 DIR has the folders cine and emidec: those of experiments/lge_data.py, and EMIDEC. The recipe is that of
-configs/mscmrseg_best.py with half of the steps.
+configs/mscmrseg_best.py with half of the steps. About an hour on 2 cores. Dice on EMIDEC's 15 validation patients
+(Myo / LV): no_adaptation 0.637 / 0.831, target_vamcei 0.531 / 0.745, source_vamcei 0.459 / 0.592, student 0.516 /
+0.781.
 """
 
 import math
