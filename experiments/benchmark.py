@@ -46,7 +46,7 @@ def main() -> None:
   for name, known in (("sections", SECTIONS), ("torch", TWINS), ("dtypes", DTYPES)):
     if unknown := set(FLAGS[name].value) - set(known):
       raise InputError(f"--{name}={min(unknown)}: choose from {', '.join(known)}")
-  environment = with_huge_pages(os.environ)
+  output, environment = cli.required_path("output"), with_huge_pages(os.environ)
   if environment != os.environ:
     measuring = [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]]
     sys.exit(subprocess.run(measuring, env=environment).returncode)
@@ -58,7 +58,7 @@ def main() -> None:
   for row in measure(FLAGS.sections, settings):
     rows.append(row)
     print(json.dumps(row), flush=True)
-  output, table = cli.required_path("output"), format_rows(rows)
+  table = format_rows(rows)
   write_text(output, json.dumps({"machine": machine(settings), "rows": rows}, indent=2) + "\n")
   write_text(output.with_suffix(".md"), table)
   print(f"\n{table}\nNumbers and table: {output.parent}")

@@ -35,7 +35,7 @@ from vamcei_jax.grid import (
   grid_placement,
   make_grid,
   maps_grids,
-  mean_of_finite,
+  mean_without_nan,
   members,
   runs_at_once,
 )
@@ -315,7 +315,7 @@ def advance_part(
       if step == train.steps or not all(step % every for every in intervals):
         # The first line of a session includes the compilation, so it has no rate.
         rate = len(losses) / (time.perf_counter() - started) if step - len(losses) > first else None
-        scores = [{"loss": float(loss)} for loss in mean_of_finite(np.stack(losses))[: len(part.runs)]]
+        scores = [{"loss": float(loss)} for loss in mean_without_nan(np.stack(losses))[: len(part.runs)]]
         if step % train.eval_every == 0 or step == train.steps:
           for run_scores, networks in zip(scores, averages(grid), strict=False):
             run_scores.update(validate(jax.device_put(networks, program.devices[0])))

@@ -39,7 +39,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  segmenter, rows = load_segmenter(FLAGS.weights), []
+  segmenter, output, rows = load_segmenter(FLAGS.weights), cli.required_path("output"), []
   for patient, image, mask in labelled(cli.required_path("data")):
     for name, (changed, truth) in changes(image, mask).items():
       prediction = segmenter(changed)
@@ -47,7 +47,7 @@ def main() -> None:
       scores = score(prediction.mask, truth)
       rows.append({"file": name, "patient": patient, **scores, "findings": findings})
       print(f"patient {patient}, {name}: {np.mean(list(scores.values())):.3f}  {findings}", flush=True)
-  write_table(rows, cli.required_path("output"))
+  write_table(rows, output)
 
 
 def labelled(data: Path) -> Iterator[tuple[str, nib.Nifti1Image, np.ndarray]]:

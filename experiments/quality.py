@@ -64,11 +64,11 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs the command."""
-  segmenter, rows = load_segmenter(FLAGS.weights), []
+  segmenter, output, rows = load_segmenter(FLAGS.weights), cli.required_path("output"), []
   for sample in samples(cli.required_path("mscmrseg"), cli.required_path("emidec"), cli.required_path("acdc")):
     rows.append(measure(sample, segmenter(sample.image)))
     print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-  write_table(rows, cli.required_path("output"))
+  write_table(rows, output)
 
 
 def samples(mscmrseg: Path, emidec: Path, acdc: Path) -> Iterator[Sample]:

@@ -47,7 +47,7 @@ def compile_grid(
     measured = []
     for number, key in enumerate(keys):
       states[number], metrics = alone(states[number], data, key, count)
-      measured.append(jax.tree.map(lambda *x: mean_of_finite(np.asarray(x)), *jax.device_get(metrics)))
+      measured.append(jax.tree.map(lambda *x: mean_without_nan(np.asarray(x)), *jax.device_get(metrics)))
     return states, jax.tree.map(lambda *x: np.stack(x), *measured)
 
   def call_all(states: State, data: Any, keys: Array, count: int) -> tuple[State, dict[str, np.ndarray]]:
@@ -57,7 +57,7 @@ def compile_grid(
   return call_all if mapped else call_each
 
 
-def mean_of_finite(values: np.ndarray) -> np.ndarray:
+def mean_without_nan(values: np.ndarray) -> np.ndarray:
   """Mean over the first axis without NaN; NaN where all are."""
   missing = np.isnan(values)
   counts = (~missing).sum(0)

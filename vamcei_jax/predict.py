@@ -45,7 +45,7 @@ class Task:
   """A volume to segment, and the place of its prediction.
 
   volume: its NIfTI file, or a DICOM volume.
-  name: of the volume in tables and in the report: its path from the input folder, or the name of the mask's own file.
+  name: of the volume in tables and in the report: its path from the input folder, or the name of the mask's file.
   mask: file of the mask; its maps lie beside it.
   folder: of the tables and of the report.
   """
@@ -298,12 +298,12 @@ def write_prediction(
     dicom_seg: whether the DICOM segmentation has been written.
   """
   from vamcei_jax.data.nifti import MAPS
-  from vamcei_jax.inference.dicom_seg import is_own_segmentation
+  from vamcei_jax.inference.dicom_seg import is_by_vamcei_jax
 
   exists = {"probabilities": probabilities, "entropy": prediction.entropy is not None}
   kinds = ["mask", *(kind for kind in MAPS if exists[kind])]
   earlier = [task.file(kind) for kind in MAPS if kind not in kinds]
-  if prediction.scan.dicom is not None and not dicom_seg and is_own_segmentation(task.file("seg")):
+  if prediction.scan.dicom is not None and not dicom_seg and is_by_vamcei_jax(task.file("seg")):
     earlier.append(task.file("seg"))
   prediction.save_maps({kind: task.file(kind) for kind in kinds}, remove=earlier)
   uncertain = [{"volume": task.name, "structure": name, **row} for name, row in prediction.uncertainty.items()]
@@ -347,8 +347,8 @@ def update_rows(path: Path, columns: Sequence[str], volume: str, rows: Sequence[
 
   rounded = lambda value: f"{value:.6g}" if isinstance(value, float) else value
   with one_at_a_time(path.parent):
-    kept = [row for row in read_rows(path, columns) if row["volume"] != volume]
-    table = [*kept, *({name: rounded(value) for name, value in row.items()} for row in rows)]
+    others = [row for row in read_rows(path, columns) if row["volume"] != volume]
+    table = [*others, *({name: rounded(value) for name, value in row.items()} for row in rows)]
     if not table:
       path.unlink(missing_ok=True)
       return

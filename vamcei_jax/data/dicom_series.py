@@ -117,8 +117,9 @@ def joined(series: Iterable[list[Frame]]) -> list[list[Frame]]:
     first, kinds = frames[0], frozenset(frame.kind for frame in frames)
     description = re.sub(r"([-_]\d+)*_series-?\d+$", "", first.title)
     geometry = (*first.size, *np.round([*first.spacing, *first.orientation.ravel()], 3))
-    alone = len(_heights(frames)) == 1 and all(first.subject[1:])  # an anonymiser may have emptied the PatientID
-    stacks[(first.subject, description, kinds, len(frames), geometry) if alone else first.series].append(frames)
+    # Without a study or a frame of reference, slices may be of several patients. An anonymiser may empty the PatientID.
+    joinable = len(_heights(frames)) == 1 and all(first.subject[1:])
+    stacks[(first.subject, description, kinds, len(frames), geometry) if joinable else first.series].append(frames)
   return [frames for stack in stacks.values() for frames in ([sum(stack, [])] if _is_stack(stack) else stack)]
 
 

@@ -66,8 +66,8 @@ def save_dicom_seg(path: Path, prediction: Prediction, label_values: LabelValues
     raise InputError(f"{path}: cannot be written ({error.strerror}). Choose another place.") from error
 
 
-def is_own_segmentation(path: Path) -> bool:
-  """Whether a file is a DICOM segmentation by save_dicom_seg."""
+def is_by_vamcei_jax(path: Path) -> bool:
+  """Whether a file is a DICOM segmentation that save_dicom_seg has written."""
   try:
     return path.is_file() and read_dataset(path, pixels=False).get("Manufacturer") == MANUFACTURER
   except InputError:

@@ -63,8 +63,8 @@ def inspect_folders(configs: Mapping[str, StageConfig], workdir: Path) -> dict[s
     )
     for stage, config in configs.items()
   }
-  left = [stage for stage in STAGES if stage not in configs and (workdir / stage / CONFIG_FILE).exists()]
-  return folders | {stage: Folder(True, needs=needed_stages(stage, _config_of(workdir / stage))) for stage in left}
+  leftover = [stage for stage in STAGES if stage not in configs and (workdir / stage / CONFIG_FILE).exists()]
+  return folders | {stage: Folder(True, needs=needed_stages(stage, _config_of(workdir / stage))) for stage in leftover}
 
 
 def _config_of(folder: Path) -> StageConfig | None:
@@ -115,8 +115,8 @@ def dependent_stages(
 ) -> set[str]:
   """The given stages, and all that need one of them or of the `changing` ones; `needs` maps a stage to its needs."""
   dependent = set(stages)
-  for stage in filter(needs.__contains__, STAGES):
-    if (dependent | set(changing)) & set(needs[stage]):
+  for stage in STAGES:
+    if (dependent | set(changing)) & set(needs.get(stage, ())):
       dependent.add(stage)
   return dependent
 
