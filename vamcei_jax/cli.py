@@ -8,6 +8,7 @@ import errno
 import functools
 import gc
 import hashlib
+import inspect
 import io
 import os
 import platform
@@ -207,11 +208,15 @@ def hint_huge_pages() -> None:
 
 
 def silence_later_errors() -> None:
-  """Hides errors that threads raise after an error that was printed: a full disk again, or a closed event loop."""
+  """Hides errors that follow one that was printed: a full disk again, or reads that Orbax gave up.
+
+  Orbax stops at the first array that it cannot read. Its threads and coroutines that read the other arrays then fail.
+  """
   thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
   hidden = lambda error: is_disk_full(error) or str(error) == "Event loop is closed"
+  given_up = lambda details: hidden(details.exc_value) or inspect.iscoroutine(details.object)
   threading.excepthook = lambda details: None if hidden(details.exc_value) else thread_hook(details)
-  sys.unraisablehook = lambda details: None if hidden(details.exc_value) else unraisable_hook(details)
+  sys.unraisablehook = lambda details: None if given_up(details) else unraisable_hook(details)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

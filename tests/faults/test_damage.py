@@ -1,5 +1,6 @@
 """Damaged checkpoints: the newest intact one is used, and no state is restored that differs from the saved one."""
 
+import gc
 import random
 import shutil
 
@@ -23,6 +24,13 @@ DAMAGES = {
   "removed": lambda file, rng: file.unlink(),
   "flipped": lambda file, rng: flip(file, rng),
 }
+
+
+@pytest.fixture(autouse=True)
+def without_unfinished_reads():
+  """Collects what a failed read leaves behind before a later test could find its errors in its outputs."""
+  yield
+  gc.collect()
 
 
 def flip(file, rng):
@@ -119,17 +127,19 @@ def test_a_damaged_step_is_set_aside_and_can_be_saved_again(checkpoints, tmp_pat
   assert (tmp_path / "damaged" / "2").is_dir()
 
 
-def test_a_run_is_resumed_from_the_newest_intact_checkpoint(run_command, tiny_run, prepared, tmp_path):
+def test_a_run_is_resumed_from_the_newest_intact_checkpoint(run_process, tiny_run, prepared, tmp_path):
+  """One line names the damaged one, although Orbax still reads other arrays of it when it gives up."""
   workdir = shutil.copytree(tiny_run, tmp_path / "run")
-  for file in (workdir / "vamcei" / "checkpoints" / "8").rglob("manifest.ocdbt"):
-    file.write_bytes(b"")
+  arrays = (workdir / "vamcei" / "checkpoints" / "8" / "state" / "ocdbt.process_0" / "d").iterdir()
+  for file in arrays:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   _, predicts = restore_stage(workdir / "vamcei")
   shutil.copytree(workdir / "vamcei", tmp_path / "older")
   shutil.rmtree(tmp_path / "older" / "checkpoints" / "8")
   _, older = restore_stage(tmp_path / "older")
   assert_same(predicts, older)
   flags = ["--config=tests/configs/tiny.py", f"--config.data.prepared_dir={prepared}", f"--workdir={workdir}"]
-  finished = run_command("vamcei_jax.main", *flags)
+  finished = run_process("vamcei_jax.main", *flags)
   assert finished.returncode == 0, finished.stderr
   assert len(finished.stderr.splitlines()) == 1, finished.stderr
   assert "vamcei/checkpoints/8: cannot be used" in finished.stderr
