@@ -1,4 +1,4 @@
-"""The last step of weights/mscmrseg_student: a student of several teachers of MS-CMRSeg.
+"""A student of several teachers of MS-CMRSeg: weights/mscmrseg_student are the mean of two such students.
 
 python -m vamcei_jax.main --config=configs/mscmrseg_student.py --config.data.root=DIR \
   --config.init=weights/mscmrseg_student --config.teachers="('weights/mscmrseg_student','runs/seed2')" \

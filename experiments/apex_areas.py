@@ -5,10 +5,11 @@ python -m experiments.apex_areas --masks=runs/masks --mscmrseg=DIR --output=runs
 The masks are those that predict writes for DIR/LGE. A slice of LGE is compared with the bSSFP mask at the same height
 above the apex. The headers say the heights. Both sequences have the same pixels (see datasets/mscmrseg.py), so areas
 are numbers of pixels. Writes apex_areas.csv, with a row for each slice, and apex_areas.md: the area of all LGE slices
-of a band, divided by that of the bSSFP at their heights.
+of a band, divided by that of the bSSFP at their heights, for all patients and with one of them left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from absl import flags
 from experiments.hospital_files import write_rows
 from vamcei_jax import cli
 from vamcei_jax.data.labels import CLASSES, LABEL_VALUES, STRUCTURES
-from vamcei_jax.data.nifti import Volume, read_mask
+from vamcei_jax.data.nifti import Volume, read_classes, read_mask, read_volume
 from vamcei_jax.data.slices import starts_at_apex
 from vamcei_jax.errors import InputError
-from vamcei_jax.files import write_text
+from vamcei_jax.files import writable, write_text
 from vamcei_jax.usage import REQUIRED, group
 
 BANDS = ((0, 20), (20, 60))  # mm above the apex
@@ -38,41 +39,56 @@ def define_flags() -> None:
 def main() -> None:
   """Runs the command."""
   masks, data, output = (cli.required_path(flag) for flag in ("masks", "mscmrseg", "output"))
-  rows = []
-  for number in range(1, 46):
-    bssfp = data / "C0" / f"patient{number}_C0_manual.nii.gz"
-    files = {"predicted": masks / f"patient{number}_LGE.nii.gz"}
-    files["true"] = data / "LGE" / f"patient{number}_LGE_manual.nii.gz"
-    for kind, file in files.items():
-      if bssfp.exists() and file.exists():
-        pair = (read_mask(each, LABEL_VALUES) for each in (file, bssfp))
-        rows += [{"patient": number, "mask": kind, **row} for row in compare(*pair, name=bssfp.name)]
-  if not any(row["mask"] == "predicted" for row in rows):
-    raise InputError(f"{masks}: no patientN_LGE.nii.gz of a patient with a bSSFP mask; predict --input=DIR/LGE first")
+  numbers = [number for number in range(1, 46) if bssfp_mask(data, number).exists()]
+  if not numbers:
+    raise InputError(f"{data}: no C0/patientN_C0_manual.nii.gz; name the MS-CMRSeg folder: --mscmrseg=DIR")
+  missing = [name for name in (f"patient{number}_LGE.nii.gz" for number in numbers) if not (masks / name).exists()]
+  if missing:
+    raise InputError(f"{masks}: no {missing[0]}; predict --input=DIR/LGE first")
+  writable(output, "name another --output")
+  rows = [row for number in numbers for row in compare_patient(masks, data, number)]
   write_rows(output / "apex_areas.csv", rows)
   write_text(output / "apex_areas.md", table(rows))
   print(table(rows))
 
 
-def compare(lge: Volume, bssfp: Volume, name: str) -> Iterator[dict[str, Any]]:
+def bssfp_mask(data: Path, number: int) -> Path:
+  """The bSSFP mask of a patient."""
+  return data / "C0" / f"patient{number}_C0_manual.nii.gz"
+
+
+def compare_patient(masks: Path, data: Path, number: int) -> Iterator[dict[str, Any]]:
+  """Rows of a patient's predicted LGE mask and, where there is one, of the true one."""
+  bssfp = read_mask(bssfp_mask(data, number), LABEL_VALUES)
+  if starts_at_apex((bssfp.voxels > 0).sum((1, 2))) is None:
+    raise InputError(f"{bssfp_mask(data, number)}: its areas do not show where the apex is; restore the file")
+  image = read_volume(data / "LGE" / f"patient{number}_LGE.nii.gz")
+  files = {"predicted": masks / f"patient{number}_LGE.nii.gz"}
+  true = data / "LGE" / f"patient{number}_LGE_manual.nii.gz"
+  files |= {"true": true} if true.exists() else {}
+  for kind, file in files.items():
+    lge = Volume(read_classes(file, image, LABEL_VALUES), image.affine)
+    for row in compare(lge, bssfp):
+      yield {"patient": number, "mask": kind, **row}
+
+
+def compare(lge: Volume, bssfp: Volume) -> Iterator[dict[str, Any]]:
   """Height of each slice of an LGE mask above the apex of the bSSFP mask, and the pixels of both, by structure.
 
-  Between two slices of the bSSFP, areas are interpolated. Outside of the slices of the bSSFP, they are zero.
+  The apex is the lower face of the first bSSFP slice with a structure. Between the middles of two bSSFP slices, areas
+  are interpolated. Beyond the faces of the stack, they are zero.
   """
-  filled = np.isin(bssfp.voxels, [CLASSES.index(structure) for structure in ("Myo", "LV")]).sum((1, 2))
-  first = starts_at_apex(filled)
-  if first is None:
-    raise InputError(f"{name}: the areas do not tell apex and base apart")
-  step = bssfp.affine[:3, 0] / np.linalg.norm(bssfp.affine[:3, 0]) * (1 if first else -1)
-  heights = heights_along(bssfp, step)
-  apex = heights[filled > 0].min() - bssfp.spacing[0] / 2
+  filled = (bssfp.voxels > 0).sum((1, 2))
+  direction = bssfp.affine[:3, 0] / bssfp.spacing[0] * (1 if starts_at_apex(filled) else -1)
+  half, heights = bssfp.spacing[0] / 2, heights_along(bssfp, direction)
   order = np.argsort(heights)
-  for number, height in enumerate(heights_along(lge, step)):
-    row = {"mm": float(height - apex)}
+  for number, height in enumerate(heights_along(lge, direction)):
+    row = {"mm": float(height - heights[filled > 0].min() + half)}
+    inside = heights.min() - half <= height <= heights.max() + half
     for structure, index in zip(STRUCTURES, range(1, len(CLASSES)), strict=True):
       areas = (bssfp.voxels == index).sum((1, 2))[order]
       row[f"{structure} LGE"] = int((lge.voxels[number] == index).sum())
-      row[f"{structure} bSSFP"] = float(np.interp(height, heights[order], areas, left=0.0, right=0.0))
+      row[f"{structure} bSSFP"] = float(np.interp(height, heights[order], areas)) if inside else 0.0
     yield row
 
 
@@ -82,18 +98,26 @@ def heights_along(volume: Volume, direction: np.ndarray) -> np.ndarray:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """A Markdown table: for each band and structure, the area on LGE divided by that on bSSFP."""
+  """A Markdown table: for each band and structure, the area on LGE divided by that on bSSFP.
+
+  In parentheses: the lowest and the highest ratio with one patient left out.
+  """
   names = [f"{structure}, {low}–{high} mm" for low, high in BANDS for structure in STRUCTURES]
   lines = [f"| patients | LGE mask | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
-  known = [row["patient"] <= LABELLED for row in rows]
-  groups = {"1–5": [row for row, is_known in zip(rows, known, strict=True) if is_known]}
-  groups["6–35"] = [row for row, is_known in zip(rows, known, strict=True) if not is_known]
-  for name, of_group in groups.items():
+  labelled = [row for row in rows if row["patient"] <= LABELLED]
+  for name, of_group in {"1–5": labelled, "6–35": [row for row in rows if row["patient"] > LABELLED]}.items():
     for kind in dict.fromkeys(row["mask"] for row in of_group):
       of_kind = [row for row in of_group if row["mask"] == kind]
-      cells = [f"{ratio(of_kind, structure, band):.2f}" for band in BANDS for structure in STRUCTURES]
+      cells = [with_range(of_kind, structure, band) for band in BANDS for structure in STRUCTURES]
       lines.append(f"| {name} | {kind} | {' | '.join(cells)} |")
   return "\n".join(lines) + "\n"
+
+
+def with_range(rows: Sequence[Mapping[str, Any]], structure: str, band: tuple[int, int]) -> str:
+  """A ratio, and its range with one patient left out."""
+  others = [[row for row in rows if row["patient"] != out] for out in dict.fromkeys(row["patient"] for row in rows)]
+  without_one = [ratio(each, structure, band) for each in others]
+  return f"{ratio(rows, structure, band):.2f} ({min(without_one):.2f}–{max(without_one):.2f})"
 
 
 def ratio(rows: Sequence[Mapping[str, Any]], structure: str, band: tuple[int, int]) -> float:

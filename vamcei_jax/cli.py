@@ -8,7 +8,6 @@ import errno
 import functools
 import gc
 import hashlib
-import inspect
 import io
 import os
 import platform
@@ -17,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -208,13 +208,14 @@ def hint_huge_pages() -> None:
 
 
 def silence_later_errors() -> None:
-  """Hides errors that follow one that was printed: a full disk again, or reads that Orbax gave up.
+  """Hides errors that nobody can catch and that follow a printed one: a full disk again, or reads that Orbax gave up.
 
-  Orbax stops at the first array that it cannot read. Its threads and coroutines that read the other arrays then fail.
+  Orbax stops at the first array that it cannot read, and raises that error. Its reads of other arrays then fail, too.
   """
   thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
   hidden = lambda error: is_disk_full(error) or str(error) == "Event loop is closed"
-  given_up = lambda details: hidden(details.exc_value) or inspect.iscoroutine(details.object)
+  in_orbax = lambda trace: any("orbax" in Path(frame.f_code.co_filename).parts for frame, _ in walk_tb(trace))
+  given_up = lambda details: hidden(details.exc_value) or in_orbax(details.exc_traceback)
   threading.excepthook = lambda details: None if hidden(details.exc_value) else thread_hook(details)
   sys.unraisablehook = lambda details: None if given_up(details) else unraisable_hook(details)
 
