@@ -17,7 +17,7 @@ from absl import flags
 
 from experiments.hospital_files import write_rows
 from vamcei_jax import cli
-from vamcei_jax.data.labels import CLASSES, LABEL_VALUES, STRUCTURES
+from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES
 from vamcei_jax.data.nifti import Volume, read_classes, read_mask, read_volume
 from vamcei_jax.data.slices import starts_at_apex
 from vamcei_jax.errors import InputError
@@ -26,6 +26,7 @@ from vamcei_jax.usage import REQUIRED, group
 
 BANDS = ((0, 20), (20, 60))  # mm above the apex
 LABELLED = 5  # patients of which the LGE has masks, too
+REVERSED = np.array([[0, -1], [1, 1], [2, 1]])  # order of slices, see Volume.turned
 
 
 def define_flags() -> None:
@@ -59,9 +60,7 @@ def bssfp_mask(data: Path, number: int) -> Path:
 
 def compare_patient(masks: Path, data: Path, number: int) -> Iterator[dict[str, Any]]:
   """Rows of a patient's predicted LGE mask and, where there is one, of the true one."""
-  bssfp = read_mask(bssfp_mask(data, number), LABEL_VALUES)
-  if starts_at_apex((bssfp.voxels > 0).sum((1, 2))) is None:
-    raise InputError(f"{bssfp_mask(data, number)}: its areas do not show where the apex is; restore the file")
+  bssfp = from_apex(read_mask(bssfp_mask(data, number), LABEL_VALUES), bssfp_mask(data, number))
   image = read_volume(data / "LGE" / f"patient{number}_LGE.nii.gz")
   files = {"predicted": masks / f"patient{number}_LGE.nii.gz"}
   true = data / "LGE" / f"patient{number}_LGE_manual.nii.gz"
@@ -72,23 +71,30 @@ def compare_patient(masks: Path, data: Path, number: int) -> Iterator[dict[str, 
       yield {"patient": number, "mask": kind, **row}
 
 
+def from_apex(mask: Volume, file: Path) -> Volume:
+  """A mask with its slices in order from the apex; an InputError names `file` where no apex is found."""
+  first = starts_at_apex((mask.voxels > 0).sum((1, 2)))
+  if first is None:
+    raise InputError(f"{file}: its areas do not show where the apex is; restore the file")
+  return mask if first else mask.turned(REVERSED)
+
+
 def compare(lge: Volume, bssfp: Volume) -> Iterator[dict[str, Any]]:
   """Height of each slice of an LGE mask above the apex of the bSSFP mask, and the pixels of both, by structure.
 
-  The apex is the lower face of the first bSSFP slice with a structure. Between the middles of two bSSFP slices, areas
-  are interpolated. Beyond the faces of the stack, they are zero.
+  The slices of `bssfp` are in order from the apex. The apex is the lower face of the first slice with a structure.
+  Between the middles of two bSSFP slices, areas are interpolated. Beyond the faces of the stack, they are zero.
   """
-  filled = (bssfp.voxels > 0).sum((1, 2))
-  direction = bssfp.affine[:3, 0] / bssfp.spacing[0] * (1 if starts_at_apex(filled) else -1)
-  half, heights = bssfp.spacing[0] / 2, heights_along(bssfp, direction)
-  order = np.argsort(heights)
-  for number, height in enumerate(heights_along(lge, direction)):
-    row = {"mm": float(height - heights[filled > 0].min() + half)}
-    inside = heights.min() - half <= height <= heights.max() + half
-    for structure, index in zip(STRUCTURES, range(1, len(CLASSES)), strict=True):
-      areas = (bssfp.voxels == index).sum((1, 2))[order]
-      row[f"{structure} LGE"] = int((lge.voxels[number] == index).sum())
-      row[f"{structure} bSSFP"] = float(np.interp(height, heights[order], areas)) if inside else 0.0
+  direction, half = bssfp.affine[:3, 0] / bssfp.spacing[0], bssfp.spacing[0] / 2
+  heights = heights_along(bssfp, direction)
+  apex = heights[bssfp.voxels.any((1, 2))][0] - half
+  for mask, height in zip(lge.voxels, heights_along(lge, direction), strict=True):
+    row = {"mm": float(height - apex)}
+    inside = heights[0] - half <= height <= heights[-1] + half
+    for index, structure in enumerate(STRUCTURES, start=1):
+      areas = (bssfp.voxels == index).sum((1, 2))
+      row[f"{structure} LGE"] = int((mask == index).sum())
+      row[f"{structure} bSSFP"] = float(np.interp(height, heights, areas)) if inside else 0.0
     yield row
 
 

@@ -208,16 +208,16 @@ def hint_huge_pages() -> None:
 
 
 def silence_later_errors() -> None:
-  """Hides errors that nobody can catch and that follow a printed one: a full disk again, or reads that Orbax gave up.
+  """Hides errors of threads and coroutines that follow the error of a command: a full disk, or reads by Orbax.
 
   Orbax stops at the first array that it cannot read, and raises that error. Its reads of other arrays then fail, too.
   """
   thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
-  hidden = lambda error: is_disk_full(error) or str(error) == "Event loop is closed"
+  follows = lambda error: is_disk_full(error) or str(error) == "Event loop is closed"
   in_orbax = lambda trace: any("orbax" in Path(frame.f_code.co_filename).parts for frame, _ in walk_tb(trace))
-  given_up = lambda details: hidden(details.exc_value) or in_orbax(details.exc_traceback)
-  threading.excepthook = lambda details: None if hidden(details.exc_value) else thread_hook(details)
-  sys.unraisablehook = lambda details: None if given_up(details) else unraisable_hook(details)
+  hidden = lambda details: follows(details.exc_value) or in_orbax(details.exc_traceback)
+  threading.excepthook = lambda details: None if follows(details.exc_value) else thread_hook(details)
+  sys.unraisablehook = lambda details: None if hidden(details) else unraisable_hook(details)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -4,12 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from experiments.apex_areas import compare, ratio, table
+from experiments.apex_areas import REVERSED, compare, from_apex, ratio, table
 from tests.commands import error_of
 from vamcei_jax.data.nifti import Volume, write_volume
 
 VALUES = np.array((0, 200, 500, 600), np.int16)
-FLIP = np.array([[0, -1], [1, 1], [2, 1]])
 
 
 def heart(step, slices, offset=0.0, share=1.0):
@@ -27,8 +26,8 @@ def heart(step, slices, offset=0.0, share=1.0):
 @pytest.mark.parametrize("flip_bssfp", [False, True])
 def test_slices_are_compared_at_the_same_height_whatever_their_order(flip_lge, flip_bssfp):
   lge, bssfp = heart(5.0, 10, offset=2.5, share=0.8), heart(8.0, 9)
-  lge, bssfp = (lge.turned(FLIP) if flip_lge else lge), (bssfp.turned(FLIP) if flip_bssfp else bssfp)
-  rows = sorted(compare(lge, bssfp), key=lambda row: row["mm"])
+  lge, bssfp = (lge.turned(REVERSED) if flip_lge else lge), (bssfp.turned(REVERSED) if flip_bssfp else bssfp)
+  rows = sorted(compare(lge, from_apex(bssfp, "C0")), key=lambda row: row["mm"])
   # The lowest slice with a structure lies at 8 mm, so it begins at 4 mm.
   np.testing.assert_allclose([row["mm"] for row in rows], 2.5 + 5.0 * np.arange(10) - 4.0)
   np.testing.assert_allclose([row["Myo bSSFP"] for row in rows], 10 * (2.5 + 5.0 * np.arange(10)))
