@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
   data.root = config_dict.placeholder(str)
   data.source = config_dict.placeholder(str)  # None: nothing but the teacher's predictions is learned from.
   data.target = "lge"  # A folder in DIR.
+  data.same_patients = config_dict.placeholder(str)  # A folder in DIR with masks of the same patients, such as cine.
   # The first values are those of the masks that the weights predict; a tuple folds several values into one class.
   data.label_values = (0, (200, 1), (500, 2), (600, 3))
   data.plane = "short_axis"

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
   config = adapt.get_config()
   config.init = "weights/mscmrseg_student"
   config.data.name = "mscmrseg"
+  config.data.same_patients = "bssfp"
   config.data.label_values = (0, 200, 500, 600)
 
   # Weak, because the student is for the images of its training (transductive). After 2,000 steps with strong

@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
   data.prepared_dir = "~/.cache/vamcei_jax/data"  # Folder of prepared datasets, shared between runs.
   data.source = "bssfp"  # Domain with masks; None in the stage adapt: it has no source.
   data.target = "lge"  # Domain without masks; masks that exist are read by the evaluation alone.
+  # Domain with masks of the target's patients, which correct the teachers' predictions in adapt.
+  data.same_patients = config_dict.placeholder(str)
   # Values of background, Myo, LV and RV in masks; a tuple folds several values into one class.
   data.label_values = (0, 200, 500, 600)
   data.plane = "short_axis"  # Slices as acquired (short_axis), or planes of the body's axes.

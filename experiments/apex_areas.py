@@ -22,6 +22,7 @@ from vamcei_jax.data.nifti import Volume, read_classes, read_mask, read_volume
 from vamcei_jax.data.slices import starts_at_apex
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import writable, write_text
+from vamcei_jax.pipeline.same_patients import heights
 from vamcei_jax.usage import REQUIRED, group
 
 BANDS = ((0, 20), (20, 60))  # mm above the apex
@@ -86,21 +87,16 @@ def compare(lge: Volume, bssfp: Volume) -> Iterator[dict[str, Any]]:
   Between the middles of two bSSFP slices, areas are interpolated. Beyond the faces of the stack, they are zero.
   """
   direction, half = bssfp.affine[:3, 0] / bssfp.spacing[0], bssfp.spacing[0] / 2
-  heights = heights_along(bssfp, direction)
-  apex = heights[bssfp.voxels.any((1, 2))][0] - half
-  for mask, height in zip(lge.voxels, heights_along(lge, direction), strict=True):
+  levels = heights(bssfp, direction)
+  apex = levels[bssfp.voxels.any((1, 2))][0] - half
+  for mask, height in zip(lge.voxels, heights(lge, direction), strict=True):
     row = {"mm": float(height - apex)}
-    inside = heights[0] - half <= height <= heights[-1] + half
+    inside = levels[0] - half <= height <= levels[-1] + half
     for index, structure in enumerate(STRUCTURES, start=1):
       areas = (bssfp.voxels == index).sum((1, 2))
       row[f"{structure} LGE"] = int((mask == index).sum())
-      row[f"{structure} bSSFP"] = float(np.interp(height, heights, areas)) if inside else 0.0
+      row[f"{structure} bSSFP"] = float(np.interp(height, levels, areas)) if inside else 0.0
     yield row
-
-
-def heights_along(volume: Volume, direction: np.ndarray) -> np.ndarray:
-  """(D,) mm: where the middle of each slice's first voxel lies along a direction."""
-  return (volume.affine[:3, 3] + np.arange(len(volume.voxels))[:, None] * volume.affine[:3, 0]) @ direction
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

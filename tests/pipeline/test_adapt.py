@@ -19,7 +19,8 @@ from tests.methods.steps import moved_state, program
 from tests.runs import final_state
 from vamcei_jax.config.files import read_stage_config
 from vamcei_jax.data.loader import load_patients
-from vamcei_jax.data.preprocess import foreground_centre
+from vamcei_jax.data.nifti import Volume, read_volume
+from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
 from vamcei_jax.data.scan import read_scan
 from vamcei_jax.errors import InputError
 from vamcei_jax.inference.export import export_weights
@@ -31,6 +32,7 @@ from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.domains import prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
+from vamcei_jax.pipeline.same_patients import correct
 from vamcei_jax.pipeline.teacher_predictions import (
   predict_target,
   predictions_folder,
@@ -105,7 +107,9 @@ def test_several_teachers_are_averaged(adapted, tmp_path):
   for case in cases:
     mean = (read_prediction(folders[0], case.name) + read_prediction(folders[1], case.name)) / 2
     np.testing.assert_allclose(centres[case.name], foreground_centre(mean[..., 1:].sum(-1) > 0.5), rtol=1e-6)
-  first, second, mean = (teacher_maps(each, data, ["lge_001"])[0].astype(np.float64) for each in (one, other, both))
+  first, second, mean = (
+    teacher_maps(each, {"target": data}, ["lge_001"])[0].astype(np.float64) for each in (one, other, both)
+  )
   assert np.abs(first - second).max() > 0.01
   np.testing.assert_allclose(mean, (first + second) / 2, atol=2e-3)
 
@@ -303,3 +307,38 @@ def test_the_predictions_of_a_folder_that_is_named_by_its_path_are_kept_with_the
   by_path = dataclasses.replace(config, data=dataclasses.replace(config.data, target=str(root / "lge")))
   folder = lambda config: predictions_folder(config.init, config, prepare_domain(config.data, "target"))
   assert folder(by_path) == folder(config)
+
+
+def test_masks_of_the_same_patients_correct_the_predictions(adapted, root, tmp_path, capsys):
+  for folder, files in (("imagesTr", ("lge_001_0000", "lge_002_0000")), ("labelsTr", ("lge_001", "lge_002"))):
+    for file in files:
+      (tmp_path / "cine" / folder).mkdir(parents=True, exist_ok=True)
+      shutil.copy(root / "lge" / folder / f"{file}.nii.gz", tmp_path / "cine" / folder)
+  shutil.copytree(root / "lge", tmp_path / "lge")
+  plain = read_stage_config(adapted / "adapt")
+  plain = dataclasses.replace(plain, data=dataclasses.replace(plain.data, root=str(tmp_path)))
+  config = dataclasses.replace(plain, data=dataclasses.replace(plain.data, same_patients="cine"))
+  datasets = prepare_for_adapt(config)
+  corrected = teacher_maps(config, datasets, ["lge_001", "lge_003"])
+  as_predicted = teacher_maps(plain, {"target": datasets["target"]}, ["lge_001", "lge_003"])
+  assert "cine: masks correct the predictions for 1 of 2 patients" in capsys.readouterr().out
+  true = next(load_patients(prepare_domain(dataclasses.replace(config.data, source="cine"), "source"), "train"))
+  affine = read_volume(root / "lge" / "imagesTr" / "lge_001_0000.nii.gz").affine
+  folder = predictions_folder(config.init, config, datasets["target"])
+  probs, _ = correct(Volume(read_prediction(folder, "lge_001"), affine), Volume(true.truth, affine))
+  expected = preprocess_probabilities(
+    probs,
+    true.spacing,
+    preprocess_settings(config.data),
+    foreground_centre(read_prediction(folder, "lge_001")[..., 1:].sum(-1) > 0.5),
+  )
+  np.testing.assert_allclose(corrected[0], expected, atol=1e-3)
+  assert np.abs(corrected[0] - as_predicted[0]).max() > 0.01
+  np.testing.assert_array_equal(corrected[1], as_predicted[1])
+
+
+def test_patients_without_a_common_name_are_an_error(adapted, root):
+  config = read_stage_config(adapted / "adapt")
+  config = dataclasses.replace(config, data=dataclasses.replace(config.data, same_patients="bssfp"))
+  with pytest.raises(InputError, match=r"bssfp_001.*lge_001.*no name in common"):
+    prepare_for_adapt(config)

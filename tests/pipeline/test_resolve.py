@@ -168,6 +168,10 @@ WRONG = {
   "steps": (lambda c: c.stage.translate.train.update(steps=0), "config.stage.translate.train.steps=0"),
   "shared": (lambda c: c.train.update(keep=0), "config.train.keep=0"),
   "teachers": (lambda c: c.stage.distill.distillation.update(teachers=(0, 0)), "stage.distill.distillation.teachers"),
+  "masks of the same patients": (
+    lambda c: c.data.update(same_patients="cine"),
+    "config.data.same_patients='cine': must be None",
+  ),
   "no such stage": (lambda c: c.stage.update(distil=ConfigDict()), "config.stage.distil: no such stage"),
   "no such field": (lambda c: c.stage.distill.update(modle=1), "config.stage.distill.modle: no such field"),
   "a term of another method": (

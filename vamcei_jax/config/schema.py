@@ -109,6 +109,11 @@ class DataConfig:
   prepared_dir: str = field("~/.cache/vamcei_jax/data", TEXT, "Folder of prepared datasets, shared between runs.")
   source: str | None = field("bssfp", optional(TEXT), "Domain with masks; None in the stage adapt: it has no source.")
   target: str = field("lge", TEXT, "Domain without masks; masks that exist are read by the evaluation alone.")
+  same_patients: str | None = field(
+    None,
+    optional(TEXT),
+    "Domain with masks of the target's patients, which correct the teachers' predictions in adapt.",
+  )
   label_values: LabelValues = field(
     LABEL_VALUES, LABELS, "Values of background, Myo, LV and RV in masks; a tuple folds several values into one class."
   )

@@ -26,6 +26,7 @@ from vamcei_jax.pipeline.stages import LOCATOR, TRANSLATED
 
 CENTRES_FILE, TURNS_FILE = "centres.json", "turns.json"
 PICTURED = 6  # cases in a figure
+SAME_PATIENTS = "same_patients"  # the dataset with masks of the target's patients, in the stage adapt
 Datasets = dict[str, tfds.core.DatasetBuilder]
 
 
@@ -92,7 +93,7 @@ def lost_note(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) ->
 
 def with_datasets(config: StageConfig, datasets: Datasets) -> StageConfig:
   """A stage's configuration with the names of its datasets, which contain a digest of their files and settings."""
-  names = tuple(datasets[role].info.full_name for role in ROLES if role in datasets)
+  names = tuple(datasets[role].info.full_name for role in (*ROLES, SAME_PATIENTS) if role in datasets)
   return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=names))
 
 

@@ -202,6 +202,9 @@ def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
   model, method = config.model, STAGES[config.name].method
   free = config.data.source is not None or config.name == ADAPT
   yield "data.source", free, f"a domain with masks; only the stage {ADAPT} can do without"
+  masks = config.data.same_patients
+  yield "data.same_patients", masks is None or config.name == ADAPT, f"None; only the stage {ADAPT} has teachers"
+  yield "data.same_patients", masks is None or masks != config.data.target, "another domain than the target"
   named = config.teachers or ()
   yield "teachers", len(set(named)) == len(named), "different folders"
   yield "teachers", not named or config.name == ADAPT, f"None; only the stage {ADAPT} has teachers of other runs"

@@ -197,7 +197,7 @@ def run_stages(
         stacks = scored_stacks(config, datasets)
         probs["teachers"] = teacher_probabilities(config, predict, networks, stacks)
       elif stage == ADAPT:
-        probs["teachers"] = teacher_maps(config, datasets["target"], [patient.name for patient in patients])
+        probs["teachers"] = teacher_maps(config, datasets, [patient.name for patient in patients])
       probs[stage] = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
 
   if not distributed.is_first_host():

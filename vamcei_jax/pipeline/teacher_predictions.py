@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -24,10 +24,11 @@ from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.data.labels import folded_values
-from vamcei_jax.data.loader import naming_damage, open_split
+from vamcei_jax.data.loader import naming_damage, open_split, patient_names
+from vamcei_jax.data.nifti import Volume
 from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
 from vamcei_jax.data.scan import scan_of_volume
-from vamcei_jax.datasets import BUILDERS, PREPARED_ELSEWHERE, left_out, refuse_shared
+from vamcei_jax.datasets import BUILDERS, PREPARED_ELSEWHERE, left_out, lost_directions, refuse_shared
 from vamcei_jax.datasets.cases import Case, Cases, listed, read_image, usable
 from vamcei_jax.datasets.digests import file_digests
 from vamcei_jax.errors import InputError
@@ -37,7 +38,8 @@ from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import tta_transforms
 from vamcei_jax.methods import cyclegan
 from vamcei_jax.methods.state import digest
-from vamcei_jax.pipeline.domains import Datasets, announce, prepare_domain
+from vamcei_jax.pipeline.domains import SAME_PATIENTS, Datasets, announce, prepare_domain
+from vamcei_jax.pipeline.same_patients import correct
 from vamcei_jax.pipeline.stages import ADAPT, STAGES
 
 _VERSION = 2  # of the way in which the teacher predicts; another number makes its stored predictions again
@@ -62,6 +64,9 @@ def prepare_for_adapt(config: StageConfig) -> Datasets:
   if data.source is not None:
     datasets["source"] = prepare_domain(data, "source", centres="mask")
     refuse_shared(datasets["source"], datasets["target"])
+  if data.same_patients is not None:
+    datasets[SAME_PATIENTS] = prepare_domain(dataclasses.replace(data, source=data.same_patients), "source")
+    require_same_patients(datasets)
   for role, builder in datasets.items():
     announce(data, role, builder)
   folders = [predict_target(teacher, config, datasets["target"]) for teacher in named_teachers(config)]
@@ -156,24 +161,64 @@ def mean_prediction(folders: Sequence[Path], patient: str) -> np.ndarray:
   return np.mean([read_prediction(folder, patient) for folder in folders], axis=0)
 
 
-def teacher_maps(config: StageConfig, target: Cases, patients: Sequence[str]) -> list[np.ndarray]:
+def teacher_maps(config: StageConfig, datasets: Datasets, patients: Sequence[str]) -> list[np.ndarray]:
   """The teachers' mean class probabilities (D, h, w, K), float16, of patients, on the grid of the network.
+
+  Masks of the same patients correct them, if there are some.
 
   Args:
     config: of the stage.
-    target: of prepare_for_adapt.
+    datasets: of prepare_for_adapt.
     patients: names.
   """
+  target = cast(Cases, datasets["target"])
   folders = [predictions_folder(teacher, config, target) for teacher in named_teachers(config)]
   settings = preprocess_settings(config.data)
   grids = {}
   with naming_damage(target.data_path):
     for split in target.info.splits:
       for example in open_split(target, split, ("image", "mask", "truth")):
-        grids[example["patient"].decode()] = spacing_of(example["affine"]), tuple(example["centre"].tolist())
+        grids[example["patient"].decode()] = example["affine"], tuple(example["centre"].tolist())
+  masks = masks_of_same_patients(datasets)
+  scales = []
 
   def on_grid(name: str) -> np.ndarray:
-    spacing, centre = grids[name]
-    return preprocess_probabilities(mean_prediction(folders, name), spacing, settings, centre).astype(np.float16)
+    affine, centre = grids[name]
+    probs = mean_prediction(folders, name)
+    if name in masks and (corrected := correct(Volume(probs, affine), masks[name])) is not None:
+      probs, scale = corrected
+      scales.append(scale)
+    return preprocess_probabilities(probs, spacing_of(affine), settings, centre).astype(np.float16)
 
-  return [on_grid(name) for name in patients]
+  maps = [on_grid(name) for name in patients]
+  if masks:
+    sizes = f", their sizes multiplied by {min(scales):.2f} to {max(scales):.2f}" if scales else ""
+    corrected = f"masks correct the predictions for {len(scales)} of {len(patients)} patients"
+    print(f"{config.data.same_patients}: {corrected}{sizes}", flush=True)
+  return maps
+
+
+def require_same_patients(datasets: Datasets) -> None:
+  """Raises an InputError if no patient of the target is in the dataset with masks of the same patients."""
+  target, others = (
+    {name for split in datasets[role].info.splits for name in patient_names(datasets[role], split)}
+    for role in ("target", SAME_PATIENTS)
+  )
+  if not target & others:
+    raise InputError(
+      f"config.data.same_patients: its patients ({min(others)}, ...) and those of the target ({min(target)}, ...) have "
+      "no name in common. Give the files of a patient the same name."
+    )
+
+
+def masks_of_same_patients(datasets: Datasets) -> dict[str, Volume]:
+  """Patient -> mask, as class indices; not of patients for whom a header has lost where the slices lie."""
+  if SAME_PATIENTS not in datasets:
+    return {}
+  masks = {}
+  builder = datasets[SAME_PATIENTS]
+  lost = {*lost_directions(builder), *lost_directions(datasets["target"])}
+  with naming_damage(builder.data_path):
+    for example in open_split(builder, "train", ("image", "mask")):
+      masks[example["patient"].decode()] = Volume(example["truth"], example["affine"])
+  return {name: mask for name, mask in masks.items() if name not in lost}

@@ -37,7 +37,7 @@ def load_stage(
   if config.name == DISTILL:
     probs = teacher_probabilities(config, predict, networks, training_stacks(config, datasets))
   elif config.name == ADAPT:
-    probs = teacher_maps(config, datasets["target"], patient_names(datasets["target"], "train"))
+    probs = teacher_maps(config, datasets, patient_names(datasets["target"], "train"))
   if stage.method is distillation:
     # float16 saves memory.
     extra_maps["teacher"] = np.concatenate(probs).astype(np.float16)
