@@ -1,12 +1,12 @@
-"""A student of several teachers of MS-CMRSeg: weights/mscmrseg_student are the mean of two such students.
+"""A student of several teachers of MS-CMRSeg, and of bSSFP masks of the same patients: weights/mscmrseg_student.
 
 python -m vamcei_jax.main --config=configs/mscmrseg_student.py --config.data.root=DIR \
   --config.init=weights/mscmrseg_student --config.teachers="('weights/mscmrseg_student','runs/seed2')" \
   --workdir=runs/student
 
-It learns the mean of the teachers' predictions for the LGE images. Teachers are weights or runs, such as those of
-configs/mscmrseg_best.py with other seeds. About 12 minutes on 2 cores, after 1 to 2 minutes for each teacher.
-weights/mscmrseg_student/README.md has all commands and scores.
+It learns the mean of the teachers' predictions for the LGE images, corrected by the bSSFP masks. Teachers are weights or
+runs, such as those of configs/mscmrseg_best.py with other seeds. About 12 minutes on 2 cores, after 1 to 2 minutes for
+each teacher and 1 minute for the masks. weights/mscmrseg_student/README.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict
