@@ -4,9 +4,9 @@ python -m vamcei_jax.main --config=configs/mscmrseg_student.py --config.data.roo
   --config.init=weights/mscmrseg_student --config.teachers="('weights/mscmrseg_student','runs/seed2')" \
   --workdir=runs/student
 
-It learns the mean of the teachers' predictions for the LGE images, corrected by the bSSFP masks. Teachers are weights or
-runs, such as those of configs/mscmrseg_best.py with other seeds. About 12 minutes on 2 cores, after 1 to 2 minutes for
-each teacher and 1 minute for the masks. weights/mscmrseg_student/README.md has all commands and scores.
+It learns the mean of the teachers' predictions for the LGE images, corrected by the bSSFP masks. Teachers are weights
+or runs, such as those of configs/mscmrseg_best.py with other seeds. About 22 minutes on 2 cores, after 1 to 2 minutes
+for each teacher and half a minute for the masks. weights/mscmrseg_student/README.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict
@@ -35,5 +35,6 @@ def get_config() -> ConfigDict:
 
   config.distillation.smooth = 5.0
   config.optimizer.rates.segmenter = 1e-3
-  config.train.steps = 2500
+  config.train.steps = 5000
+  config.train.eval_every = 500
   return config

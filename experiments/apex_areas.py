@@ -22,7 +22,6 @@ from vamcei_jax.data.nifti import Volume, read_classes, read_mask, read_volume
 from vamcei_jax.data.slices import starts_at_apex
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import writable, write_text
-from vamcei_jax.pipeline.same_patients import heights
 from vamcei_jax.usage import REQUIRED, group
 
 BANDS = ((0, 20), (20, 60))  # mm above the apex
@@ -87,9 +86,9 @@ def compare(lge: Volume, bssfp: Volume) -> Iterator[dict[str, Any]]:
   Between the middles of two bSSFP slices, areas are interpolated. Beyond the faces of the stack, they are zero.
   """
   direction, half = bssfp.affine[:3, 0] / bssfp.spacing[0], bssfp.spacing[0] / 2
-  levels = heights(bssfp, direction)
+  levels = bssfp.levels(direction)
   apex = levels[bssfp.voxels.any((1, 2))][0] - half
-  for mask, height in zip(lge.voxels, heights(lge, direction), strict=True):
+  for mask, height in zip(lge.voxels, lge.levels(direction), strict=True):
     row = {"mm": float(height - apex)}
     inside = levels[0] - half <= height <= levels[-1] + half
     for index, structure in enumerate(STRUCTURES, start=1):

@@ -82,6 +82,12 @@ class Volume:
     """Millimetres from slice to slice, and from voxel to voxel along H and W; see spacing_of."""
     return spacing_of(self.affine)
 
+  def levels(self, direction: np.ndarray) -> np.ndarray:
+    """(D,) mm: where the middle of each slice lies along a unit direction (3,) in RAS."""
+    _, height, width = self.voxels.shape[:3]
+    first = self.affine @ (0, (height - 1) / 2, (width - 1) / 2, 1)
+    return (first[:3] + np.arange(len(self.voxels))[:, None] * self.affine[:3, 0]) @ direction
+
   def turned(self, turn: np.ndarray) -> "Volume":
     """The volume with its slices turned as one of TURNS says."""
     voxels, affine = orient(self.voxels, self.affine, turn)

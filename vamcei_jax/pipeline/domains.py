@@ -58,12 +58,17 @@ def announce(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) -> 
     print(f"{builder.info.full_name}: {example} (python -m vamcei_jax.prepare lists them)")
 
 
+def domain_of(data: DataConfig, role: str) -> str:
+  """The domain of the "source", of the "target" or of "same_patients"."""
+  return {"source": data.source, "target": data.target, SAME_PATIENTS: data.same_patients}[role] or ""
+
+
 def prepare_domain(data: DataConfig, role: str, **arguments) -> tfds.core.DatasetBuilder:
-  """The prepared dataset of the "source" or the "target"; **arguments as in vamcei_jax.datasets.prepare."""
+  """The prepared dataset of a domain, see domain_of; **arguments as in vamcei_jax.datasets.prepare."""
   return prepare(
     data.name,
-    data.target if role == "target" else data.source or "",
-    role,
+    domain_of(data, role),
+    "target" if role == "target" else "source",
     data_dir=str(expanded(data.prepared_dir, PREPARED_ELSEWHERE)),
     root=data.root,
     preprocess=preprocess_settings(data),
@@ -85,15 +90,15 @@ def lost_note(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) ->
     "file": "slices are read as stored",
     "estimate": f"the stage {LOCATOR} finds them" if role == "target" else believed,
   }
-  return (
-    f"{role}: headers without the directions of rows and columns: {len(lost)}, among them that of {lost[0]}; "
-    f"{done[data.orientation]}. Other ways: config.data.orientation (docs/headers.md)"
-  )
+  found = f"{role}: headers without the directions of rows and columns: {len(lost)}, among them that of {lost[0]}; "
+  if role == SAME_PATIENTS:
+    return found + "their masks are not used, as it is not known at which height their slices lie"
+  return found + f"{done[data.orientation]}. Other ways: config.data.orientation (docs/headers.md)"
 
 
 def with_datasets(config: StageConfig, datasets: Datasets) -> StageConfig:
   """A stage's configuration with the names of its datasets, which contain a digest of their files and settings."""
-  names = tuple(datasets[role].info.full_name for role in (*ROLES, SAME_PATIENTS) if role in datasets)
+  names = tuple(datasets[role].info.full_name for role in (SAME_PATIENTS, *ROLES) if role in datasets)
   return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=names))
 
 

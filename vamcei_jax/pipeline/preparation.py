@@ -8,9 +8,10 @@ from vamcei_jax.config.schema import DataConfig
 from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.datasets import left_out, refuse_shared
-from vamcei_jax.pipeline.domains import lost_note, prepare_domain
+from vamcei_jax.pipeline.domains import SAME_PATIENTS, domain_of, lost_note, prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import ADAPT, LOCATOR
+from vamcei_jax.pipeline.teacher_predictions import check_same_patients
 
 # Sizes of hearts -> the medians that a group of patients can have.
 HEART_SIZES = {"LV, ml": (15, 350), "heart, mm": (35, 100)}
@@ -33,6 +34,8 @@ def prepare_run(config: ConfigDict) -> bool:
   roles = [(settings[0], "target", "image")]
   if settings[0].source is not None:
     roles.insert(0, (settings[0], "source", "mask" if ADAPT in stages else "image"))
+  if settings[0].same_patients is not None:
+    roles.append((settings[0], SAME_PATIENTS, "image"))
   if LOCATOR in stages:  # the field of the target is known after the stage `locate`
     roles.append((settings[1], "source", "mask"))
   builders, sizes = {}, {}
@@ -42,9 +45,12 @@ def prepare_run(config: ConfigDict) -> bool:
     if centres == "image" and (note := lost_note(data, role, builder)):
       print(f"warning: {note}", flush=True)
   if "source" in builders:
-    for warning in size_warnings(**sizes, resampled=settings[0].spacing is not None):
+    resampled = settings[0].spacing is not None
+    for warning in size_warnings(sizes["source"], sizes["target"], resampled=resampled):
       print(f"warning: {warning}", flush=True)
     refuse_shared(builders["source"], builders["target"])
+  if SAME_PATIENTS in builders:
+    check_same_patients(builders)
   return not any(map(left_out, builders.values()))
 
 
@@ -53,8 +59,7 @@ def print_domain(data: DataConfig, role: str, centres: str, builder: tfds.core.D
   field = " x ".join(map(str, data.size))
   unscaled = f"pixels, {data.zoom:.3g} of the files' grid whatever its spacing,"
   pixels = unscaled if data.spacing is None else f"pixels of {data.spacing:g} mm"
-  domain = data.source if role == "source" else data.target
-  print(f"{role}: {data.name}/{domain}, {field} {pixels} about the {centres}, in {builder.data_path}")
+  print(f"{role}: {data.name}/{domain_of(data, role)}, {field} {pixels} about the {centres}, in {builder.data_path}")
   splits = {split: measure_sizes(builder, split) for split in builder.info.splits}
   summaries = [{**summarise_split(builder, split), **size_cells(sizes)} for split, sizes in splits.items()]
   print(format_summary(summaries))

@@ -66,7 +66,8 @@ def write_run_results(
 
   target, report = f"{data.name}/{data.target}", workdir / "report.html"
   text, log = json.dumps(content, indent=2, sort_keys=True), read_log(workdir / METRICS_FILE)
-  about = {"Data": f"{data.name}: source {data.source or 'none'}, target {data.target}", "Run": str(workdir)}
+  masks = f", masks of the same patients {data.same_patients}" if data.same_patients else ""
+  about = {"Data": f"{data.name}: source {data.source or 'none'}, target {data.target}{masks}", "Run": str(workdir)}
   about |= describe_circumstances(workdir, log)
   title, names = f"Run {workdir.name}", list(index)
   write_report(report, title, about, scores, load_case, split=split, names=names, log=log, config=text)

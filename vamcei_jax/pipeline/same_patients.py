@@ -14,19 +14,19 @@ from scipy import ndimage, special
 
 from vamcei_jax.data.nifti import Volume
 
-# Chosen on LGE patients 1-5 of MS-CMRSeg, see docs/results-apex.md.
+# Chosen on LGE patients 1-5 of MS-CMRSeg, see docs/results-same-patients.md.
 WEIGHT = 0.25  # exponent of the mask's probabilities; that of the prediction is 1
-SPREAD_MM = 1.5  # of the outlines of a fitted mask
+BLUR_MM = 1.5  # of the outlines of a fitted mask
 _SHIFTS_MM = np.arange(-10.0, 10.1, 2.5)  # of the stack, tried
-_STRETCHES = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the stack, tried
-_RELUCTANCE = 0.01  # the overlap (Dice) that a shift of 5 mm, or a stretch by 10 %, must add
+_RELUCTANCE = 0.01  # overlap (Dice) that a shift of 5 mm must gain; it grows with the square of the shift
+_SCALES = (0.4, 2.5)  # of the plane; beyond them, a mask or a prediction is not that of a heart
 _REACH_MM = 10.0  # of a slice in the plane, in each direction
 _STACK = 0.1  # weight of the stack's overlap in the shift of a slice; it decides where nothing is predicted
 _MARGIN_MM = 15.0  # around a heart
 _FARTHEST_MM = 12.0  # distances from an outline end there
 _SEARCH_MM = 2.0  # pixels of the search
-_PARALLEL = np.cos(np.radians(15))  # of the normals of two stacks, at least
-_FLOOR = 1e-3  # probability of what a mask or a prediction excludes
+_PARALLEL = np.cos(np.radians(15))  # of the axes of two stacks, at least
+_FLOOR = 1e-3  # is added to probabilities, as what a mask or a prediction excludes is not impossible
 
 
 class Fitted(NamedTuple):
@@ -49,22 +49,25 @@ def correct(prediction: Volume, mask: Volume) -> tuple[Float[np.ndarray, "D H W 
   background have the same q. Slices outside the mask's stack stay as they are.
 
   Args:
-    prediction: class probabilities (D, H, W, 4) of background, Myo, LV and RV, in the canonical orientation.
-    mask: their class indices (d, h, w) on a grid of its own, in the canonical orientation. Its height along the stack
-      must be right by 10 mm. Its pixel size and its place in the plane need not be right.
+    prediction: probabilities (D, H, W, 4) of background, Myo, LV and RV, in the canonical orientation.
+    mask: class indices (d, h, w) on a grid of its own, in the canonical orientation. Its height along the stack must be
+      right by 10 mm, and its directions by 15 degrees. Its place in the plane need not be right, nor its pixel size, if
+      rows and columns are wrong by one factor.
 
   Returns:
-    None if the mask cannot be fitted: one of both has no heart, the stacks are not parallel or have no common slice.
+    (D, H, W, 4) probabilities, which sum to 1, and the factor of the mask's size in the plane. None if the mask cannot
+    be fitted: one of them has no LV and Myo, or their stacks are not parallel or have no common slice with LV or Myo.
   """
   window = _around(prediction.voxels[..., 1:3].sum(-1) > 0.5, prediction.spacing)
   window_of_mask = _around((mask.voxels == 1) | (mask.voxels == 2), mask.spacing)
-  if window is None or window_of_mask is None or _normal(prediction) @ _normal(mask) < _PARALLEL:
+  cosines = (_directions(prediction) * _directions(mask)).sum(0)
+  if window is None or window_of_mask is None or cosines.min() < _PARALLEL:
     return None
   heart = _cut(prediction, window)
   fitted = fit(heart, _cut(mask, window_of_mask))
   if fitted is None:
     return None
-  whole, lv = special.expit(fitted.distances / SPREAD_MM)
+  whole, lv = special.expit(fitted.distances / BLUR_MM)
   q = np.stack([1 - whole, whole * (1 - lv), whole * lv, 1 - whole], axis=-1)
   product = (heart.voxels + _FLOOR) * (q + _FLOOR) ** WEIGHT
   corrected = prediction.voxels.copy()
@@ -73,49 +76,51 @@ def correct(prediction: Volume, mask: Volume) -> tuple[Float[np.ndarray, "D H W 
 
 
 def fit(prediction: Volume, mask: Volume) -> Fitted | None:
-  """Fits a mask to a prediction, both cut around the heart; None if they have no common slice.
+  """Fits a mask to a prediction, both cut around the heart; None if they cannot be fitted.
 
-  The stack is shifted and stretched, its slices are scaled by one factor and shifted in the plane, and the fit with the
-  largest overlap is taken. The factor gives Myo and LV together the area of the prediction. A prediction that misses
-  the apex fits a shorter heart. So shifts and stretches count only if they gain much.
+  The stack is shifted, its slices are scaled by one factor and shifted in the plane, and the fit with the largest
+  overlap is taken. The factor gives Myo and LV together the area of the prediction, in the slices where both have some.
+  A prediction that misses the apex overlaps most with a mask that is shifted too far, so a shift must gain overlap.
+
+  Args:
+    prediction: probabilities (D, H, W, 4).
+    mask: class indices (d, h, w).
   """
   parts = _parts(prediction.voxels)
   block = max(1, round(_SEARCH_MM / prediction.spacing[1]))
   coarse = _shrunk(parts, block)
   pixel, pixel_of_mask = np.array(prediction.spacing[1:]), np.array(mask.spacing[1:])
   distances = np.stack([_signed_distances(part > 0, pixel_of_mask) for part in _parts(np.eye(4)[mask.voxels])])
-  levels, levels_of_mask = heights(prediction, _normal(prediction)), heights(mask, _normal(prediction))
+  normal = _directions(prediction)[:, 0]
+  levels, levels_of_mask = prediction.levels(normal), mask.levels(normal)
   half = mask.spacing[0] / 2
+  inside = (levels_of_mask[0] - half <= levels) & (levels <= levels_of_mask[-1] + half)
+  areas = (parts[0, inside] > 0.5).sum((1, 2)) * pixel.prod()
   best, found = -np.inf, None
-  for stretch in _STRETCHES:
-    for shift in _SHIFTS_MM:
-      moved = (levels - levels.mean()) * stretch + levels.mean() + shift
-      inside = (levels_of_mask[0] - half <= moved) & (moved <= levels_of_mask[-1] + half)
-      slices = _between(distances, levels_of_mask, moved[inside])
-      area, area_of_mask = (parts[0, inside] > 0.5).sum() * pixel.prod(), (slices[0] > 0).sum() * pixel_of_mask.prod()
-      if area > 0 and area_of_mask > 0:
-        scale = float(np.sqrt(area / area_of_mask))
-        _, overlap = _place(scale * slices, scale * pixel_of_mask, coarse[:, inside], block * pixel)
-        gain = overlap - _RELUCTANCE * ((shift / 5) ** 2 + ((stretch - 1) / 0.1) ** 2)
-        if gain > best:
-          best, found = gain, (slices, inside, scale)
-  if found is None:
+  for shift in _SHIFTS_MM:
+    slices = _between(distances, levels_of_mask, levels[inside] + shift)
+    areas_of_mask = (slices[0] > 0).sum((1, 2)) * pixel_of_mask.prod()
+    both = (areas > 0) & (areas_of_mask > 0)
+    if not both.any():
+      continue
+    scale = float(np.sqrt(areas[both].sum() / areas_of_mask[both].sum()))
+    _, overlap = _place(scale * slices, scale * pixel_of_mask, coarse[:, inside], block * pixel)
+    gain = overlap - _RELUCTANCE * (shift / 5) ** 2
+    if gain > best:
+      best, found = gain, (slices, scale)
+  if found is None or not _SCALES[0] <= found[1] <= _SCALES[1]:
     return None
-  slices, inside, scale = found
+  slices, scale = found
   fitted = np.full((2, *parts.shape[1:]), -_FARTHEST_MM)
   fitted[:, inside] = _place(scale * slices, scale * pixel_of_mask, parts[:, inside], pixel)[0][:2]
   return Fitted(fitted, inside, scale)
 
 
-def heights(volume: Volume, direction: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " D"]:
-  """Where the middle of each slice's first voxel lies along a direction, in mm."""
-  return (volume.affine[:3, 3] + np.arange(len(volume.voxels))[:, None] * volume.affine[:3, 0]) @ direction
-
-
-def _normal(volume: Volume) -> Float[np.ndarray, " 3"]:
-  """The direction across the slices, from the first to the last."""
-  normal = np.cross(volume.affine[:3, 1], volume.affine[:3, 2])
-  return normal / np.linalg.norm(normal) * np.sign(normal @ volume.affine[:3, 0])
+def _directions(volume: Volume) -> Float[np.ndarray, "3 3"]:
+  """Columns: the direction across the slices, from the first to the last, and those of rows and columns."""
+  rows, columns = (volume.affine[:3, axis] / np.linalg.norm(volume.affine[:3, axis]) for axis in (1, 2))
+  across = np.cross(rows, columns) / np.linalg.norm(np.cross(rows, columns))
+  return np.stack([across * np.sign(across @ volume.affine[:3, 0]), rows, columns], axis=1)
 
 
 def _around(heart: Bool[np.ndarray, "D H W"], spacing: tuple[float, float, float]) -> tuple[slice, slice] | None:
@@ -149,13 +154,13 @@ def _shrunk(parts: Float[np.ndarray, "3 D H W"], block: int) -> Float[np.ndarray
 
 def _signed_distances(part: Bool[np.ndarray, "d h w"], pixel: Float[np.ndarray, " 2"]) -> Float[np.ndarray, "d h w"]:
   """Millimetres to the outline in the same slice, positive inside."""
+  half = pixel.mean() / 2  # the outline lies between the pixels
+  depth = lambda inside: ndimage.distance_transform_edt(inside, sampling=pixel) - half
 
   def of_slice(inside: np.ndarray) -> np.ndarray:
     if not inside.any():
       return np.full(inside.shape, -_FARTHEST_MM)
-    half = pixel.mean() / 2  # the outline lies between the pixels
-    to_outside, to_inside = (ndimage.distance_transform_edt(some, sampling=pixel) - half for some in (inside, ~inside))
-    return np.clip(np.where(inside, to_outside, -to_inside), -_FARTHEST_MM, _FARTHEST_MM)
+    return np.clip(np.where(inside, depth(inside), -depth(~inside)), -_FARTHEST_MM, _FARTHEST_MM)
 
   return np.stack([of_slice(inside) for inside in part])
 
@@ -182,14 +187,14 @@ def _place(
   first = (np.array(distances.shape[2:]) - 1) / 2 - step * (shape - 1) / 2  # the middles lie on each other
   onto = (*distances.shape[:2], *shape)
   distances = ndimage.affine_transform(distances, [1, 1, *step], [0, 0, *first], onto, order=1, mode="nearest")
-  spectrum = np.fft.rfft2(parts) * np.conj(np.fft.rfft2(special.expit(distances / SPREAD_MM)))
+  spectrum = np.fft.rfft2(parts) * np.conj(np.fft.rfft2(special.expit(distances / BLUR_MM)))
   overlaps = np.fft.irfft2(spectrum.sum(0), s=parts.shape[2:])  # (D, H, W), by shift
   overlaps = overlaps + _STACK * overlaps.mean(0)
   reach = np.minimum(np.round(_REACH_MM / pixel), (shape - 1) // 2).astype(int)
   overlaps = np.roll(overlaps, reach, (1, 2))[:, : 2 * reach[0] + 1, : 2 * reach[1] + 1]
   shifts = np.stack(np.unravel_index(overlaps.reshape(len(overlaps), -1).argmax(1), overlaps.shape[1:]), 1) - reach
   for index, shift in enumerate(shifts):
-    distances[:, index] = np.roll(distances[:, index], shift, (1, 2))
-  soft = special.expit(distances / SPREAD_MM)
+    distances[:, index] = ndimage.shift(distances[:, index], (0, *shift), order=0, cval=-_FARTHEST_MM)
+  soft = special.expit(distances / BLUR_MM)
   common, both = (soft * parts).sum((1, 2, 3)), soft.sum((1, 2, 3)) + parts.sum((1, 2, 3))
   return distances, float((2 * common / both).mean())

@@ -65,8 +65,8 @@ def prepare_for_adapt(config: StageConfig) -> Datasets:
     datasets["source"] = prepare_domain(data, "source", centres="mask")
     refuse_shared(datasets["source"], datasets["target"])
   if data.same_patients is not None:
-    datasets[SAME_PATIENTS] = prepare_domain(dataclasses.replace(data, source=data.same_patients), "source")
-    require_same_patients(datasets)
+    datasets[SAME_PATIENTS] = prepare_domain(data, SAME_PATIENTS)
+    check_same_patients(datasets)
   for role, builder in datasets.items():
     announce(data, role, builder)
   folders = [predict_target(teacher, config, datasets["target"]) for teacher in named_teachers(config)]
@@ -180,26 +180,24 @@ def teacher_maps(config: StageConfig, datasets: Datasets, patients: Sequence[str
       for example in open_split(target, split, ("image", "mask", "truth")):
         grids[example["patient"].decode()] = example["affine"], tuple(example["centre"].tolist())
   masks = masks_of_same_patients(datasets)
-  scales = []
-
-  def on_grid(name: str) -> np.ndarray:
+  maps, scales = [], []
+  for name in patients:
     affine, centre = grids[name]
     probs = mean_prediction(folders, name)
     if name in masks and (corrected := correct(Volume(probs, affine), masks[name])) is not None:
       probs, scale = corrected
       scales.append(scale)
-    return preprocess_probabilities(probs, spacing_of(affine), settings, centre).astype(np.float16)
-
-  maps = [on_grid(name) for name in patients]
-  if masks:
+    maps.append(preprocess_probabilities(probs, spacing_of(affine), settings, centre).astype(np.float16))
+  if config.data.same_patients is not None:
     sizes = f", their sizes multiplied by {min(scales):.2f} to {max(scales):.2f}" if scales else ""
-    corrected = f"masks correct the predictions for {len(scales)} of {len(patients)} patients"
-    print(f"{config.data.same_patients}: {corrected}{sizes}", flush=True)
+    corrected_ones = f"masks correct the predictions for {len(scales)} of {len(patients)} volumes"
+    print(f"{config.data.same_patients}: {corrected_ones}{sizes}", flush=True)
   return maps
 
 
-def require_same_patients(datasets: Datasets) -> None:
-  """Raises an InputError if no patient of the target is in the dataset with masks of the same patients."""
+def check_same_patients(datasets: Datasets) -> None:
+  """Raises an InputError if the masks are those of the target's images, or no patient of the target has one."""
+  refuse_shared(datasets[SAME_PATIENTS], datasets["target"], bound=False, name="config.data.same_patients")
   target, others = (
     {name for split in datasets[role].info.splits for name in patient_names(datasets[role], split)}
     for role in ("target", SAME_PATIENTS)
