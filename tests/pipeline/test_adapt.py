@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from tests.methods.steps import moved_state, program
 from tests.runs import final_state
 from vamcei_jax.config.files import read_stage_config
 from vamcei_jax.data.loader import load_patients
-from vamcei_jax.data.nifti import Volume, read_volume
+from vamcei_jax.data.nifti import Volume, read_mask
 from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
 from vamcei_jax.data.scan import read_scan
 from vamcei_jax.errors import InputError
@@ -31,9 +32,11 @@ from vamcei_jax.methods.state import start_from
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
 from vamcei_jax.pipeline.domains import prepare_domain
+from vamcei_jax.pipeline.preparation import prepare_run
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.same_patients import correct
 from vamcei_jax.pipeline.teacher_predictions import (
+  masks_of_same_patients,
   predict_target,
   predictions_folder,
   prepare_for_adapt,
@@ -309,32 +312,74 @@ def test_the_predictions_of_a_folder_that_is_named_by_its_path_are_kept_with_the
   assert folder(by_path) == folder(config)
 
 
-def test_masks_of_the_same_patients_correct_the_predictions(adapted, root, tmp_path, capsys):
-  for folder, files in (("imagesTr", ("lge_001_0000", "lge_002_0000")), ("labelsTr", ("lge_001", "lge_002"))):
-    for file in files:
-      (tmp_path / "cine" / folder).mkdir(parents=True, exist_ok=True)
-      shutil.copy(root / "lge" / folder / f"{file}.nii.gz", tmp_path / "cine" / folder)
+@pytest.fixture
+def with_cine(adapted, root, tmp_path):
+  """The configuration of the adaptation with a folder cine: two target patients in another contrast, with masks.
+
+  The masks are those of the teacher, whose hearts have another size than the true ones.
+  """
   shutil.copytree(root / "lge", tmp_path / "lge")
-  plain = read_stage_config(adapted / "adapt")
-  plain = dataclasses.replace(plain, data=dataclasses.replace(plain.data, root=str(tmp_path)))
-  config = dataclasses.replace(plain, data=dataclasses.replace(plain.data, same_patients="cine"))
-  datasets = prepare_for_adapt(config)
-  corrected = teacher_maps(config, datasets, ["lge_001", "lge_003"])
+  config = read_stage_config(adapted / "adapt")
+  teacher = load_segmenter(config.init, tta=True)
+  for name in ("lge_001", "lge_002"):
+    volume = nib.load(root / "lge" / "imagesTr" / f"{name}_0000.nii.gz")
+    (tmp_path / "cine" / "imagesTr").mkdir(parents=True, exist_ok=True)
+    cine = nib.Nifti1Image(np.sqrt(np.abs(volume.get_fdata())), volume.affine)
+    nib.save(cine, tmp_path / "cine" / "imagesTr" / f"{name}_0000.nii.gz")
+    (tmp_path / "cine" / "labelsTr").mkdir(exist_ok=True)
+    found = np.searchsorted((0, 200, 500, 600), teacher(root / "lge" / "imagesTr" / f"{name}_0000.nii.gz").mask)
+    nib.save(nib.Nifti1Image(found.astype(np.uint8), volume.affine), tmp_path / "cine" / "labelsTr" / f"{name}.nii.gz")
+  return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path), same_patients="cine"))
+
+
+def test_masks_of_the_same_patients_correct_the_predictions(with_cine, capsys):
+  datasets = prepare_for_adapt(with_cine)
+  plain = dataclasses.replace(with_cine, data=dataclasses.replace(with_cine.data, same_patients=None))
+  corrected = teacher_maps(with_cine, datasets, ["lge_001", "lge_003"])
   as_predicted = teacher_maps(plain, {"target": datasets["target"]}, ["lge_001", "lge_003"])
-  assert "cine: masks correct the predictions for 1 of 2 patients" in capsys.readouterr().out
-  true = next(load_patients(prepare_domain(dataclasses.replace(config.data, source="cine"), "source"), "train"))
-  affine = read_volume(root / "lge" / "imagesTr" / "lge_001_0000.nii.gz").affine
-  folder = predictions_folder(config.init, config, datasets["target"])
-  probs, _ = correct(Volume(read_prediction(folder, "lge_001"), affine), Volume(true.truth, affine))
-  expected = preprocess_probabilities(
-    probs,
-    true.spacing,
-    preprocess_settings(config.data),
-    foreground_centre(read_prediction(folder, "lge_001")[..., 1:].sum(-1) > 0.5),
-  )
+  assert "cine: masks correct the predictions for 1 of 2 volumes" in capsys.readouterr().out
+  mask = Path(with_cine.data.root, "cine", "labelsTr", "lge_001.nii.gz")
+  volume = read_mask(mask, with_cine.data.label_values)
+  folder = predictions_folder(with_cine.init, with_cine, datasets["target"])
+  prediction = Volume(read_prediction(folder, "lge_001"), volume.affine)
+  probs, _ = correct(prediction, volume)
+  centre = foreground_centre(prediction.voxels[..., 1:].sum(-1) > 0.5)
+  expected = preprocess_probabilities(probs, volume.spacing, preprocess_settings(with_cine.data), centre)
   np.testing.assert_allclose(corrected[0], expected, atol=1e-3)
   assert np.abs(corrected[0] - as_predicted[0]).max() > 0.01
   np.testing.assert_array_equal(corrected[1], as_predicted[1])
+
+
+def test_masks_whose_headers_have_lost_the_directions_are_not_used(with_cine, capsys):
+  for file in Path(with_cine.data.root, "cine").glob("*/*.nii.gz"):
+    volume = nib.load(file)
+    volume.header.set_sform(None, 0)
+    volume.header.set_qform(None, 0)
+    nib.save(nib.Nifti1Image(np.asarray(volume.dataobj), None, volume.header), file)
+  teacher_maps(with_cine, prepare_for_adapt(with_cine), ["lge_001"])
+  printed = capsys.readouterr().out
+  assert "same_patients: headers without the directions" in printed
+  assert "their masks are not used" in printed
+  assert "cine: masks correct the predictions for 0 of 1 volumes" in printed
+
+
+def test_masks_of_the_targets_own_images_are_an_error(with_cine):
+  for file in Path(with_cine.data.root, "cine", "imagesTr").iterdir():
+    shutil.copy(Path(with_cine.data.root, "lge", "imagesTr", file.name), file)
+  with pytest.raises(InputError, match=r"the same image as .* in config.data.same_patients and target"):
+    prepare_for_adapt(with_cine)
+
+
+def test_prepare_leaves_out_masks_of_the_same_patients_that_cannot_be_used(with_cine, tmp_path, capsys):
+  (tmp_path / "cine" / "labelsTr" / "lge_002.nii.gz").write_bytes(b"damaged")
+  with pytest.raises(InputError, match=r"vamcei_jax\.prepare"):
+    prepare_for_adapt(with_cine)
+  config = tiny_adapt.get_config()
+  config.init, config.data.root, config.data.prepared_dir = with_cine.init, str(tmp_path), with_cine.data.prepared_dir
+  config.data.same_patients = "cine"
+  assert not prepare_run(config)
+  assert "same_patients: folder/cine" in capsys.readouterr().out
+  assert masks_of_same_patients(prepare_for_adapt(with_cine)).keys() == {"lge_001"}
 
 
 def test_patients_without_a_common_name_are_an_error(adapted, root):

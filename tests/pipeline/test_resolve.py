@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from tests.configs import tiny_multistage
+from tests.configs import tiny_adapt, tiny_multistage
 from vamcei_jax.config.schema import DistillationConfig, TranslationConfig
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline.resolve import format_config, resolve
@@ -198,6 +198,13 @@ def test_fields_that_do_not_fit_together_are_named(config, what):
   change, expected = WRONG[what]
   change(config)
   with pytest.raises(InputError, match=re.escape(expected)):
+    resolve(config)
+
+
+def test_masks_of_the_same_patients_are_not_those_of_the_target():
+  config = tiny_adapt.get_config()
+  config.data.same_patients = config.data.target
+  with pytest.raises(InputError, match="config.data.same_patients='lge': must be another domain than the target"):
     resolve(config)
 
 
