@@ -32,9 +32,9 @@ def draw_heart(first: float = -4.0, slices: int = 9, size: float = 1.0, middle: 
   return Volume(np.where(radius < lv, 2, classes).astype(np.uint8), affine)
 
 
-def predicted(heart: Volume) -> Volume:
+def predicted(heart: Volume, certain: float = CERTAIN) -> Volume:
   """A prediction with one probability of the predicted class, and one of each other class."""
-  probs = np.where(np.eye(4)[heart.voxels] > 0, CERTAIN, (1 - CERTAIN) / 3)
+  probs = np.where(np.eye(4)[heart.voxels] > 0, certain, (1 - certain) / 3)
   return dataclasses.replace(heart, voxels=probs)
 
 
@@ -87,13 +87,23 @@ def test_slices_that_are_missed_do_not_change_the_fit_of_the_others(missed):
   assert np.nanmin(overlaps(fitted, heart)[0]) > 0.9
 
 
+def test_a_mask_is_not_shifted_to_fit_a_prediction_that_misses_the_apex():
+  heart = draw_heart()
+  voxels = heart.voxels.copy()
+  voxels[:4] = 0
+  fitted = fit(predicted(dataclasses.replace(heart, voxels=voxels), certain=0.8), heart)
+  assert np.nanmin(overlaps(fitted, heart)[0]) > 0.95
+
+
 def test_a_corrected_probability_is_that_of_the_prediction_times_the_fourth_root_of_the_masks():
-  prediction, mask = predicted(draw_heart()), draw_heart(size=0.9, middle=(2, 2))
+  prediction, mask = predicted(draw_heart(), certain=0.7), draw_heart(size=0.9, middle=(2, 2))
   corrected, _ = correct(prediction, mask)
-  whole, lv = 1 / (1 + np.exp(-fit(prediction, mask).distances / 1.5))  # the window is the whole image
+  whole, lv = 1 / (1 + np.exp(-fit(prediction, mask).distances / 1.5))
   q = np.stack([1 - whole, whole * (1 - lv), whole * lv, 1 - whole], axis=-1)
   expected = (prediction.voxels + 1e-3) * (q + 1e-3) ** 0.25
-  np.testing.assert_allclose(corrected, expected / expected.sum(-1, keepdims=True), atol=0.02)
+  difference = corrected - expected / expected.sum(-1, keepdims=True)
+  # The fit of the uncut image may lie one pixel beside that of the image that `correct` has cut around the heart.
+  assert np.median(np.abs(difference[prediction.voxels[..., 0] < 0.5])) < 0.005
 
 
 def test_myo_that_is_missed_near_the_apex_becomes_likelier():
