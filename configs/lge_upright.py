@@ -1,9 +1,9 @@
-"""Step 5 of weights/lge: a student that learns best how hearts lie in files with right headers.
+"""Steps 5 and 6 of weights/lge: students that learn best how hearts lie in files with right headers.
 
 python -m vamcei_jax.main --config=configs/lge_upright.py --config.data.root=runs/lge_data \
   --config.init=runs/lge_mean4 --workdir=runs/lge_5
 
-The flag --config.init is needed: weights/lge, its default, is a mean that contains this student. About 15 minutes on 2
+The flag --config.init is needed: weights/lge, its default, is a mean that contains these students. About 15 minutes on 2
 cores. weights/lge/README.md has all commands and scores.
 """
 
