@@ -3,8 +3,8 @@
 python -m vamcei_jax.main --config=configs/lge_upright.py --config.data.root=runs/lge_data \
   --config.init=runs/lge_mean4 --workdir=runs/lge_5
 
-The flag --config.init is needed: weights/lge, its default, is a mean that contains these students. About 15 minutes on 2
-cores. weights/lge/README.md has all commands and scores.
+The flag --config.init is needed: weights/lge, its default, is a mean that contains these students. About 15 minutes on
+2 cores. weights/lge/README.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict
