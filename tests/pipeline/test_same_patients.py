@@ -19,9 +19,8 @@ CERTAIN = 0.99  # probability of the predicted class
 def draw_heart(first: float = -4.0, slices: int = 9, size: float = 1.0, middle: tuple[float, float] = (0.0, 0.0)):
   """Class indices of a heart whose LV begins at a level of 0 mm, in slices from the level `first` on."""
   level = first + SPACING[0] * np.arange(slices)[:, None, None]
-  y, x = (
-    np.meshgrid(*2 * [SPACING[1] * np.arange(-35, 36)], indexing="ij")[axis] / size - middle[axis] for axis in (0, 1)
-  )
+  grid = SPACING[1] * np.arange(-35, 36) / size
+  y, x = np.meshgrid(grid - middle[0], grid - middle[1], indexing="ij")
   lv = np.minimum(22.0, 3.0 * np.sqrt(np.maximum(level, 0)))
   whole = np.where(level > -9, lv + 8, 0.0)
   radius = np.hypot(y, x)

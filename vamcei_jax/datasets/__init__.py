@@ -180,19 +180,23 @@ def lost_directions(builder: tfds.core.DatasetBuilder) -> list[str]:
 
 
 def refuse_shared(
-  source: tfds.core.DatasetBuilder, target: tfds.core.DatasetBuilder, *, bound: bool = True, name: str = "source"
+  source: tfds.core.DatasetBuilder,
+  target: tfds.core.DatasetBuilder,
+  *,
+  allow_same_file: bool = True,
+  name: str = "source",
 ) -> None:
   """Raises an InputError if two domains share an image: the training would use the label of a target image.
 
   Args:
     source, target: prepared datasets.
-    bound: whether one and the same file may be in both domains, as in a domain that is adapted to itself: that is meant
-      as an upper bound.
+    allow_same_file: whether one and the same file may be in both domains, as in a domain that is adapted to itself:
+      that is meant as an upper bound.
     name: of the source, for the error.
   """
   first, second = ((builder.info.metadata or {}).get("digests", {}) for builder in (source, target))
-  same_file = lambda digest: bound and first[digest] == second[digest]
-  if shared := [digest for digest in first if digest in second and not same_file(digest)]:
+  allowed = lambda digest: allow_same_file and first[digest] == second[digest]
+  if shared := [digest for digest in first if digest in second and not allowed(digest)]:
     one = Path(source.builder_config.root, first[shared[0]])
     other = Path(target.builder_config.root, second[shared[0]])
     raise InputError(f"{one}: the same image as {other}, in {name} and target. Remove one of them.")

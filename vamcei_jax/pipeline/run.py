@@ -118,8 +118,8 @@ def describe_run(config: StageConfig, workdir: Path) -> str:
   data = config.data
   origin = f" in {data.root}" if data.root else ""
   known = data.source or ", ".join(named_teachers(config))
-  masks = f" (corrected by masks of {data.same_patients})" if data.same_patients else ""
-  domains = f"{data.name}, {known}{masks} to {data.target}{origin}"
+  masks = f", masks of the same patients {data.same_patients}" if data.same_patients else ""
+  domains = f"{data.name}, {known} to {data.target}{masks}{origin}"
   return f"device: {distributed.describe_devices()}; data: {domains}; workdir: {workdir}"
 
 

@@ -197,7 +197,7 @@ def teacher_maps(config: StageConfig, datasets: Datasets, patients: Sequence[str
 
 def check_same_patients(datasets: Datasets) -> None:
   """Raises an InputError if the masks are those of the target's images, or no patient of the target has one."""
-  refuse_shared(datasets[SAME_PATIENTS], datasets["target"], bound=False, name="config.data.same_patients")
+  refuse_shared(datasets[SAME_PATIENTS], datasets["target"], allow_same_file=False, name="config.data.same_patients")
   target, others = (
     {name for split in datasets[role].info.splits for name in patient_names(datasets[role], split)}
     for role in ("target", SAME_PATIENTS)
