@@ -178,7 +178,7 @@ def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_c
     read_weights(tmp_path / "flipped")
   change(tmp_path / "other", lambda config: config["model"].update(norm="group", widths=[8, 8, 8]))
   with pytest.raises(InputError, match=r"other.*not the weights"):
-    read_weights(tmp_path / "other")
+    load_segmenter(tmp_path / "other")
 
 
 def change(folder, edit):

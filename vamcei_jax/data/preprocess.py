@@ -7,6 +7,7 @@ centred on any pixel instead, such as the middle of the heart.
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
@@ -198,7 +199,9 @@ def _resample(stack: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return stack
   factors = np.array([stack.shape[0], *size]) / stack.shape
   smooth = ndimage.gaussian_filter(stack, np.maximum(0.0, (1.0 / factors - 1.0) / 2.0), mode="nearest")
-  return np.asarray(ndimage.zoom(smooth, factors, order=1, mode="nearest", grid_mode=True))
+  # Slice by slice: SciPy would interpolate along the stack, too, although nothing changes there.
+  zoom = partial(ndimage.zoom, zoom=factors[1:], order=1, mode="nearest", grid_mode=True)
+  return np.stack([zoom(part) for part in smooth])
 
 
 def _resample_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -53,7 +53,8 @@ def slice_stack(image: np.ndarray, mask: np.ndarray | None, zoom: int) -> bytes:
   Args:
     image, mask, zoom: see `outlined`; D * h * zoom must not exceed WEBP_PIXELS.
   """
-  from PIL import Image
+  # With the format's plugin imported, Pillow does not import those of all formats, which takes 0.04 s.
+  from PIL import Image, WebPImagePlugin  # noqa: F401
 
   colours, file = outlined(image, mask, zoom), io.BytesIO()
   Image.fromarray(colours.reshape(-1, *colours.shape[2:])).save(file, "WEBP", quality=75)

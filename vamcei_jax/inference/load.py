@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax import Array
 
 from vamcei_jax.config.files import read_config, read_stage_config
@@ -21,7 +23,7 @@ from vamcei_jax.files import expanded
 from vamcei_jax.inference.heart import find_centre
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import average_transforms, tta_transforms
-from vamcei_jax.inference.volumes import predict_volume, translate_volume
+from vamcei_jax.inference.volumes import BATCH, predict_volume, translate_volume
 from vamcei_jax.inference.weights import check_inference, read_weights
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params, State
@@ -58,18 +60,37 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
   if inference.samples and method is distillation:
     raise InputError(f"{folder}: a plain U-Net has no latents to sample; name another stage, as RUN/target_vamcei")
   network = method.make_predict(config)
+  predict = jax.jit(network)
+  check_fit(predict, networks, config.data.size, folder)
 
-  def segmenting(network: Callable) -> Callable:
-    predict = jax.jit(network)
+  def segmenting(predict: Callable) -> Callable:
     segment = lambda image, key=None: predict_volume(predict, networks, image, key)
     if STAGES[config.name].target not in TRANSLATED:
       return segment
     return _after_translation(segment, stage.parent / "translate", TRANSLATED[STAGES[config.name].target][1])
 
-  segment = glance = segmenting(network)
+  segment = glance = segmenting(predict)
   if inference.tta:
-    segment = segmenting(average_transforms(network, transforms_of(config, folder)))
+    segment = segmenting(jax.jit(average_transforms(network, transforms_of(config, folder))))
   return Segmenter(config, inference, segment, glance, _make_locator(stage, config))
+
+
+def check_fit(predict: Callable, networks: Networks, size: tuple[int, int], folder: Path) -> None:
+  """Checks that networks have the parameters that their configuration describes.
+
+  Args:
+    predict: jitted (networks, images) -> probabilities. It is traced here, and not again by the first prediction.
+    networks: its first argument.
+    size: pixels of the images.
+    folder: of the networks.
+
+  Raises:
+    InputError: a parameter is missing or has another shape.
+  """
+  try:
+    jax.eval_shape(predict, networks, jax.ShapeDtypeStruct((BATCH, *size, 1), jnp.float32))
+  except FlaxError:
+    raise InputError(f"{folder}: not the weights that its config.json describes; get both again") from None
 
 
 def load_networks(folder: Path) -> tuple[Path, StageConfig, InferenceConfig, Networks]:

@@ -37,13 +37,18 @@ def postprocess(probs: np.ndarray) -> np.ndarray:
     (D, H, W) uint8 class indices.
   """
   classes = probs.argmax(-1).astype(np.uint8)
+  heart = ndimage.find_objects((classes > 0).view(np.uint8))
+  if not heart:
+    return classes
+  # A view: outside of it, nothing is removed or filled.
+  part, probs = classes[heart[0]], probs[heart[0]]
   for index in range(1, len(CLASSES)):
-    classes[(classes == index) & ~_largest_component(classes == index)] = 0
+    part[(part == index) & ~_largest_component(part == index)] = 0
   for names in _VENTRICLES:
     indices = np.array([CLASSES.index(name) for name in names])
-    ventricle = np.isin(classes, indices)
-    enclosed = np.stack([ndimage.binary_fill_holes(part) for part in ventricle]) & (classes == 0)
-    classes[enclosed] = indices[probs[enclosed][:, indices].argmax(-1)]
+    ventricle = np.isin(part, indices)
+    enclosed = np.stack([ndimage.binary_fill_holes(each) for each in ventricle]) & (part == 0)
+    part[enclosed] = indices[probs[enclosed][:, indices].argmax(-1)]
   return classes
 
 

@@ -64,9 +64,7 @@ def read_weights(folder: Path) -> tuple[StageConfig, InferenceConfig, dict[str, 
     raise InputError(f"{path}: damaged ({error}); get the weights again") from None
   settings = {name: value for name, value in section.items() if name != "sha256"}
   check_inference(settings, lambda name: f"{path}: damaged (inference.{name}")
-  method = STAGES[config.name].method
-  abstract = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0))).ema_params
-  return config, build(InferenceConfig, settings), _read_networks(folder, section.get("sha256", ""), abstract)
+  return config, build(InferenceConfig, settings), _read_networks(folder, section.get("sha256", ""))
 
 
 def check_inference(settings: Mapping[str, Any], name_of=str) -> None:
@@ -87,8 +85,8 @@ def check_inference(settings: Mapping[str, Any], name_of=str) -> None:
       raise InputError(f"{name_of(name)}={shown(value)}: must be {known[name].rule.expected}")
 
 
-def _read_networks(folder: Path, sha256: str, abstract: Mapping[str, Params]) -> dict[str, Params]:
-  """The networks of weights.safetensors, with the digest, names and shapes that the configuration describes."""
+def _read_networks(folder: Path, sha256: str) -> dict[str, Params]:
+  """The networks of weights.safetensors, if they have this digest."""
   path = folder / WEIGHTS_FILE
   try:
     half = load(path.read_bytes())
@@ -97,8 +95,6 @@ def _read_networks(folder: Path, sha256: str, abstract: Mapping[str, Params]) ->
     raise
   except Exception as error:  # a damaged file can raise many exception types
     raise InputError(f"{path}: damaged ({shown(str(error))}); get the weights again") from None
-  expected = flatten_dict(abstract, sep="/")
-  shapes = lambda arrays: {name: tuple(array.shape) for name, array in arrays.items()}
-  if not intact or shapes(half) != shapes(expected):
+  if not intact:
     raise InputError(f"{path}: damaged, or not the weights that config.json beside it describes; get both again")
   return jax.device_put(unflatten_dict({name: array.astype(np.float32) for name, array in half.items()}, sep="/"))
