@@ -16,8 +16,17 @@ SPACING = (8.0, 1.5, 1.5)  # mm
 CERTAIN = 0.99  # probability of the predicted class
 
 
-def draw_heart(first: float = -4.0, slices: int = 9, size: float = 1.0, middle: tuple[float, float] = (0.0, 0.0)):
-  """Class indices of a heart whose LV begins at a level of 0 mm, in slices from the level `first` on."""
+def draw_heart(
+  first: float = -4.0,
+  slices: int = 9,
+  size: float = 1.0,
+  middle: tuple[float, float] = (0.0, 0.0),
+  dilated: float = 0.0,
+) -> Volume:
+  """Class indices of a heart whose LV begins at a level of 0 mm, in slices from the level `first` on.
+
+  `dilated` is the distance in mm by which the outline of LV lies farther outside than in the usual heart.
+  """
   level = first + SPACING[0] * np.arange(slices)[:, None, None]
   grid = SPACING[1] * np.arange(-35, 36) / size
   y, x = np.meshgrid(grid - middle[0], grid - middle[1], indexing="ij")
@@ -26,6 +35,7 @@ def draw_heart(first: float = -4.0, slices: int = 9, size: float = 1.0, middle: 
   radius = np.hypot(y, x)
   classes = np.where((np.hypot(y, x - 24) < 14) & (level > 10), 3, 0)
   classes = np.where(radius < whole, 1, classes)
+  lv = np.where(lv > 0, np.maximum(lv + dilated, 0), 0)
   affine = np.diag([*SPACING, 1.0])
   affine[0, 3] = first
   return Volume(np.where(radius < lv, 2, classes).astype(np.uint8), affine)
@@ -69,6 +79,16 @@ def test_a_stack_whose_header_is_wrong_by_some_millimetres_is_shifted(wrong):
   assert np.nanmean(overlaps(fit(predicted(heart), mask), heart)[:, 1:-1]) > 0.95
 
 
+@pytest.mark.parametrize("dilated", [4.0, -4.0])
+def test_a_mask_of_another_moment_of_the_heartbeat_gets_the_areas_of_the_prediction(dilated):
+  heart, mask = draw_heart(), draw_heart(dilated=dilated)
+  fitted = fit(predicted(heart), mask)
+  area = lambda lv: lv[fitted.inside].sum()
+  assert area(fitted.distances[1] > 0) == pytest.approx(area(heart.voxels == 2), rel=0.02)
+  assert abs(area(mask.voxels == 2) / area(heart.voxels == 2) - 1) > 0.3
+  assert np.nanmin(overlaps(fitted, heart)[1, 2:]) > 0.95
+
+
 def test_outlines_are_interpolated_between_two_slices_of_the_mask():
   heart = draw_heart(slices=9)
   mask = Volume(heart.voxels[::2], heart.affine @ np.diag([2, 1, 1, 1.0]))
@@ -97,7 +117,7 @@ def test_a_mask_is_not_shifted_to_fit_a_prediction_that_misses_the_apex():
 def test_a_corrected_probability_is_that_of_the_prediction_times_the_fourth_root_of_the_masks():
   prediction, mask = predicted(draw_heart(), certain=0.7), draw_heart(size=0.9, middle=(2, 2))
   corrected, _ = correct(prediction, mask)
-  whole, lv = 1 / (1 + np.exp(-fit(prediction, mask).distances / 1.5))
+  whole, lv = 1 / (1 + np.exp(-fit(prediction, mask).distances / 1.0))
   q = np.stack([1 - whole, whole * (1 - lv), whole * lv, 1 - whole], axis=-1)
   expected = (prediction.voxels + 1e-3) * (q + 1e-3) ** 0.25
   difference = corrected - expected / expected.sum(-1, keepdims=True)

@@ -1,8 +1,9 @@
 """Corrects predictions by masks of the same patients in another sequence, such as bSSFP masks for LGE.
 
-Both sequences show one heart, so a bSSFP mask tells how thick the Myo is, and how much of it lies near the apex. But
-the slices lie at other heights, patients breathe between the scans, and the moment in the heartbeat can differ. So a
-mask is first fitted to the prediction, and then changes it by a small weight.
+Both sequences show one heart, so a bSSFP mask tells its shape: where the wall is thick, and how much Myo lies near the
+apex. But the slices lie at other heights, patients breathe between the scans, and the moment in the heartbeat can
+differ. So a mask is first fitted to the prediction, from which it also takes its areas, and then changes it by a small
+weight.
 """
 
 import dataclasses
@@ -16,9 +17,9 @@ from vamcei_jax.data.nifti import Volume
 
 # Chosen on LGE patients 1-5 of MS-CMRSeg, see docs/results-same-patients.md.
 WEIGHT = 0.25  # exponent of the mask's probabilities; that of the prediction is 1
-BLUR_MM = 1.5  # of the outlines of a fitted mask
+BLUR_MM = 1.0  # of the outlines of a fitted mask
 _SHIFTS_MM = np.arange(-10.0, 10.1, 2.5)  # of the stack, tried
-_RELUCTANCE = 0.01  # overlap (Dice) that a shift of 5 mm must gain; it grows with the square of the shift
+_RELUCTANCE = 0.02  # overlap (Dice) that a shift of 5 mm must gain; it grows with the square of the shift
 _SCALES = (0.4, 2.5)  # of the plane; beyond them, a mask or a prediction is not that of a heart
 _REACH_MM = 10.0  # of a slice in the plane, in each direction
 _STACK = 0.1  # weight of the stack's overlap in the shift of a slice; it decides where nothing is predicted
@@ -78,9 +79,9 @@ def correct(prediction: Volume, mask: Volume) -> tuple[Float[np.ndarray, "D H W 
 def fit(prediction: Volume, mask: Volume) -> Fitted | None:
   """Fits a mask to a prediction, both cut around the heart; None if they cannot be fitted.
 
-  The stack is shifted, its slices are scaled by one factor and shifted in the plane, and the fit with the largest
-  overlap is taken. The factor gives Myo and LV together the area of the prediction, in the slices where both have some.
-  A prediction that misses the apex overlaps most with a mask that is shifted too far, so a shift must gain overlap.
+  The stack is shifted, its slices get the areas of the prediction (see `_resized`) and are shifted in the plane, and
+  the fit with the largest overlap is taken. A prediction that misses the apex overlaps most with a mask that is shifted
+  too far, so a shift must gain overlap.
 
   Args:
     prediction: probabilities (D, H, W, 4).
@@ -95,24 +96,22 @@ def fit(prediction: Volume, mask: Volume) -> Fitted | None:
   levels, levels_of_mask = prediction.levels(normal), mask.levels(normal)
   half = mask.spacing[0] / 2
   inside = (levels_of_mask[0] - half <= levels) & (levels <= levels_of_mask[-1] + half)
-  areas = (parts[0, inside] > 0.5).sum((1, 2)) * pixel.prod()
   best, found = -np.inf, None
   for shift in _SHIFTS_MM:
     slices = _between(distances, levels_of_mask, levels[inside] + shift)
-    areas_of_mask = (slices[0] > 0).sum((1, 2)) * pixel_of_mask.prod()
-    both = (areas > 0) & (areas_of_mask > 0)
-    if not both.any():
+    resized = _resized(slices, pixel_of_mask, parts[:, inside], pixel)
+    if resized is None:
       continue
-    scale = float(np.sqrt(areas[both].sum() / areas_of_mask[both].sum()))
-    _, overlap = _place(scale * slices, scale * pixel_of_mask, coarse[:, inside], block * pixel)
+    slices, scale = resized
+    _, overlap = _place(slices, scale * pixel_of_mask, coarse[:, inside], block * pixel)
     gain = overlap - _RELUCTANCE * (shift / 5) ** 2
     if gain > best:
-      best, found = gain, (slices, scale)
+      best, found = gain, resized
   if found is None or not _SCALES[0] <= found[1] <= _SCALES[1]:
     return None
   slices, scale = found
   fitted = np.full((2, *parts.shape[1:]), -_FARTHEST_MM)
-  fitted[:, inside] = _place(scale * slices, scale * pixel_of_mask, parts[:, inside], pixel)[0][:2]
+  fitted[:, inside] = _place(slices, scale * pixel_of_mask, parts[:, inside], pixel)[0][:2]
   return Fitted(fitted, inside, scale)
 
 
@@ -173,6 +172,31 @@ def _between(
   lower, upper = np.floor(position).astype(int), np.ceil(position).astype(int)
   share = (position - lower)[:, None, None]
   return (1 - share) * distances[:, lower] + share * distances[:, upper]
+
+
+def _resized(
+  distances: Float[np.ndarray, "3 D h w"],
+  pixel_of_mask: Float[np.ndarray, " 2"],
+  parts: Float[np.ndarray, "3 D H W"],
+  pixel: Float[np.ndarray, " 2"],
+) -> tuple[Float[np.ndarray, "3 D h w"], float] | None:
+  """Distances to the outlines of a mask that gets the areas of a prediction, and the factor of its size in the plane.
+
+  The areas are those of the slices where both have a heart; None if there is no such slice. The factor gives Myo and LV
+  together their area. Then the outline of LV moves by one distance, so that LV has its own: at another moment of the
+  heartbeat, the cavity is smaller and the wall is thicker.
+  """
+  pixels, pixels_of_mask = (parts[0] > 0.5).sum((1, 2)), (distances[0] > 0).sum((1, 2))
+  both = (pixels > 0) & (pixels_of_mask > 0)
+  if not both.any():
+    return None
+  relative = pixel.prod() / pixel_of_mask.prod()
+  scale = float(np.sqrt(pixels[both].sum() / pixels_of_mask[both].sum() * relative))
+  distances = scale * distances
+  lv = np.sort(distances[1, both], axis=None)[::-1]
+  pixels_of_lv = round((parts[1, both] > 0.5).sum() * relative / scale**2)
+  distances[1] -= lv[min(pixels_of_lv, len(lv) - 1)]
+  return distances, scale
 
 
 def _place(
