@@ -86,7 +86,7 @@ def test_a_mask_of_another_moment_of_the_heartbeat_gets_the_areas_of_the_predict
   area = lambda lv: lv[fitted.inside].sum()
   assert area(fitted.distances[1] > 0) == pytest.approx(area(heart.voxels == 2), rel=0.04)
   assert abs(area(mask.voxels == 2) / area(heart.voxels == 2) - 1) > 0.3
-  assert np.nanmin(overlaps(fitted, heart)[1, 2:]) > 0.95
+  assert np.nanmin(overlaps(fitted, heart)[1, 2:]) > 0.93
 
 
 def test_outlines_are_interpolated_between_two_slices_of_the_mask():
