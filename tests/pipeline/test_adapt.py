@@ -43,6 +43,7 @@ from vamcei_jax.pipeline.teacher_predictions import (
   read_prediction,
   target_cases,
   teacher_maps,
+  teacher_rows,
 )
 
 CONFIG = "--config=tests/configs/tiny_adapt.py"
@@ -334,9 +335,8 @@ def with_cine(adapted, root, tmp_path):
 
 def test_masks_of_the_same_patients_correct_the_predictions(with_cine, capsys):
   datasets = prepare_for_adapt(with_cine)
-  plain = dataclasses.replace(with_cine, data=dataclasses.replace(with_cine.data, same_patients=None))
   corrected = teacher_maps(with_cine, datasets, ["lge_001", "lge_003"])
-  as_predicted = teacher_maps(plain, {"target": datasets["target"]}, ["lge_001", "lge_003"])
+  as_predicted = teacher_maps(with_cine, {"target": datasets["target"]}, ["lge_001", "lge_003"])
   assert "cine: masks correct the predictions for 1 of 2 volumes" in capsys.readouterr().out
   mask = Path(with_cine.data.root, "cine", "labelsTr", "lge_001.nii.gz")
   volume = read_mask(mask, with_cine.data.label_values)
@@ -348,6 +348,15 @@ def test_masks_of_the_same_patients_correct_the_predictions(with_cine, capsys):
   np.testing.assert_allclose(corrected[0], expected, atol=1e-3)
   assert np.abs(corrected[0] - as_predicted[0]).max() > 0.01
   np.testing.assert_array_equal(corrected[1], as_predicted[1])
+
+
+def test_the_results_have_the_teachers_before_and_after_the_correction(with_cine):
+  datasets, patients = prepare_for_adapt(with_cine), ["lge_001"]
+  rows = teacher_rows(with_cine, datasets, patients)
+  assert list(rows) == ["teachers", "corrected_teachers"]
+  np.testing.assert_array_equal(rows["corrected_teachers"], teacher_maps(with_cine, datasets, patients))
+  np.testing.assert_array_equal(rows["teachers"], teacher_maps(with_cine, {"target": datasets["target"]}, patients))
+  assert np.abs(rows["teachers"][0] - rows["corrected_teachers"][0]).max() > 0.01
 
 
 def test_masks_whose_headers_have_lost_the_directions_are_not_used(with_cine, capsys):

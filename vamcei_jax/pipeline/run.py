@@ -34,7 +34,7 @@ from vamcei_jax.pipeline.record import read_record, record_stage, start_record
 from vamcei_jax.pipeline.resolve import RunConfig, resolve
 from vamcei_jax.pipeline.results import remove_results, write_run_results
 from vamcei_jax.pipeline.stages import ADAPT, DISTILL, LOCATOR, STAGES, stage_key
-from vamcei_jax.pipeline.teacher_predictions import named_teachers, prepare_for_adapt, teacher_maps
+from vamcei_jax.pipeline.teacher_predictions import named_teachers, prepare_for_adapt, teacher_rows
 from vamcei_jax.pipeline.teachers import load_stage, scored_stacks, teacher_probabilities
 from vamcei_jax.pipeline.validation import segmentation_evaluator, translation_evaluator
 from vamcei_jax.training.loop import train
@@ -198,7 +198,7 @@ def run_stages(
         stacks = scored_stacks(config, datasets)
         probs["teachers"] = teacher_probabilities(config, predict, networks, stacks)
       elif stage == ADAPT:
-        probs["teachers"] = teacher_maps(config, datasets, [patient.name for patient in patients])
+        probs |= teacher_rows(config, datasets, [patient.name for patient in patients])
       probs[stage] = [predict_volume(predict[stage], networks[stage], patient.image) for patient in patients]
 
   if not distributed.is_first_host():

@@ -164,11 +164,9 @@ def mean_prediction(folders: Sequence[Path], patient: str) -> np.ndarray:
 def teacher_maps(config: StageConfig, datasets: Datasets, patients: Sequence[str]) -> list[np.ndarray]:
   """The teachers' mean class probabilities (D, h, w, K), float16, of patients, on the grid of the network.
 
-  Masks of the same patients correct them, if there are some.
-
   Args:
     config: of the stage.
-    datasets: of prepare_for_adapt.
+    datasets: of prepare_for_adapt. Masks of the same patients correct the predictions, if they are among them.
     patients: names.
   """
   target = cast(Cases, datasets["target"])
@@ -188,11 +186,19 @@ def teacher_maps(config: StageConfig, datasets: Datasets, patients: Sequence[str
       probs, scale = corrected
       scales.append(scale)
     maps.append(preprocess_probabilities(probs, spacing_of(affine), settings, centre).astype(np.float16))
-  if config.data.same_patients is not None:
+  if SAME_PATIENTS in datasets:
     sizes = f", their sizes multiplied by {min(scales):.2f} to {max(scales):.2f}" if scales else ""
     corrected_ones = f"masks correct the predictions for {len(scales)} of {len(patients)} volumes"
     print(f"{config.data.same_patients}: {corrected_ones}{sizes}", flush=True)
   return maps
+
+
+def teacher_rows(config: StageConfig, datasets: Datasets, patients: Sequence[str]) -> dict[str, list[np.ndarray]]:
+  """Row of a run's table -> teacher_maps of patients: as predicted and, where there are masks, corrected by these."""
+  rows = {"teachers": teacher_maps(config, {"target": datasets["target"]}, patients)}
+  if SAME_PATIENTS in datasets:
+    rows["corrected_teachers"] = teacher_maps(config, datasets, patients)
+  return rows
 
 
 def check_same_patients(datasets: Datasets) -> None:
