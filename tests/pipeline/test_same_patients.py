@@ -89,6 +89,13 @@ def test_a_mask_of_another_moment_of_the_heartbeat_gets_the_areas_of_the_predict
   assert np.nanmin(overlaps(fitted, heart)[1, 2:]) > 0.93
 
 
+def test_an_identical_mask_keeps_its_size():
+  heart = draw_heart()
+  fitted = fit(predicted(heart), heart)
+  soft = 1 / (1 + np.exp(-fitted.distances[1]))
+  assert soft.sum() == pytest.approx((heart.voxels == 2).sum(), rel=0.03)
+
+
 def test_outlines_are_interpolated_between_two_slices_of_the_mask():
   heart = draw_heart(slices=9)
   mask = Volume(heart.voxels[::2], heart.affine @ np.diag([2, 1, 1, 1.0]))
@@ -96,14 +103,19 @@ def test_outlines_are_interpolated_between_two_slices_of_the_mask():
 
 
 @pytest.mark.parametrize("missed", [[4], [3, 4], [0, 1], [7, 8]])
-def test_slices_that_are_missed_do_not_change_the_fit_of_the_others(missed):
+@pytest.mark.parametrize("where", ["prediction", "mask"])
+def test_slices_that_are_missed_do_not_change_the_fit_of_the_others(missed, where):
   heart = draw_heart()
   voxels = heart.voxels.copy()
   voxels[missed] = 0
-  fitted = fit(predicted(dataclasses.replace(heart, voxels=voxels)), heart)
+  cut = dataclasses.replace(heart, voxels=voxels)
+  fitted = fit(predicted(cut), heart) if where == "prediction" else fit(predicted(heart), cut)
   assert fitted.inside.all()
   assert fitted.scale == pytest.approx(1, rel=0.02)
-  assert np.nanmin(overlaps(fitted, heart)[0]) > 0.9
+  others = np.setdiff1d(np.arange(9), missed)
+  assert np.nanmin(overlaps(fitted, heart)[0, others]) > 0.9
+  found, true = fitted.distances[1, others] > 0, heart.voxels[others] == 2
+  assert found.sum() == pytest.approx(true.sum(), rel=0.04)
 
 
 def test_a_mask_is_not_shifted_to_fit_a_prediction_that_misses_the_apex():
@@ -178,9 +190,12 @@ def turned(volume: Volume, degrees: float, axis: int) -> Volume:
 
 
 HEART = draw_heart()
+WITHOUT_LV = dataclasses.replace(HEART, voxels=np.where(HEART.voxels == 2, 1, HEART.voxels))
 NOT_FITTED = {
   "no heart in the mask": (HEART, dataclasses.replace(HEART, voxels=np.zeros_like(HEART.voxels))),
   "RV alone": (HEART, dataclasses.replace(HEART, voxels=np.where(HEART.voxels == 3, 3, 0).astype(np.uint8))),
+  "no LV in the mask": (HEART, WITHOUT_LV),
+  "no LV in the prediction": (WITHOUT_LV, HEART),
   "no heart in the prediction": (dataclasses.replace(HEART, voxels=np.zeros_like(HEART.voxels)), HEART),
   "no common slice": (HEART, dataclasses.replace(HEART, affine=draw_heart(first=200.0).affine)),
   "tilted by 20 degrees": (HEART, turned(HEART, 20, axis=1)),

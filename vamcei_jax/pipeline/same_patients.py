@@ -2,8 +2,8 @@
 
 Both sequences show one heart, so a bSSFP mask tells its shape: where the wall is thick, and how much Myo lies near the
 apex. But the slices lie at other heights, patients breathe between the scans, and the moment in the heartbeat can
-differ. So a mask is first fitted to the prediction, from which it also takes its areas, and then changes it by a small
-weight.
+differ. So the mask is first fitted: it gets the place and the areas of the prediction. Then it changes the prediction
+by a small weight.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def correct(prediction: Volume, mask: Volume) -> tuple[Float[np.ndarray, "D H W 
 
   Returns:
     (D, H, W, 4) probabilities, which sum to 1, and the factor of the mask's size in the plane. None if the mask cannot
-    be fitted: one of them has no LV and Myo, or their stacks are not parallel or have no common slice with LV or Myo.
+    be fitted: the two have no common slice with LV and Myo, their stacks are not parallel, or their sizes differ too much.
   """
   window = _around(prediction.voxels[..., 1:3].sum(-1) > 0.5, prediction.spacing)
   window_of_mask = _around((mask.voxels == 1) | (mask.voxels == 2), mask.spacing)
@@ -182,20 +182,25 @@ def _resized(
 ) -> tuple[Float[np.ndarray, "3 D h w"], float] | None:
   """Distances to the outlines of a mask that gets the areas of a prediction, and the factor of its size in the plane.
 
-  The areas are those of the slices where both have a heart; None if there is no such slice. The factor gives Myo and LV
-  together their area. Then the outline of LV moves by one distance, so that LV has its own: at another moment of the
-  heartbeat, the cavity is smaller and the wall is thicker.
+  The areas are those of the slices where both have a heart. The factor gives Myo and LV together their area. Then the
+  outline of LV moves by one distance, which gives LV its area: at another moment of the heartbeat, the cavity is
+  smaller and the wall is thicker. None if LV is missing in one of the two, or if its outline cannot move so far.
   """
-  pixels, pixels_of_mask = (parts[0] > 0.5).sum((1, 2)), (distances[0] > 0).sum((1, 2))
-  both = (pixels > 0) & (pixels_of_mask > 0)
-  if not both.any():
+  pixels, pixels_of_mask = (parts[:2] > 0.5).sum((2, 3)), (distances[:2] > 0).sum((2, 3))
+  both = (pixels[0] > 0) & (pixels_of_mask[0] > 0)
+  pixels, pixels_of_mask = pixels[:, both].sum(1), pixels_of_mask[:, both].sum(1)
+  if not pixels.all() or not pixels_of_mask.all():
     return None
   relative = pixel.prod() / pixel_of_mask.prod()
-  scale = float(np.sqrt(pixels[both].sum() / pixels_of_mask[both].sum() * relative))
+  scale = float(np.sqrt(pixels[0] / pixels_of_mask[0] * relative))
   distances = scale * distances
-  lv = np.sort(distances[1, both], axis=None)[::-1]
-  pixels_of_lv = round((parts[1, both] > 0.5).sum() * relative / scale**2)
-  distances[1] -= lv[min(pixels_of_lv, len(lv) - 1)]
+  ordered = np.sort(distances[1, both], axis=None)[::-1]
+  count = round(pixels[1] * relative / scale**2)
+  # Halfway between the last pixel inside of the moved outline and the first one outside.
+  move = ordered[max(count - 1, 0) : count + 1].mean()
+  if abs(move) >= scale * _FARTHEST_MM:
+    return None
+  distances[1] -= move
   return distances, scale
 
 
