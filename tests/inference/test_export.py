@@ -177,8 +177,17 @@ def test_weights_that_cannot_be_used_are_named(weights, volumes, tmp_path, run_c
   with pytest.raises(InputError, match=r"flipped.*damaged"):
     read_weights(tmp_path / "flipped")
   change(tmp_path / "other", lambda config: config["model"].update(norm="group", widths=[8, 8, 8]))
-  with pytest.raises(InputError, match=r"other.*not the weights"):
-    load_segmenter(tmp_path / "other")
+  for read in (read_weights, load_segmenter):
+    with pytest.raises(InputError, match=r"other.*not the weights"):
+      read(tmp_path / "other")
+
+
+def test_weights_without_a_network_are_refused(weights, tmp_path):
+  config, inference, _ = read_weights(weights)
+  write_weights(tmp_path, config, inference, {})
+  for read in (read_weights, load_segmenter):
+    with pytest.raises(InputError, match="not the weights"):
+      read(tmp_path)
 
 
 def change(folder, edit):

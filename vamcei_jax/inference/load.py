@@ -24,7 +24,7 @@ from vamcei_jax.inference.heart import find_centre
 from vamcei_jax.inference.segmenter import Segmenter
 from vamcei_jax.inference.tta import average_transforms, tta_transforms
 from vamcei_jax.inference.volumes import BATCH, predict_volume, translate_volume
-from vamcei_jax.inference.weights import check_inference, read_weights
+from vamcei_jax.inference.weights import NOT_DESCRIBED, check_inference, read_weights
 from vamcei_jax.methods import cyclegan, distillation
 from vamcei_jax.methods.state import Params, State
 from vamcei_jax.pipeline.stages import ADAPT, LOCATOR, STAGES, TRANSLATED
@@ -52,7 +52,7 @@ def load_segmenter(path: str | Path, **options: Any) -> Segmenter:
   """
   folder = expanded(path)
   check_inference(options)
-  stage, config, inference, networks = load_networks(folder)
+  stage, config, inference, networks = load_networks(folder, check_shapes=False)
   inference = dataclasses.replace(inference, **options)
   method = STAGES[config.name].method
   if method is cyclegan:
@@ -85,16 +85,20 @@ def check_fit(predict: Callable, networks: Networks, size: tuple[int, int], fold
     folder: of the networks.
 
   Raises:
-    InputError: a parameter is missing or has another shape.
+    InputError: a network or a parameter is missing, or a parameter has another shape.
   """
   try:
     jax.eval_shape(predict, networks, jax.ShapeDtypeStruct((BATCH, *size, 1), jnp.float32))
-  except FlaxError:
-    raise InputError(f"{folder}: not the weights that its config.json describes; get both again") from None
+  except (FlaxError, KeyError):  # a parameter has another shape or is missing; a network is missing
+    raise InputError(f"{folder}: {NOT_DESCRIBED}") from None
 
 
-def load_networks(folder: Path) -> tuple[Path, StageConfig, InferenceConfig, Networks]:
+def load_networks(folder: Path, *, check_shapes: bool = True) -> tuple[Path, StageConfig, InferenceConfig, Networks]:
   """The networks of exported weights, of a run's last stage or of one stage.
+
+  Args:
+    folder: of the weights, the run or the stage.
+    check_shapes: of exported weights, see read_weights.
 
   Returns:
     The folder of the weights or of the stage, configuration, defaults of prediction, and networks.
@@ -103,7 +107,7 @@ def load_networks(folder: Path) -> tuple[Path, StageConfig, InferenceConfig, Net
     InputError: the folder has no network or a damaged one.
   """
   if "inference" in read_config(folder):
-    return folder, *read_weights(folder)
+    return folder, *read_weights(folder, check_shapes=check_shapes)
   stage = last_stage(folder)
   config, networks = restore_stage(stage)
   return stage, config, InferenceConfig(extent_mm=field_extent(config)), networks

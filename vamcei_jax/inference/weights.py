@@ -21,6 +21,7 @@ from vamcei_jax.pipeline.resolve import check_relations
 from vamcei_jax.pipeline.stages import STAGES
 
 WEIGHTS_FILE = "weights.safetensors"
+NOT_DESCRIBED = "not the weights that config.json beside it describes; get both again"
 
 
 def write_weights(
@@ -47,8 +48,12 @@ def write_weights(
   write_config(folder, stage_content(config) | {"inference": settings | {"sha256": digest(half)}})
 
 
-def read_weights(folder: Path) -> tuple[StageConfig, InferenceConfig, dict[str, Params]]:
+def read_weights(folder: Path, *, check_shapes: bool = True) -> tuple[StageConfig, InferenceConfig, dict[str, Params]]:
   """Configuration, defaults of prediction and networks, in float32, of exported weights.
+
+  Args:
+    folder: of the weights.
+    check_shapes: whether names and shapes of the parameters are compared with the configuration. It takes 0.2 s.
 
   Raises:
     InputError: they are missing or damaged, or the folder holds something else.
@@ -64,7 +69,14 @@ def read_weights(folder: Path) -> tuple[StageConfig, InferenceConfig, dict[str, 
     raise InputError(f"{path}: damaged ({error}); get the weights again") from None
   settings = {name: value for name, value in section.items() if name != "sha256"}
   check_inference(settings, lambda name: f"{path}: damaged (inference.{name}")
-  return config, build(InferenceConfig, settings), _read_networks(folder, section.get("sha256", ""))
+  networks = _read_networks(folder, section.get("sha256", ""))
+  if check_shapes:
+    method = STAGES[config.name].method
+    expected = jax.eval_shape(lambda: method.init_state(config, jax.random.key(0))).ema_params
+    shapes = lambda arrays: {name: array.shape for name, array in flatten_dict(arrays).items()}
+    if shapes(networks) != shapes(expected):
+      raise InputError(f"{folder}: {NOT_DESCRIBED}")
+  return config, build(InferenceConfig, settings), networks
 
 
 def check_inference(settings: Mapping[str, Any], name_of=str) -> None:
@@ -96,5 +108,5 @@ def _read_networks(folder: Path, sha256: str) -> dict[str, Params]:
   except Exception as error:  # a damaged file can raise many exception types
     raise InputError(f"{path}: damaged ({shown(str(error))}); get the weights again") from None
   if not intact:
-    raise InputError(f"{path}: damaged, or not the weights that config.json beside it describes; get both again")
+    raise InputError(f"{path}: damaged, or {NOT_DESCRIBED}")
   return jax.device_put(unflatten_dict({name: array.astype(np.float32) for name, array in half.items()}, sep="/"))

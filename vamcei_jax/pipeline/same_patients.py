@@ -57,7 +57,8 @@ def correct(prediction: Volume, mask: Volume) -> tuple[Float[np.ndarray, "D H W 
 
   Returns:
     (D, H, W, 4) probabilities, which sum to 1, and the factor of the mask's size in the plane. None if the mask cannot
-    be fitted: the two have no common slice with LV and Myo, their stacks are not parallel, or their sizes differ too much.
+    be fitted: the two have no common slice with LV and Myo, their stacks are not parallel, or their sizes differ too
+    much.
   """
   window = _around(prediction.voxels[..., 1:3].sum(-1) > 0.5, prediction.spacing)
   window_of_mask = _around((mask.voxels == 1) | (mask.voxels == 2), mask.spacing)
