@@ -1,4 +1,4 @@
-"""Steps 5 and 6 of weights/lge: students that learn best how hearts lie in files with right headers.
+"""Steps 5 to 7 of weights/lge: students that learn best how hearts lie in files with right headers.
 
 python -m vamcei_jax.main --config=configs/lge_upright.py --config.data.root=runs/lge_data \
   --config.init=runs/lge_mean4 --workdir=runs/lge_5
