@@ -1,4 +1,4 @@
-"""The recipe of networks 1 and 2 of weights/emidec_student: adaptation to EMIDEC's 100 LGE volumes, without a mask.
+"""The recipe of networks 1, 2 and 4 of weights/emidec_student: adaptation to EMIDEC's 100 LGE volumes, without a mask.
 
 python -m vamcei_jax.main --config=configs/emidec.py --config.data.root=DIR --workdir=runs/emidec
 
