@@ -196,7 +196,7 @@ def _resized(
   scale = float(np.sqrt(pixels[0] / pixels_of_mask[0] * relative))
   distances = scale * distances
   ordered = np.sort(distances[1, both], axis=None)[::-1]
-  count = round(pixels[1] * relative / scale**2)
+  count = min(round(pixels[1] * relative / scale**2), len(ordered))
   # Halfway between the last pixel inside of the moved outline and the first one outside.
   move = ordered[max(count - 1, 0) : count + 1].mean()
   if abs(move) >= scale * _FARTHEST_MM:
