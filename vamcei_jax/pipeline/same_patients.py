@@ -192,11 +192,10 @@ def _resized(
   pixels, pixels_of_mask = pixels[:, both].sum(1), pixels_of_mask[:, both].sum(1)
   if not pixels.all() or not pixels_of_mask.all():
     return None
-  relative = pixel.prod() / pixel_of_mask.prod()
-  scale = float(np.sqrt(pixels[0] / pixels_of_mask[0] * relative))
+  scale = float(np.sqrt(pixels[0] * pixel.prod() / (pixels_of_mask[0] * pixel_of_mask.prod())))
   distances = scale * distances
   ordered = np.sort(distances[1, both], axis=None)[::-1]
-  count = min(round(pixels[1] * relative / scale**2), len(ordered))
+  count = round(pixels_of_mask[0] * pixels[1] / pixels[0])
   # Halfway between the last pixel inside of the moved outline and the first one outside.
   move = ordered[max(count - 1, 0) : count + 1].mean()
   if abs(move) >= scale * _FARTHEST_MM:
