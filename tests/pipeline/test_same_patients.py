@@ -89,6 +89,14 @@ def test_a_mask_of_another_moment_of_the_heartbeat_gets_the_areas_of_the_predict
   assert np.nanmin(overlaps(fitted, heart)[1, 2:]) > 0.93
 
 
+def test_a_mask_keeps_its_lv_if_none_is_predicted():
+  heart = draw_heart()
+  without = predicted(dataclasses.replace(heart, voxels=np.where(heart.voxels == 2, 1, heart.voxels)))
+  corrected, _ = correct(without, heart)
+  lv = ndimage.binary_erosion(heart.voxels == 2, np.ones((1, 5, 5)))
+  assert (corrected[lv, 2] > 2 * without.voxels[lv, 2]).all()
+
+
 def test_an_identical_mask_keeps_its_size():
   heart = draw_heart()
   fitted = fit(predicted(heart), heart)
@@ -195,7 +203,6 @@ NOT_FITTED = {
   "no heart in the mask": (HEART, dataclasses.replace(HEART, voxels=np.zeros_like(HEART.voxels))),
   "RV alone": (HEART, dataclasses.replace(HEART, voxels=np.where(HEART.voxels == 3, 3, 0).astype(np.uint8))),
   "no LV in the mask": (HEART, WITHOUT_LV),
-  "no LV in the prediction": (WITHOUT_LV, HEART),
   "no heart in the prediction": (dataclasses.replace(HEART, voxels=np.zeros_like(HEART.voxels)), HEART),
   "no common slice": (HEART, dataclasses.replace(HEART, affine=draw_heart(first=200.0).affine)),
   "tilted by 20 degrees": (HEART, turned(HEART, 20, axis=1)),

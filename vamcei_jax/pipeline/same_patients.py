@@ -57,8 +57,8 @@ def correct(prediction: Volume, mask: Volume) -> tuple[Float[np.ndarray, "D H W 
 
   Returns:
     (D, H, W, 4) probabilities, which sum to 1, and the factor of the mask's size in the plane. None if the mask cannot
-    be fitted: the two have no common slice with LV and Myo, their stacks are not parallel, or their sizes differ too
-    much.
+    be fitted: no slice has both hearts, the mask lacks a predicted LV, the stacks are not parallel, or the sizes differ
+    too much.
   """
   window = _around(prediction.voxels[..., 1:3].sum(-1) > 0.5, prediction.spacing)
   window_of_mask = _around((mask.voxels == 1) | (mask.voxels == 2), mask.spacing)
@@ -185,12 +185,13 @@ def _resized(
 
   The areas are those of the slices where both have a heart. The factor gives Myo and LV together their area. Then the
   outline of LV moves by one distance, which gives LV its area: at another moment of the heartbeat, the cavity is
-  smaller and the wall is thicker. None if LV is missing in one of the two, or if its outline cannot move so far.
+  smaller and the wall is thicker. The outline stays where no LV is predicted, or where it would move farther than
+  distances are known. None if no slice has both hearts, or if the mask lacks a predicted LV.
   """
   pixels, pixels_of_mask = (parts[:2] > 0.5).sum((2, 3)), (distances[:2] > 0).sum((2, 3))
   both = (pixels[0] > 0) & (pixels_of_mask[0] > 0)
   pixels, pixels_of_mask = pixels[:, both].sum(1), pixels_of_mask[:, both].sum(1)
-  if not pixels.all() or not pixels_of_mask.all():
+  if not pixels[0] or (pixels[1] and not pixels_of_mask[1]):
     return None
   scale = float(np.sqrt(pixels[0] * pixel.prod() / (pixels_of_mask[0] * pixel_of_mask.prod())))
   distances = scale * distances
@@ -198,9 +199,8 @@ def _resized(
   count = round(pixels_of_mask[0] * pixels[1] / pixels[0])
   # Halfway between the last pixel inside of the moved outline and the first one outside.
   move = ordered[max(count - 1, 0) : count + 1].mean()
-  if abs(move) >= scale * _FARTHEST_MM:
-    return None
-  distances[1] -= move
+  if pixels[1] and abs(move) < scale * _FARTHEST_MM:
+    distances[1] -= move
   return distances, scale
 
 
