@@ -1,5 +1,6 @@
 """The table of prepared data, and the sizes of hearts."""
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 
 from configs import mscmrseg
 from tests.configs import tiny_folder
+from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.data.nifti import list_volumes
 from vamcei_jax.errors import InputError
 from vamcei_jax.phantom.anatomy import Grid
 from vamcei_jax.phantom.scanner import write_nnunet
-from vamcei_jax.pipeline.domains import prepare_datasets
+from vamcei_jax.pipeline.domains import outline_at_myo, prepare_datasets
 from vamcei_jax.pipeline.preparation import prepare_run, size_warnings
 from vamcei_jax.pipeline.resolve import resolve
 
@@ -66,6 +68,31 @@ def test_a_wrong_spacing_in_the_headers_of_a_domain_is_warned_of(folder_config, 
   warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
   assert [line.split(":")[1] for line in warnings] == [" LV, ml", " heart, mm"]
   assert all("check the spacing in the headers" in line for line in warnings)
+
+
+@pytest.mark.parametrize("values", list(itertools.permutations((1, 2, 3))))
+def test_masks_with_their_values_in_another_order_are_warned_of(folder_config, tmp_path, capsys, values):
+  folder_config.data.label_values = (0, *values)
+  assert prepare_run(folder_config)
+  warned = [line.split(":")[1] for line in capsys.readouterr().out.splitlines() if "of the outline of LV" in line]
+  assert warned == ([] if values == (1, 2, 3) else [" source", " target"])
+  prepare_datasets(resolve(folder_config).stages["vamcei"].data, tmp_path / "run")
+  noted = [line for line in capsys.readouterr().out.splitlines() if "of the outline of LV" in line]
+  assert len(noted) == len(warned)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_share_of_the_outline_at_myo_is_counted_in_edges(axis):
+  """A square of 3 x 3 pixels has 12 edges; where it lies at the border of the image, these edges count as well."""
+  truth = np.zeros((2, 6, 6), np.uint8)
+  assert np.isnan(outline_at_myo(truth))
+  truth[0, :3, 1:4] = CLASSES.index("LV")
+  truth[1] = CLASSES.index("Myo")  # another slice
+  truth = np.moveaxis(truth, 1, axis)
+  assert outline_at_myo(truth) == 0
+  np.moveaxis(truth, axis, 1)[0, :3, 0] = CLASSES.index("Myo")
+  np.moveaxis(truth, axis, 1)[0, 3, 1:3] = CLASSES.index("Myo")
+  assert outline_at_myo(truth) == 5 / 12
 
 
 def test_a_target_without_masks_is_compared_by_its_images(folder_config, tmp_path, capsys):

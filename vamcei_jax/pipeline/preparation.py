@@ -8,7 +8,7 @@ from vamcei_jax.config.schema import DataConfig
 from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.datasets import left_out, refuse_shared
-from vamcei_jax.pipeline.domains import SAME_PATIENTS, domain_of, lost_note, prepare_domain
+from vamcei_jax.pipeline.domains import SAME_PATIENTS, domain_of, notes, prepare_domain
 from vamcei_jax.pipeline.resolve import resolve
 from vamcei_jax.pipeline.stages import ADAPT, LOCATOR
 from vamcei_jax.pipeline.teacher_predictions import check_same_patients
@@ -42,8 +42,9 @@ def prepare_run(config: ConfigDict) -> bool:
   for data, role, centres in roles:
     builders[role] = builder = prepare_domain(data, role, centres=centres, leave_out=True)
     sizes[role] = print_domain(data, role, centres, builder)
-    if centres == "image" and (note := lost_note(data, role, builder)):
-      print(f"warning: {note}", flush=True)
+    if centres == "image":
+      for note in notes(data, role, builder):
+        print(f"warning: {note}", flush=True)
   if "source" in builders:
     resampled = settings[0].spacing is not None
     for warning in size_warnings(sizes["source"], sizes["target"], resampled=resampled):
