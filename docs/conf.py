@@ -17,6 +17,7 @@ include_patterns = [
   "CONTRIBUTING.md",
   "experiments/results/notes.md",
   "weights/*/README.md",
+  "weights/*/TRAINING.md",
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "site"]
 
