@@ -115,6 +115,6 @@ def get_config() -> ConfigDict:
   train.eval_every = 100  # Steps between evaluations on the validation cases.
   train.checkpoint_every = 100  # Steps between checkpoints.
   train.max_bad_steps = 20  # A run stops after so many successive steps with a loss that is not finite.
-  train.keep = 2  # Newest checkpoints that are kept, beside the best one on validation.
+  train.keep = 2  # Newest checkpoints that are kept.
   train.ema_decay = 0.98  # Decay of the moving average of the parameters.
   return config

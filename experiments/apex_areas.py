@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments.hospital_files import write_rows
+from experiments.tables import write_rows
 from vamcei_jax import cli
 from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES
 from vamcei_jax.data.nifti import Volume, read_classes, read_mask, read_volume

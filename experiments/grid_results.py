@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.hospital_files import write_rows
+from experiments.tables import write_rows
 from vamcei_jax.config.schema import GridConfig
 from vamcei_jax.evaluation.figures import save_bars
 from vamcei_jax.evaluation.statistics import format_seeds, sample_std

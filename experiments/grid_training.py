@@ -35,7 +35,6 @@ from vamcei_jax.grid import (
   grid_placement,
   make_grid,
   maps_grids,
-  mean_without_nan,
   members,
   runs_at_once,
 )
@@ -315,7 +314,7 @@ def advance_part(
       if step == train.steps or not all(step % every for every in intervals):
         # The first line of a session includes the compilation, so it has no rate.
         rate = len(losses) / (time.perf_counter() - started) if step - len(losses) > first else None
-        scores = [{"loss": float(loss)} for loss in mean_without_nan(np.stack(losses))[: len(part.runs)]]
+        scores = [{"loss": float(loss)} for loss in _mean_without_nan(np.stack(losses))[: len(part.runs)]]
         if step % train.eval_every == 0 or step == train.steps:
           for run_scores, networks in zip(scores, averages(grid), strict=False):
             run_scores.update(validate(jax.device_put(networks, program.devices[0])))
@@ -323,7 +322,7 @@ def advance_part(
         print(progress(part, scores, step, train.steps, rate), flush=True)
         losses, started = [], time.perf_counter()
       if step % train.checkpoint_every == 0 or step == train.steps or stopped:
-        save(checkpoints, members(grid), step, None)
+        save(checkpoints, members(grid), step)
       if stopped:
         checkpoints.wait_until_finished()
         end(signals[0], f"{part.name} stopped at step {step}, which is saved; the same command resumes from there")
@@ -372,6 +371,13 @@ def progress(part: Part, scores: Sequence[Mapping[str, float]], step: int, steps
     row, room = part.runs[int(np.argmax(dices))].row, WIDTH - len(line) - len(speed) - 3
     best = f" ({row if len(row) <= room else row[: room - 1] + '…'})"
   return line + best + speed
+
+
+def _mean_without_nan(values: np.ndarray) -> np.ndarray:
+  """Mean over the first axis without NaN; NaN where all are."""
+  missing = np.isnan(values)
+  counts = (~missing).sum(0)
+  return np.where(counts > 0, np.where(missing, 0, values).sum(0) / np.maximum(counts, 1), np.nan)
 
 
 def count_skipped(before: Sequence[int], shares: Sequence[float], count: int) -> list[int]:

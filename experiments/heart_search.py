@@ -18,9 +18,9 @@ from absl import flags
 from tqdm import tqdm
 
 import vamcei_jax
-from experiments.hospital_files import write_rows
+from experiments.tables import write_rows
 from vamcei_jax import cli
-from vamcei_jax.data.labels import CLASSES, folded_values
+from vamcei_jax.data.labels import CLASSES, first_values
 from vamcei_jax.data.nifti import list_volumes, load_image
 from vamcei_jax.files import write_text
 from vamcei_jax.inference.quality import LOW_SCORE
@@ -51,7 +51,7 @@ def main() -> None:
   """Runs the command."""
   output, files = cli.required_path("output"), list_volumes(cli.required_path("images"))
   segmenter = vamcei_jax.load_segmenter(cli.required_path("weights"))
-  values = [value[0] for value in folded_values(segmenter.config.data.label_values)]
+  values = first_values(segmenter.config.data.label_values)
   rows = []
   for file in tqdm(files, "images", unit="image", disable=None):
     image, _ = load_image(file)

@@ -6,9 +6,7 @@ DIR is the MS-CMRSeg folder; the LGE volumes with masks are used. Writes hospita
 and change, and hospital_files.md, the table of means.
 """
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -17,8 +15,9 @@ from absl import flags
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
+from experiments.tables import write_rows
 from vamcei_jax import cli, load_segmenter
-from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES
+from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES, class_indices
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import write_text
@@ -44,7 +43,8 @@ def main() -> None:
     for name, (changed, truth) in changes(image, mask).items():
       prediction = segmenter(changed)
       findings = "; ".join(finding.name for finding in prediction.quality.findings)
-      scores = score(prediction.mask, truth)
+      predicted = class_indices(prediction.mask, segmenter.config.data.label_values)
+      scores = dice(predicted, class_indices(truth, LABEL_VALUES))
       rows.append({"file": name, "patient": patient, **scores, "findings": findings})
       print(f"patient {patient}, {name}: {np.mean(list(scores.values())):.3f}  {findings}", flush=True)
   write_table(rows, output)
@@ -124,25 +124,6 @@ def blank_slices(image: nib.Nifti1Image, mask: np.ndarray, places: tuple[int, ..
   """The volume with slices of zeros before these slices."""
   insert = lambda maps: np.insert(maps, places, 0, axis=2)
   return nib.Nifti1Image(insert(image.get_fdata(dtype=np.float32)), image.affine), insert(mask)
-
-
-def class_indices(mask: np.ndarray) -> np.ndarray:
-  """Class indices of a mask of label values."""
-  return np.searchsorted(LABEL_VALUES, mask).astype(np.uint8)
-
-
-def score(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-  """Dice of each structure, of masks of label values."""
-  return dice(class_indices(mask), class_indices(truth))
-
-
-def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
-  """Writes rows of the same columns as a csv file."""
-  text = io.StringIO()
-  writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-  writer.writeheader()
-  writer.writerows({name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()} for row in rows)
-  write_text(path, text.getvalue())
 
 
 def write_table(rows: list[Mapping], output: Path) -> None:

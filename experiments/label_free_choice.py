@@ -30,7 +30,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from configs import two_hospitals
-from experiments.hospital_files import write_rows
+from experiments.tables import write_rows
 from experiments.two_hospitals import HOSPITALS, METHODS, TABLE, labelled, read_rows, segmenter_of
 from vamcei_jax import cli
 from vamcei_jax.data.labels import STRUCTURES

@@ -33,8 +33,7 @@ def main() -> None:
   import numpy as np
   from scipy import ndimage
 
-  from experiments.hospital_files import class_indices
-  from vamcei_jax.data.labels import CLASSES
+  from vamcei_jax.data.labels import CLASSES, LABEL_VALUES, class_indices
   from vamcei_jax.evaluation.figures import save_panels
   from vamcei_jax.inference.load import load_segmenter
 
@@ -44,14 +43,18 @@ def main() -> None:
     file = Path(FLAGS.data, "LGE", f"patient{patient}_LGE.nii.gz")
     files = file, file.with_name(f"patient{patient}_LGE_manual.nii.gz")
     image, truth = (np.asarray(nib.load(path).dataobj) for path in files)
-    masks = {name: segmenter(file).mask for name, segmenter in segmenters.items()} | {"true mask": truth}
-    number = int((class_indices(truth) == CLASSES.index("Myo")).sum((0, 1)).argmax())
+    classes = {
+      name: class_indices(segmenter(file).mask, segmenter.config.data.label_values)
+      for name, segmenter in segmenters.items()
+    }
+    classes["true mask"] = class_indices(truth, LABEL_VALUES)
+    number = int((classes["true mask"] == CLASSES.index("Myo")).sum((0, 1)).argmax())
     middle = ndimage.center_of_mass(truth[..., number] > 0)
     corner = [int(np.clip(at - SIDE / 2, 0, n - SIDE)) for at, n in zip(middle, image.shape[:2], strict=True)]
     part = (slice(corner[0], corner[0] + SIDE, 2), slice(corner[1], corner[1] + SIDE, 2), number)
     grey = ndimage.uniform_filter(image[..., number].astype(float), 2)[part[:2]].T
     grey = grey / np.percentile(grey, 99)
-    panels = [(name, grey, class_indices(mask[part].T)) for name, mask in masks.items()]
+    panels = [(name, grey, of_case[part].T) for name, of_case in classes.items()]
     rows.append([(f"LGE, patient {patient}", grey, None), *panels])
   save_panels(cli.required_path("output"), rows)
 

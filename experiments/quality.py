@@ -15,10 +15,11 @@ import numpy as np
 from absl import flags
 from scipy import ndimage
 
-from experiments.hospital_files import class_indices, labelled, with_header, write_rows
+from experiments.hospital_files import labelled, with_header
+from experiments.tables import write_rows
 from experiments.uncertainty import auroc
 from vamcei_jax import cli, load_segmenter
-from vamcei_jax.data.labels import STRUCTURES
+from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES, LabelValues, class_indices
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import write_text
@@ -66,7 +67,7 @@ def main() -> None:
   """Runs the command."""
   segmenter, output, rows = load_segmenter(FLAGS.weights), cli.required_path("output"), []
   for sample in samples(cli.required_path("mscmrseg"), cli.required_path("emidec"), cli.required_path("acdc")):
-    rows.append(measure(sample, segmenter(sample.image)))
+    rows.append(measure(sample, segmenter(sample.image), segmenter.config.data.label_values))
     print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
   write_table(rows, output)
 
@@ -75,8 +76,8 @@ def samples(mscmrseg: Path, emidec: Path, acdc: Path) -> Iterator[Sample]:
   """All volumes, group by group."""
   rng = np.random.default_rng(0)
   for name, image, mask in labelled(mscmrseg):
-    yield Sample("LGE 1-5", name, image, class_indices(mask))
-    for damage, changed, truth in damaged(image, class_indices(mask), rng):
+    yield Sample("LGE 1-5", name, image, class_indices(mask, LABEL_VALUES))
+    for damage, changed, truth in damaged(image, class_indices(mask, LABEL_VALUES), rng):
       yield Sample("LGE 1-5, damaged", f"{name}, {damage}", changed, truth)
   for name, image, mask in pairs(emidec):
     yield Sample("EMIDEC", name, image, mask, EMIDEC)
@@ -137,9 +138,10 @@ def corner(image: nib.Nifti1Image, oblique: np.ndarray, *, last: bool) -> nib.Ni
   return with_header(part, affine)
 
 
-def measure(sample: Sample, prediction: Prediction) -> dict[str, str | float]:
+def measure(sample: Sample, prediction: Prediction, label_values: LabelValues) -> dict[str, str | float]:
   """A row of quality.csv."""
-  dices = [] if sample.truth is None else list(dice(class_indices(prediction.mask), sample.truth).values())
+  predicted = class_indices(prediction.mask, label_values)
+  dices = [] if sample.truth is None else list(dice(predicted, sample.truth).values())
   names = dict.fromkeys(finding.name for finding in prediction.quality.findings)
   return {
     "group": sample.group,

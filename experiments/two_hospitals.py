@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 import vamcei_jax
 from configs import two_hospitals
 from configs.ablation import BOUND, TERMS
-from experiments.hospital_files import write_rows
+from experiments.tables import write_rows
 from vamcei_jax import cli
 from vamcei_jax.data.labels import STRUCTURES
 from vamcei_jax.errors import InputError

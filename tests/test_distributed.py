@@ -77,7 +77,7 @@ def on_eight_devices():
   translation = translation_config(rate=1e-3)
   states = states_on_one_device(cyclegan, translation, data, key)
   one, four = (stepped(states, jax.devices()[:count], cyclegan, translation, data, key) for count in (1, 4))
-  compare_each(four, one, share=0.7)
+  compare_each(four, one, share=0.5)
   print("translators")
 
   assert all_reduced_bytes(config, images=8) == all_reduced_bytes(config, images=32) > 0
@@ -121,7 +121,7 @@ def compare_grids(config, data, key):
   ours, expected = compiled_grid(devices[:1], mapped=False)(alone, data, keys, 3)
   assert_spread(theirs, devices)
   with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder), keep=1) as checkpoints:
-    save(checkpoints, grid.members(theirs), 3, None)
+    save(checkpoints, grid.members(theirs), 3)
     checkpoints.wait_until_finished()
     places = grid.grid_placement(len(states), devices)
     restored, _ = restore_newest(checkpoints, jax.eval_shape(lambda: states), places)
@@ -177,8 +177,9 @@ def compare_each(got, expected, share=1.0):
 
   Where rounding gives a ReLU's input another sign, a gradient changes by more than rounding: on one device, parameters
   changed by 6e-8 of themselves move the norm of the segmenter's gradient by 4e-4 in 1 of 30 steps, and of the
-  translators' by up to 2e-3 in 4 of 60, with losses equal to 3e-7. A fault in the division of a batch would show in
-  every step. Where the share is below 1, the other steps agree to ten times as much.
+  translators' by up to 2e-3 in 4 of 60, with losses equal to 3e-7. On another processor, changes of 1.2e-7 do so in up
+  to 3 of 10 steps of the translators. A fault in the division of a batch would show in every step. Where the share is
+  below 1, the other steps agree to ten times as much.
   """
   steps = list(zip(got, expected, strict=True))
   for ours, theirs in steps:
@@ -397,17 +398,19 @@ def test_steps_of_a_dispatch_have_their_slices_in_order(scanned):
   assert np.concatenate([np.ravel(line["loss"]) for line in metrics]).tolist() == [3.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("mapped", [False, True])
-def test_a_run_of_a_grid_has_its_own_key_and_means_over_its_steps_without_nan(mapped):
-  step = lambda state, batch: (state.replace(step=state.step + 1), {"loss": batch})
+def test_a_run_of_a_grid_has_its_own_key_and_means_over_its_steps_that_were_not_skipped(mapped, bad):
+  step = lambda state, batch: (state.replace(step=state.step + 1), {"loss": batch, "gradient": 0 * batch})
   draw = lambda data, key, step, axis_name=None: data[step] + jax.random.uniform(key)
   state = small_state()
   devices, keys = jax.devices()[:1], jax.random.split(jax.random.key(0), 2)
   runs = grid.make_grid([state, state.replace(step=state.step + 1)], devices, mapped=mapped)
   run = grid.compile_grid(step, draw, devices, mapped=mapped)
-  runs, metrics = run(runs, jax.numpy.array([1.0, np.nan, 4.0, 7.0]), keys, 3)
+  runs, metrics = run(runs, jax.numpy.array([1.0, bad, 4.0, 7.0]), keys, 3)
   drawn = [float(jax.random.uniform(key)) for key in keys]
   np.testing.assert_allclose(metrics["loss"], np.add((2.5, 5.5), drawn), rtol=1e-6)
+  np.testing.assert_array_equal(metrics["gradient"], [0, 0])
   assert np.allclose(metrics["skipped"], 1 / 3)
   assert [int(each.step) for each in grid.members(runs)] == [3, 4]
 

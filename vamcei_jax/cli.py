@@ -64,8 +64,10 @@ def run(define_flags: Callable[[], None], main: Callable[[], None], doc: str | N
     logging.set_verbosity(logging.FATAL)
     end_on_signals()
     silence_later_errors()
-    set_compilation_cache(Path(flags.FLAGS.compiled))
     try:
+      if not flags.FLAGS.compiled:
+        raise InputError("--compiled=: empty; name a folder")
+      set_compilation_cache(Path(flags.FLAGS.compiled))
       main()
       sys.stdout.flush()
     except InputError as error:

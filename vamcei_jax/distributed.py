@@ -100,11 +100,6 @@ def first_host_first(make: Callable[[], Any]) -> Any:
   return made if is_first_host() else make()
 
 
-def from_first_host(value: float) -> float:
-  """The first host's value, on all hosts."""
-  return float(multihost_utils.broadcast_one_to_all(np.float32(value))) if on_many_hosts() else value
-
-
 def any_host(flag: bool) -> bool:
   """Whether the flag is set on any host. All hosts must call it."""
   return bool(np.any(multihost_utils.process_allgather(np.bool_(flag)))) if on_many_hosts() else flag

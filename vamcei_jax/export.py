@@ -30,7 +30,8 @@ def main() -> None:
   """Runs the command."""
   from vamcei_jax.inference.export import export_weights
 
-  export_weights(FLAGS.workdir, FLAGS.output, **cli.inference_options(*OPTIONS))
+  workdir, output = cli.required_path("workdir"), cli.required_path("output")
+  export_weights(workdir, output, **cli.inference_options(*OPTIONS))
   print(f"{FLAGS.output}: weights of {FLAGS.workdir}")
 
 

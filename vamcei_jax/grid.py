@@ -5,8 +5,9 @@ one run is called for each: under vmap over kernels, convolutions become grouped
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -34,8 +35,9 @@ def compile_grid(
 
   Returns:
     run(grid, data, keys, count) -> (grid, metrics) after `count` steps of every run. Metrics are (runs,), means over
-    the steps without NaN. The grid, of make_grid, must not be used again: it is donated or, where runs are called one
-    by one, changed. `keys` are (runs,), `data` slices on all devices.
+    the steps that were not skipped; "skipped" is the share of the others. The grid, of make_grid, must not be used
+    again: it is donated or, where runs are called one by one, changed. `keys` are (runs,), `data` slices on all
+    devices.
   """
   alone = compile_steps(lambda axis_name: step, draw, devices[:1], streamed=False, scanned=False)
 
@@ -47,7 +49,7 @@ def compile_grid(
     measured = []
     for number, key in enumerate(keys):
       states[number], metrics = alone(states[number], data, key, count)
-      measured.append(jax.tree.map(lambda *x: mean_without_nan(np.asarray(x)), *jax.device_get(metrics)))
+      measured.append(mean_metrics(jax.tree.map(lambda *x: np.asarray(x), *jax.device_get(metrics)), np))
     return states, jax.tree.map(lambda *x: np.stack(x), *measured)
 
   def call_all(states: State, data: Any, keys: Array, count: int) -> tuple[State, dict[str, np.ndarray]]:
@@ -57,11 +59,18 @@ def compile_grid(
   return call_all if mapped else call_each
 
 
-def mean_without_nan(values: np.ndarray) -> np.ndarray:
-  """Mean over the first axis without NaN; NaN where all are."""
-  missing = np.isnan(values)
-  counts = (~missing).sum(0)
-  return np.where(counts > 0, np.where(missing, 0, values).sum(0) / np.maximum(counts, 1), np.nan)
+def mean_metrics(metrics: Mapping[str, Any], xp: ModuleType) -> dict[str, Any]:
+  """Means of metrics (steps, ...) over the steps that were not skipped, NaN if all were; "skipped": share of these.
+
+  Args:
+    metrics: of skip_nonfinite.
+    xp: numpy or jax.numpy, as the arrays.
+  """
+  taken = metrics["skipped"] == 0
+  count = taken.sum(0)
+  total = lambda values: xp.where(taken, values, 0).sum(0)
+  means = {name: xp.where(count > 0, total(x) / xp.maximum(count, 1), xp.nan) for name, x in metrics.items()}
+  return means | {"skipped": 1 - taken.mean(0)}
 
 
 def grid_program(step: Callable, draw: Callable, devices: Devices, count: int) -> Callable:
@@ -73,7 +82,7 @@ def grid_program(step: Callable, draw: Callable, devices: Devices, count: int) -
   def over_runs(states: State, data: Any, keys: Array) -> tuple[State, Metrics]:
     every = lambda states, _: jax.vmap(one, in_axes=(0, None, 0))(states, data, keys)
     states, metrics = jax.lax.scan(every, states, length=count)
-    return states, jax.tree.map(lambda x: jnp.nanmean(x, 0), metrics)
+    return states, mean_metrics(metrics, jnp)
 
   rows, everywhere = PartitionSpec(AXIS), PartitionSpec()
   spread = jax.shard_map(

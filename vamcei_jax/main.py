@@ -55,6 +55,8 @@ def main() -> None:
   from vamcei_jax.pipeline.resolve import format_config, resolve
   from vamcei_jax.pipeline.run import run
 
+  if FLAGS.config is None and (FLAGS.describe or FLAGS.print_config):
+    raise InputError("--describe and --print_config go with --config=FILE")
   if FLAGS.describe:
     print(describe(resolve(FLAGS.config)))
     return

@@ -98,17 +98,18 @@ def main() -> None:
   from vamcei_jax.pipeline.record import describe_session, devices, git_state
 
   source, output = cli.required_path("input"), cli.required_path("output")
+  network = cli.path_of("weights") or cli.required_path("workdir")
   tasks, unusable = plan_tasks(source, output, dicom_only=FLAGS.dicom_seg)
   if not tasks:
     raise InputError(unusable[0])
   check_outputs(tasks)
   spacing = None if FLAGS.spacing is None else parse_spacing(FLAGS.spacing)
   values = None if FLAGS.label_values is None else parse_mask_values(FLAGS.label_values)
-  segmenter = load_segmenter(FLAGS.weights or FLAGS.workdir, **cli.inference_options(*OPTIONS))
+  segmenter = load_segmenter(network, **cli.inference_options(*OPTIONS))
   if values is not None:
     segmenter = with_label_values(segmenter, values)
   program = describe_session({"git": git_state(Path(__file__).parent), "devices": devices()})
-  about = {"Network": FLAGS.weights or FLAGS.workdir, "Volumes": FLAGS.input, **program}
+  about = {"Network": str(network), "Volumes": FLAGS.input, **program}
   failures = segment(
     segmenter, tasks, about, spacing=spacing, probabilities=FLAGS.probabilities, dicom_seg=FLAGS.dicom_seg
   )

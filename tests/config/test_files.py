@@ -8,7 +8,11 @@ from vamcei_jax.config.files import changed_field, stage_content, write_config
 from vamcei_jax.config.schema import flat_fields
 from vamcei_jax.pipeline.resolve import resolve
 
-INDIFFERENT = {"data.root", "data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
+INDIFFERENT = {
+  *("data.root", "data.prepared_dir", "data.resident"),
+  *("train.steps_per_call", "train.max_bad_steps", "train.log_every", "train.eval_every"),
+  *("train.checkpoint_every", "train.keep"),
+}
 
 
 def test_a_change_of_any_field_is_named_but_of_those_that_change_no_result(tmp_path):

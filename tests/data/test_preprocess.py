@@ -321,17 +321,3 @@ def test_the_field_is_put_on_the_centre_and_positions_in_it_lead_back(shape, at,
 
 def test_a_map_without_foreground_has_its_middle_as_centre():
   assert foreground_centre(np.zeros((2, 5, 8))) == (2.0, 3.5)
-
-
-@pytest.mark.parametrize(
-  ("fields", "problem"),
-  [
-    ({"size": (192, 0)}, r"config.data.size=\(192, 0\): must be positive"),
-    ({"spacing": -1.0}, "config.data.spacing=-1.0: must be positive, or None"),
-    ({"zoom": 0.0}, "config.data.zoom=0.0: must be positive"),
-    ({"percentiles": (99.0, 1.0)}, r"config.data.percentiles=\(99.0, 1.0\): must be two rising numbers"),
-  ],
-)
-def test_settings_that_make_no_grid_are_refused(fields, problem):
-  with pytest.raises(InputError, match=problem):
-    Preprocess(**fields)

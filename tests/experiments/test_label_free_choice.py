@@ -11,7 +11,6 @@ import pytest
 
 import vamcei_jax
 from configs import two_hospitals
-from experiments.hospital_files import write_rows
 from experiments.label_free_choice import (
   CRITERIA,
   PIXELS,
@@ -23,6 +22,7 @@ from experiments.label_free_choice import (
   table,
   vote,
 )
+from experiments.tables import write_rows
 from experiments.two_hospitals import COLUMNS, SMOOTH, TABLE
 from tests.commands import error_of
 from vamcei_jax.data.nifti import read_classes, read_volume

@@ -9,6 +9,7 @@ from nibabel.affines import voxel_sizes
 
 from experiments.quality import Sample, corner, damaged, measure, summarise, write_table
 from vamcei_jax.data.geometry import is_parallel
+from vamcei_jax.data.labels import LABEL_VALUES
 from vamcei_jax.inference.quality import Finding, Quality
 
 OBLIQUE = np.eye(4)
@@ -43,10 +44,10 @@ def test_a_row_has_the_dice_of_the_labelled_structures_and_the_score():
   mask, truth = np.array([0, 200, 500, 600, 600]), np.array([0, 1, 2, 0, 1])
   findings = (Finding("heart cut", "a"), Finding("heart cut", "b"), Finding("orientation assumed", "c"))
   prediction = SimpleNamespace(mask=mask, quality=Quality(findings, 0.4))
-  row = measure(Sample("EMIDEC", "a", None, truth, labelled=2), prediction)
+  row = measure(Sample("EMIDEC", "a", None, truth, labelled=2), prediction, LABEL_VALUES)
   assert row["Dice"] == pytest.approx((2 / 3 + 1) / 2)
   assert (row["score"], row["findings"]) == (0.4, "heart cut; orientation assumed")
-  assert measure(Sample("noise", "0", None), prediction)["Dice"] == 0.0
+  assert measure(Sample("noise", "0", None), prediction, LABEL_VALUES)["Dice"] == 0.0
 
 
 def test_the_table_counts_bad_masks_and_those_that_are_flagged(tmp_path):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import two_hospitals as recipe
 from configs.ablation import TERMS
 from experiments import two_hospitals
-from experiments.hospital_files import write_rows
+from experiments.tables import write_rows
 from experiments.two_hospitals import (
   COLUMNS,
   HOSPITALS,

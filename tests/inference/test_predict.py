@@ -315,7 +315,9 @@ def test_an_output_that_cannot_be_one_is_refused_before_anything_is_computed(run
   assert "mask.nii.gz: one file for the masks of 3 volumes; name a folder" in error("mask.nii.gz")
   assert "--label_values=0,1,2: expected 4 different whole numbers" in error("o", "--label_values=0,1,2")
   assert "expected 4 different whole numbers" in error("o", "--label_values=0,(1,4),2,3")
-  assert "--input=: empty; name a folder or a file" in error("o", "--input=")
+  for flag in ("--input=", "--workdir="):
+    assert f"{flag}: empty; name a folder or a file" in error("o", flag)
+  assert "--compiled=: empty; name a folder" in error("o", "--compiled=")
   assert not list(tmp_path.iterdir())
   (tmp_path / "file").touch()
   assert "file: a file; choose another --output" in error("file")

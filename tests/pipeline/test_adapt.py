@@ -273,7 +273,16 @@ def test_a_dataset_without_files_is_refused(adapt, tmp_path):
 
 def test_weights_that_fit_no_network_are_refused(adapt, tmp_path):
   refused = error_of(adapt(tmp_path / "run", "--config.model.widths=(6, 10)"))
-  assert "no array of it fits adapt; set config.model as it has it" in refused
+  assert "no kernel of it fits adapt; set config.model as it has it" in refused
+
+
+def test_weights_that_fit_not_all_stages_are_refused_before_the_first_one(adapted, run_command, prepared, tmp_path):
+  """The student fits `no_adaptation`; with other widths, `vamcei` is a stage after it."""
+  flags = ["--config=tests/configs/tiny.py", f"--config.init={adapted}", f"--config.data.prepared_dir={prepared}"]
+  narrow = "--config.stage.vamcei.model.widths=(6,10)"
+  refused = error_of(run_command("vamcei_jax.main", *flags, narrow, f"--workdir={tmp_path / 'run'}"))
+  assert "no kernel of it fits vamcei; set config.model as it has it" in refused
+  assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_are_missing_are_named_before_any_work(adapt, prepared, tmp_path):

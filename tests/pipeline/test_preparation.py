@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import mscmrseg
-from tests.configs import tiny_folder
+from tests.configs import tiny_adapt, tiny_folder
 from vamcei_jax.data.labels import CLASSES
 from vamcei_jax.data.nifti import list_volumes
 from vamcei_jax.errors import InputError
@@ -79,6 +79,16 @@ def test_masks_with_their_values_in_another_order_are_warned_of(folder_config, t
   prepare_datasets(resolve(folder_config).stages["vamcei"].data, tmp_path / "run")
   noted = [line for line in capsys.readouterr().out.splitlines() if "of the outline of LV" in line]
   assert len(noted) == len(warned)
+
+
+def test_masks_of_a_source_of_the_stage_adapt_are_warned_of(folder_config, capsys):
+  config = tiny_adapt.get_config()
+  config.init = "weights/lge"
+  config.data.update(root=folder_config.data.root, prepared_dir=folder_config.data.prepared_dir)
+  config.data.source, config.data.label_values = "bssfp", (0, 2, 3, 1)
+  assert prepare_run(config)
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split(":")[1] for line in lines if "of the outline of LV" in line] == [" source", " target"]
 
 
 @pytest.mark.parametrize("axis", [1, 2])

@@ -44,7 +44,7 @@ def move_parameters(workdir, stage, by):
   state = state.replace(ema_params=jax.tree.map(lambda x: x + by, state.ema_params))
   with open_checkpoints(workdir / stage / "checkpoints", 2) as checkpoints:
     checkpoints.delete(8)
-    save(checkpoints, state, 8, None)
+    save(checkpoints, state, 8)
   return digest(state.ema_params)
 
 

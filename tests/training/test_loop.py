@@ -56,11 +56,8 @@ def test_a_run_writes_its_log_scores_and_pictures(tiny_run):
   assert (tiny_run / "overlays.png").stat().st_size > 10_000
 
 
-def test_checkpoints_keep_the_newest_and_the_best(tiny_run):
-  lines = [line for line in read_log(tiny_run / "metrics.jsonl") if line["stage"] == "vamcei" and "dice" in line]
-  best = max(lines, key=lambda line: (line["dice"], line["step"]))["step"]
-  steps = set(open_checkpoints(tiny_run / "vamcei" / "checkpoints", 2).all_steps())
-  assert steps == {6, 8} | {best}
+def test_the_newest_checkpoints_are_kept(tiny_run):
+  assert set(open_checkpoints(tiny_run / "vamcei" / "checkpoints", 2).all_steps()) == {6, 8}
 
 
 @pytest.mark.parametrize("stage", ["distill", *SLOW_STAGES])
@@ -136,7 +133,7 @@ def counted():
   return SimpleNamespace(init_state=init_state, make_step=make_step)
 
 
-def test_averaged_parameters_are_validated_and_choose_the_best_checkpoint(counted, tiny_config, tmp_path):
+def test_averaged_parameters_are_validated_and_the_score_chooses_no_checkpoint(counted, tiny_config, tmp_path):
   tiny_config.data.crop = tiny_config.data.size
   tiny_config.train.update(keep=1, steps=8, eval_every=2, checkpoint_every=2)
   config = resolve(tiny_config).stages["vamcei"]
@@ -153,8 +150,7 @@ def test_averaged_parameters_are_validated_and_choose_the_best_checkpoint(counte
   assert networks == {"segmenter": {"x": 1080}}
   folder = tmp_path / "vamcei" / "checkpoints"
   with open_checkpoints(folder, 1) as checkpoints:
-    assert set(checkpoints.all_steps()) == {4, 8}
-    assert checkpoints.best_step() == 4
+    assert set(checkpoints.all_steps()) == {8}  # step 4 has the best score
   abstract = jax.eval_shape(lambda: counted.init_state(config, jax.random.key(0)))
   assert restore_networks(folder, abstract) == networks
 

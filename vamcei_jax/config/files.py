@@ -12,9 +12,13 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
 
 CONFIG_FILE = "config.json"
-# Fields that decide where and how a stage is computed, not what it learns. The names of datasets
+# Fields that decide where and how a stage is computed, saved and logged, not what it learns. The names of datasets
 # contain a digest of the files below data.root.
-_INDIFFERENT = {"data.root", "data.prepared_dir", "data.resident", "train.steps_per_call", "train.max_bad_steps"}
+_INDIFFERENT = {
+  *("data.root", "data.prepared_dir", "data.resident"),
+  *("train.steps_per_call", "train.max_bad_steps", "train.log_every", "train.eval_every"),
+  *("train.checkpoint_every", "train.keep"),
+}
 # Options of version 0.1 that this version does not have -> the value that switched them off.
 _REMOVED = {
   "distillation.views": False,

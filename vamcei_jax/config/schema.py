@@ -251,7 +251,7 @@ class TrainConfig:
   eval_every: int = field(100, COUNT, "Steps between evaluations on the validation cases.")
   checkpoint_every: int = field(100, COUNT, "Steps between checkpoints.")
   max_bad_steps: int = field(20, COUNT, "A run stops after so many successive steps with a loss that is not finite.")
-  keep: int = field(2, COUNT, "Newest checkpoints that are kept, beside the best one on validation.")
+  keep: int = field(2, COUNT, "Newest checkpoints that are kept.")
   ema_decay: float = field(0.98, number(0, 0.999999), "Decay of the moving average of the parameters.")
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 CLASSES = ("background", "Myo", "LV", "RV")
 STRUCTURES = CLASSES[1:]
 
@@ -13,6 +15,19 @@ LABEL_VALUES = (0, 200, 500, 600)  # MS-CMRSeg's
 def folded_values(label_values: LabelValues) -> tuple[tuple[int, ...], ...]:
   """The values of each class as a tuple, also of a class that has one value."""
   return tuple(tuple(values) if isinstance(values, Sequence) else (values,) for values in label_values)
+
+
+def first_values(label_values: LabelValues) -> tuple[int, ...]:
+  """The value of each class in masks that are written."""
+  return tuple(values[0] for values in folded_values(label_values))
+
+
+def class_indices(mask: np.ndarray, label_values: LabelValues) -> np.ndarray:
+  """Class indices of a mask that was written with these label values; background where a voxel has another value."""
+  classes = np.zeros(mask.shape, np.uint8)
+  for index, value in enumerate(first_values(label_values)):
+    classes[mask == value] = index
+  return classes
 
 
 def are_label_values(values: object) -> bool:

@@ -31,20 +31,6 @@ class Preprocess:
   zoom: float = 1.0
   percentiles: tuple[float, float] = (1.0, 99.0)
 
-  def __post_init__(self):
-    rules = {
-      "size": (min(self.size) > 0, "positive"),
-      "spacing": (self.spacing is None or self.spacing > 0, "positive, or None"),
-      "zoom": (self.zoom > 0, "positive"),
-      "percentiles": (
-        len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100,
-        "two rising numbers in [0, 100]",
-      ),
-    }
-    for field, (holds, expected) in rules.items():
-      if not holds:
-        raise InputError(f"config.data.{field}={getattr(self, field)}: must be {expected}")
-
 
 Spacing = tuple[float, float, float]
 # A position (row, column) in pixels of the original grid; None is the middle of the image.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vamcei_jax.data.labels import CLASSES
-from vamcei_jax.losses import class_prototypes, global_alignment
+from vamcei_jax.losses import alignment_by_dimension, class_prototypes
 
 PIXELS = 20  # that a class needs in a slice to have a mean
 
@@ -27,8 +27,8 @@ def measure_gap(
     "prototype_distance": class -> 1 - cosine of the domains' prototypes (eq. 9), for the classes in both domains.
   """
   scales = list(zip(*(jax.tree.map(jnp.asarray, list(pooled[name])) for name in ("source", "target")), strict=True))
-  alignment = lambda s, t, estimator: float(global_alignment(*s, *t, estimator=estimator)) / s[0].shape[1]
-  kl = {name: [alignment(s, t, name) for s, t in scales] for name in ("paper", "pairwise")}
+  by_scale = [alignment_by_dimension(*s, *t) for s, t in scales]
+  kl = {name: [float(by_dimension[name].mean()) for by_dimension in by_scale] for name in ("paper", "pairwise")}
 
   one_hot = lambda domain: jax.nn.one_hot(classes[domain], len(CLASSES))
   prototypes = lambda domain: class_prototypes(jnp.asarray(features[domain]), one_hot(domain))

@@ -9,7 +9,7 @@ import numpy as np
 import vamcei_jax
 from vamcei_jax.data.dicom import INSTALL, input_error_if_any, read_dataset
 from vamcei_jax.data.dicom_series import DicomVolume
-from vamcei_jax.data.labels import STRUCTURES, LabelValues, folded_values
+from vamcei_jax.data.labels import STRUCTURES, LabelValues, class_indices
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
 from vamcei_jax.inference.prediction import Prediction
@@ -76,10 +76,7 @@ def is_by_vamcei_jax(path: Path) -> bool:
 
 def _segments(mask: np.ndarray, label_values: LabelValues) -> np.ndarray:
   """Segment numbers (slices, rows, columns) of a mask (columns, rows, slices) of label values; 0 is background."""
-  segments = np.zeros(mask.shape, np.uint8)
-  for number, values in enumerate(folded_values(label_values)):
-    segments[mask == values[0]] = number
-  return segments.transpose(2, 1, 0)
+  return class_indices(mask, label_values).transpose(2, 1, 0)
 
 
 def _segmentation(volume: DicomVolume, segments: np.ndarray) -> "Segmentation":

@@ -15,7 +15,7 @@ from vamcei_jax.config.schema import AugmentConfig, InferenceConfig, StageConfig
 from vamcei_jax.data.dicom import is_dicom, read_dicom
 from vamcei_jax.data.dicom_series import DicomVolume
 from vamcei_jax.data.geometry import TURNS
-from vamcei_jax.data.labels import CLASSES, STRUCTURES, folded_values
+from vamcei_jax.data.labels import CLASSES, STRUCTURES, first_values
 from vamcei_jax.data.nifti import SUFFIXES, Volume, compact
 from vamcei_jax.data.preprocess import (
   Centre,
@@ -95,7 +95,7 @@ class Segmenter:
       uncertainty = structure_uncertainty(classes, draws, entropies, part.spacing)
     paste = partial(_paste, seen=seen, region=region)
     mask, maps = paste(classes, np.zeros_like(scan.volume.voxels, np.uint8)), paste(probs, _background(scan.volume))
-    values = np.array([value[0] for value in folded_values(self.config.data.label_values)])
+    values = np.array(first_values(self.config.data.label_values))
     volumes_ml = _volumes(mask, scan.volume.spacing)
     return Prediction(
       mask=scan.restore_axes(compact(values)[mask]),

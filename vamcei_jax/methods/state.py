@@ -76,6 +76,13 @@ def create_state(
   )
 
 
+def fitting_arrays(params: Mapping[str, Any], networks: Mapping[str, Params]) -> dict[tuple[str, ...], Array]:
+  """The arrays of trained networks that `params`, which may be abstract, have under the same name and shape."""
+  arrays = flatten_dict(params)
+  trained = flatten_dict(networks).items()
+  return {name: array for name, array in trained if name in arrays and array.shape == arrays[name].shape}
+
+
 def start_from(state: State, networks: Mapping[str, Params]) -> tuple[State, int]:
   """The state before the first step, with the parameters that trained networks have under the same name and shape.
 
@@ -86,11 +93,9 @@ def start_from(state: State, networks: Mapping[str, Params]) -> tuple[State, int
   Returns:
     The state, and the number of arrays that were taken over.
   """
-  trained = flatten_dict(networks)
 
   def merge(params: dict[str, Params]) -> tuple[dict[str, Params], int]:
-    arrays = flatten_dict(params)
-    fits = {name: array for name, array in trained.items() if name in arrays and array.shape == arrays[name].shape}
+    arrays, fits = flatten_dict(params), fitting_arrays(params, networks)
     # Copies: the state may be donated, and the buffers of the trained networks must stay.
     return unflatten_dict(arrays | {name: jnp.copy(array) for name, array in fits.items()}), len(fits)
 

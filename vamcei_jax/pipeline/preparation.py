@@ -40,9 +40,10 @@ def prepare_run(config: ConfigDict) -> bool:
     roles.append((settings[1], "source", "mask"))
   builders, sizes = {}, {}
   for data, role, centres in roles:
+    first = role not in builders
     builders[role] = builder = prepare_domain(data, role, centres=centres, leave_out=True)
     sizes[role] = print_domain(data, role, centres, builder)
-    if centres == "image":
+    if first:
       for note in notes(data, role, builder):
         print(f"warning: {note}", flush=True)
   if "source" in builders:

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from vamcei_jax.config.files import stage_content, upgrade
 from vamcei_jax.config.rules import STRENGTH, choice, differing, each, either, shown
 from vamcei_jax.config.schema import (
+  OTHER_RATE,
+  OTHER_WEIGHT,
   DistillationConfig,
   GridConfig,
   StageConfig,
@@ -170,12 +172,12 @@ def _build_stage(stage: str, fields: Mapping[str, Any]) -> StageConfig:
   """The configuration of a stage, with the loss terms, networks and sections of its method alone."""
   method = STAGES[stage].method
   config = build(StageConfig, fields, name=stage)
-  chosen = lambda values, names, default: {name: values.get(name, default) for name in names}
+  chosen = lambda values, names, other: {name: values.get(name, other.default) for name in names}
   for section, (user, kind) in _SECTIONS.items():
     if method is not user:
       config = dataclasses.replace(config, **{section: kind()})
-  loss = dataclasses.replace(config.loss, weights=chosen(config.loss.weights, method.TERMS, 0.0))
-  optimizer = dataclasses.replace(config.optimizer, rates=chosen(config.optimizer.rates, method.NETWORKS, 1e-3))
+  loss = dataclasses.replace(config.loss, weights=chosen(config.loss.weights, method.TERMS, OTHER_WEIGHT))
+  optimizer = dataclasses.replace(config.optimizer, rates=chosen(config.optimizer.rates, method.NETWORKS, OTHER_RATE))
   return dataclasses.replace(config, loss=loss, optimizer=optimizer)
 
 

@@ -19,7 +19,7 @@ from vamcei_jax.files import expanded, locked
 from vamcei_jax.inference.load import load_networks
 from vamcei_jax.inference.volumes import predict_volume, translate_volume
 from vamcei_jax.methods import cyclegan
-from vamcei_jax.methods.state import Params
+from vamcei_jax.methods.state import Params, fitting_arrays
 from vamcei_jax.pipeline.domains import (
   Datasets,
   locate_hearts,
@@ -74,6 +74,8 @@ def run(
   for stage in resolved.stages.values():  # raises an error if the hosts cannot share a batch
     distributed.devices_for(stage.train.batch_size)
   trained = load_init(first, workdir)
+  for stage in resolved.stages.values():
+    check_init(stage, trained)
   if distributed.is_first_host():
     print(describe_run(first, workdir), flush=True)
   prepare = partial(prepare_for_adapt, first) if first.name == ADAPT else partial(prepare_datasets, first.data, workdir)
@@ -103,6 +105,20 @@ def load_init(config: StageConfig, workdir: Path) -> dict[str, Params] | None:
   for teacher in config.teachers or ():
     load_outside("teachers", teacher, workdir)
   return None if config.init is None else load_outside("init", config.init, workdir)
+
+
+def starts_from(stage: str, trained: Mapping[str, Params] | None) -> bool:
+  """Whether a stage starts from the networks of load_init: one has its name. The locator has a field of its own."""
+  return stage != LOCATOR and bool(set(trained or ()) & set(STAGES[stage].method.NETWORKS))
+
+
+def check_init(config: StageConfig, trained: Mapping[str, Params] | None) -> None:
+  """Raises an InputError if a stage starts from the networks of load_init and no kernel of them fits."""
+  if trained is None or not starts_from(config.name, trained):
+    return
+  state = jax.eval_shape(lambda: STAGES[config.name].method.init_state(config, jax.random.key(0)))
+  if not any(name[-1] == "kernel" for name in fitting_arrays(state.params, trained)):
+    raise InputError(f"config.init={config.init}: no kernel of it fits {config.name}; set config.model as it has it")
 
 
 def load_outside(field: str, path: str, workdir: Path) -> dict[str, Params]:
@@ -175,7 +191,7 @@ def run_stages(
     evaluate = make_evaluator(config, predict[stage], datasets, folder)
     load = partial(load_stage, config, datasets, predict, networks)
     key, ahead = stage_key(resolved.seed, stage), partial(workloads, configs, {*finished, *networks}, compiled)
-    start = trained if stage != LOCATOR and set(trained or ()) & set(method.NETWORKS) else None
+    start = trained if starts_from(stage, trained) else None
     networks[stage] = train(
       config, method, key, load, evaluate, workdir, start, ahead, on_compiled=partial(compiled.__setitem__, stage)
     )

@@ -23,7 +23,7 @@ from vamcei_jax.config.files import stage_content
 from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.geometry import spacing_of
-from vamcei_jax.data.labels import folded_values
+from vamcei_jax.data.labels import first_values
 from vamcei_jax.data.loader import naming_damage, open_split, patient_names
 from vamcei_jax.data.nifti import Volume
 from vamcei_jax.data.preprocess import foreground_centre, preprocess_probabilities, preprocess_settings
@@ -140,7 +140,7 @@ def predict_case(segmenter: Segmenter, case: Case, target: Cases) -> np.ndarray:
   volume = read_image(case.image, target.config)
   prediction = segmenter(scan_of_volume(str(case.image), volume))
   reach = [0, *(round(_NEAR_MM / mm) for mm in volume.spacing[1:])]
-  background_value = folded_values(segmenter.config.data.label_values)[0][0]
+  background_value = first_values(segmenter.config.data.label_values)[0]
   near = ndimage.maximum_filter(prediction.mask != background_value, size=[2 * pixels + 1 for pixels in reach])
   background = np.eye(prediction.probabilities.shape[-1], dtype=np.float32)[0]
   return np.where(near[..., None], prediction.probabilities, background)

@@ -1,10 +1,9 @@
-"""Orbax checkpoints of a stage: the newest few and the best one, written in the background.
+"""Orbax checkpoints of a stage: the newest few, written in the background.
 
 A checkpoint holds the State: parameters, optimizers, moving averages, memory and the step, from which the position in
 the data follows (see data/loader.py).
 """
 
-import math
 import shutil
 import sys
 from collections.abc import Collection
@@ -23,16 +22,8 @@ States = TypeVar("States", State, list[State])
 
 
 def open_checkpoints(folder: Path, keep: int) -> ocp.CheckpointManager:
-  """The manager of a stage's checkpoints; keeps the newest `keep` and the one of the best validation Dice.
-
-  Incomplete checkpoints of a killed run are removed.
-  """
-  policies = ocp.checkpoint_managers
-  dice = lambda metrics: metrics["dice"]
-  best = policies.BestN(get_metric_fn=dice, n=1, keep_checkpoints_without_metrics=False)
-  policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-  # The policy decides which checkpoints stay; best_fn makes Orbax write the metrics, which a resumed run needs.
-  options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=dice, cleanup_tmp_directories=True)
+  """The manager of a stage's checkpoints; keeps the newest `keep`, and removes incomplete ones of a killed run."""
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
@@ -41,11 +32,10 @@ def is_finished(folder: Path, steps: int) -> bool:
   return (folder / str(steps)).is_dir()
 
 
-def save(checkpoints: ocp.CheckpointManager, state: State, step: int, dice: float | None) -> None:
-  """Saves the state after `step` steps in the background; `dice`, if measured, decides about the best checkpoint."""
-  metrics = None if dice is None or math.isnan(dice) else {"dice": dice}
+def save(checkpoints: ocp.CheckpointManager, state: State, step: int) -> None:
+  """Saves the state after `step` steps in the background."""
   content = {"state": ocp.args.StandardSave(state), "digest": ocp.args.JsonSave({"sha256": digest(state)})}
-  checkpoints.save(step, args=ocp.args.Composite(**content), metrics=metrics)
+  checkpoints.save(step, args=ocp.args.Composite(**content))
 
 
 def restore_newest(

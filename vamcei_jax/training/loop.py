@@ -45,8 +45,8 @@ def train(
     method: a module of vamcei_jax/methods.
     key: PRNG key of the stage.
     load: () -> domain -> slices on disk; called if steps are left to train.
-    evaluate: (averaged parameters by network, step) -> scores by name; called every `train.eval_every` steps. The best
-      checkpoint is chosen by the score "dice", if there is one.
+    evaluate: (averaged parameters by network, step) -> scores by name; called every `train.eval_every` steps, for
+      the log. The scores choose nothing.
     workdir: of the run; gets STAGE/checkpoints, STAGE/events.* and lines in metrics.jsonl.
     trained: network name -> parameters from which the networks start, see start_from; None for random ones.
     workloads: () -> those of all stages of the run, for the time that is left; by default of this one alone.
@@ -97,7 +97,7 @@ def train(
         pending += metrics
         due = lambda every, step=step: step % every == 0 or step == steps
 
-        dice, logged = None, due(settings.log_every) or due(settings.eval_every) or is_first
+        logged = due(settings.log_every) or due(settings.eval_every) or is_first
         if logged:
           fetched = jax.device_get(distributed.replica(pending))
           scores: Mapping[str, float] = {}
@@ -105,17 +105,15 @@ def train(
           bad = stop_if_stuck(values, bad, settings.max_bad_steps, stage)
           # The first line of a session includes the compilation, so it has no rate.
           rate = None if started is None else len(values["loss"]) / (time.perf_counter() - started)
-          if due(settings.eval_every):
-            if distributed.is_first_host():
-              scores = evaluate(distributed.replica(state.ema_params), step)
-            dice = distributed.from_first_host(scores.get("dice", np.nan))
+          if due(settings.eval_every) and distributed.is_first_host():
+            scores = evaluate(distributed.replica(state.ema_params), step)
           log(step, {**mean_metrics(values), **scores}, rate, steps)
           pending, started = [], time.perf_counter()
 
         # Hosts ask each other only when they wait for the device anyway.
         stopped = distributed.any_host(bool(signals)) if logged or not distributed.on_many_hosts() else False
         if due(settings.checkpoint_every) or stopped:
-          save(checkpoints, distributed.over_hosts(state, devices), step, dice)
+          save(checkpoints, distributed.over_hosts(state, devices), step)
     checkpoints.wait_until_finished()
     if stopped:
       number = signals[0] if signals else signal.SIGTERM
@@ -124,16 +122,10 @@ def train(
 
 
 def initial_state(config: StageConfig, state: State, trained: Mapping[str, Params] | None) -> State:
-  """The state before the first step, from random parameters or, where they fit, from those of trained networks.
-
-  Raises:
-    InputError: no array of the trained networks fits.
-  """
+  """The state before the first step, from random parameters or, where they fit, from those of trained networks."""
   if trained is None:
     return state
   state, taken = start_from(state, trained)
-  if not taken:
-    raise InputError(f"config.init={config.init}: no array of it fits {config.name}; set config.model as it has it")
   say(f"{config.name}: {taken} of {len(jax.tree.leaves(state.params))} arrays start from {config.init}")
   return state
 
