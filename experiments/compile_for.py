@@ -183,7 +183,7 @@ def lower(config: Any, program: str, chips: Sequence[Any]) -> Any:
   import jax
   from jax.sharding import SingleDeviceSharding
 
-  from experiments.measurements import make_draw
+  from vamcei_jax.data.loader import make_draw
   from vamcei_jax.distributed import AXIS, over_devices, scan_steps
   from vamcei_jax.grid import grid_program
   from vamcei_jax.pipeline.stages import STAGES

@@ -24,7 +24,7 @@ from vamcei_jax import distributed
 from vamcei_jax.config.files import CONFIG_FILE, changed_field, read_config, stage_content, write_config
 from vamcei_jax.config.rules import shown
 from vamcei_jax.config.schema import GridConfig, StageConfig, vary
-from vamcei_jax.data.loader import draw_batch, load_patients
+from vamcei_jax.data.loader import load_patients, make_draw
 from vamcei_jax.data.preprocess import preprocess_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.statistics import summarise
@@ -50,6 +50,7 @@ from vamcei_jax.pipeline.teachers import load_stage
 from vamcei_jax.pipeline.validation import mean_dice, mean_expected_dice, score
 from vamcei_jax.training.checkpoints import open_checkpoints, restore_newest, save, set_aside
 from vamcei_jax.training.log import METRICS_FILE, drop_later_lines
+from vamcei_jax.training.loop import steps_to_go
 from vamcei_jax.training.progress import WIDTH, format_duration
 from vamcei_jax.training.shutdown import end, noted_signals
 
@@ -200,7 +201,7 @@ def make_program(
   devices = devices if mapped else devices[:1]
   data = distributed.replicate(dict(slices), devices)
   step = vamcei.make_step(config)
-  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
+  draw = make_draw(config)
   rows, init_state = dict(grid.rows), jax.jit(partial(vamcei.init_state, config))
   arrays = partial(config_arrays, networks=vamcei.NETWORKS, terms=vamcei.TERMS)
 
@@ -300,11 +301,10 @@ def advance_part(
   train, first = program.config.train, step
   intervals = (train.log_every, train.eval_every, train.checkpoint_every)
   keys = jnp.stack([run_keys(run)[0] for run in part.padded])
-  at_most = distributed.steps_in_dispatch(train.steps_per_call, program.devices)
   skipped, losses, started = [0] * len(part.padded), [], time.perf_counter()
   with open_grid_log(workdir, part, step) as log, noted_signals() as signals:
     while step < train.steps:
-      count = min(at_most, train.steps - step, *(every - step % every for every in intervals))
+      count = steps_to_go(step, train, program.devices)
       grid, metrics = program.advance(grid, program.data, keys, count)
       step += count
       skipped = count_skipped(skipped, metrics["skipped"], count)

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from experiments.tables import write_rows
 from vamcei_jax import cli, load_segmenter
-from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES, class_indices
+from vamcei_jax.data.labels import LABEL_VALUES, STRUCTURES, LabelValues, class_indices
 from vamcei_jax.errors import InputError
 from vamcei_jax.evaluation.metrics import dice
 from vamcei_jax.files import write_text
@@ -43,8 +43,7 @@ def main() -> None:
     for name, (changed, truth) in changes(image, mask).items():
       prediction = segmenter(changed)
       findings = "; ".join(finding.name for finding in prediction.quality.findings)
-      predicted = class_indices(prediction.mask, segmenter.config.data.label_values)
-      scores = dice(predicted, class_indices(truth, LABEL_VALUES))
+      scores = score(prediction.mask, truth, segmenter.config.data.label_values)
       rows.append({"file": name, "patient": patient, **scores, "findings": findings})
       print(f"patient {patient}, {name}: {np.mean(list(scores.values())):.3f}  {findings}", flush=True)
   write_table(rows, output)
@@ -124,6 +123,11 @@ def blank_slices(image: nib.Nifti1Image, mask: np.ndarray, places: tuple[int, ..
   """The volume with slices of zeros before these slices."""
   insert = lambda maps: np.insert(maps, places, 0, axis=2)
   return nib.Nifti1Image(insert(image.get_fdata(dtype=np.float32)), image.affine), insert(mask)
+
+
+def score(mask: np.ndarray, truth: np.ndarray, label_values: LabelValues) -> dict[str, float]:
+  """Dice of each structure, of a mask with these label values and a true mask of MS-CMRSeg."""
+  return dice(class_indices(mask, label_values), class_indices(truth, LABEL_VALUES))
 
 
 def write_table(rows: list[Mapping], output: Path) -> None:

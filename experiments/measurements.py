@@ -22,7 +22,7 @@ from configs import ablation, uda, vamcei_paper
 from experiments.grid_training import STAGE, grid_runs, make_program, run_keys
 from vamcei_jax import distributed
 from vamcei_jax.config.schema import StageConfig
-from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.data.loader import make_draw
 from vamcei_jax.errors import InputError
 from vamcei_jax.grid import make_grid
 from vamcei_jax.losses import global_alignment, pairwise_gaussian_kl
@@ -147,11 +147,6 @@ def random_slices(config: StageConfig, count: int = 32) -> dict[str, dict[str, n
   image = lambda: rng.uniform(size=shape).astype(np.float32)
   label = rng.integers(0, len(config.data.label_values), shape).astype(np.uint8)
   return {"source": {"image": image(), "label": label}, "target": {"image": image()}}
-
-
-def make_draw(config: StageConfig) -> Callable[..., dict]:
-  """draw_batch with the settings of a stage."""
-  return partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
 
 
 def random_batch(config: StageConfig) -> dict:

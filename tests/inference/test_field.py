@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vamcei_jax.data.nifti import Volume
-from vamcei_jax.inference.field import View, crop, find_field, middle_region, whole_slices
+from vamcei_jax.inference.field import View, find_field, middle_region, whole_slices
 
 EXTENT = (90.0, 100.0)  # mm; slices of the training
 RADII = {3: 16, 1: 12, 2: 8}  # pixels of RV, Myo and LV, rings around one centre
@@ -62,7 +62,7 @@ def test_a_heart_anywhere_in_large_slices_is_seen_whole_and_in_the_middle(row, c
   volume = slices_with_heart(400, row, column)
   number, region, view = find_field(look, [volume], EXTENT)
   assert number == 0
-  seen = crop(volume, region)
+  seen = volume.cropped(*region)
   np.testing.assert_array_equal(view.probs, look(seen).probs)
   assert seen.voxels.shape == (2, 95, 95)
   assert (seen.voxels > 0.5).sum() == (volume.voxels > 0.5).sum()
@@ -72,7 +72,7 @@ def test_a_heart_anywhere_in_large_slices_is_seen_whole_and_in_the_middle(row, c
 
 def test_a_part_keeps_the_places_of_its_voxels():
   volume = slices_with_heart(200, 50, 120)
-  part = crop(volume, (slice(30, 90), slice(100, 150)))
+  part = volume.cropped(slice(30, 90), slice(100, 150))
   np.testing.assert_array_equal(part.affine @ [1, 20, 20, 1], volume.affine @ [1, 50, 120, 1])
   assert part.voxels[1, 20, 20] == volume.voxels[1, 50, 120] == 2.0
 

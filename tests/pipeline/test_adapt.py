@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from nibabel.orientations import apply_orientation
 from scipy import ndimage
 
+import vamcei_jax
 from tests.commands import error_of
-from tests.configs import tiny_adapt
+from tests.configs import tiny, tiny_adapt
 from tests.methods.batches import make_hearts
 from tests.methods.steps import moved_state, program
 from tests.runs import final_state
@@ -276,12 +278,12 @@ def test_weights_that_fit_no_network_are_refused(adapt, tmp_path):
   assert "no kernel of it fits adapt; set config.model as it has it" in refused
 
 
-def test_weights_that_fit_not_all_stages_are_refused_before_the_first_one(adapted, run_command, prepared, tmp_path):
-  """The student fits `no_adaptation`; with other widths, `vamcei` is a stage after it."""
-  flags = ["--config=tests/configs/tiny.py", f"--config.init={adapted}", f"--config.data.prepared_dir={prepared}"]
-  narrow = "--config.stage.vamcei.model.widths=(6,10)"
-  refused = error_of(run_command("vamcei_jax.main", *flags, narrow, f"--workdir={tmp_path / 'run'}"))
-  assert "no kernel of it fits vamcei; set config.model as it has it" in refused
+def test_weights_that_do_not_fit_a_later_stage_are_refused_before_the_first_one(adapted, prepared, tmp_path):
+  config = tiny.get_config()
+  config.init, config.data.prepared_dir = str(adapted), str(prepared)
+  config.stage = ConfigDict({"vamcei": {"model": {"widths": (6, 10)}}})
+  with pytest.raises(InputError, match="no kernel of it fits vamcei; set config.model as it has it"):
+    vamcei_jax.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.configs import tiny_multistage
 from tests.runs import assert_same, final_state
-from vamcei_jax.data.loader import draw_batch
+from vamcei_jax.data.loader import make_draw
 from vamcei_jax.distributed import compile_steps
 from vamcei_jax.methods.state import State
 from vamcei_jax.pipeline import run as runs
@@ -69,7 +69,7 @@ def test_one_compilation_serves_every_step(stage):
     data["target"]["teacher"] = jax.nn.softmax(jax.random.normal(jax.random.key(1), (4, 32, 32, 4)))
   key = jax.random.key(0)
   state = jax.jit(lambda: method.init_state(config, key))()
-  draw = partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
+  draw = make_draw(config)
   run = compile_steps(partial(method.make_step, config), draw, jax.devices()[:1], streamed=False)
   compiled = []
   listener = lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None

@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from experiments.compile_for import abstract_arguments
-from experiments.measurements import make_draw
 from tests.methods import published
 from tests.methods.settings import stage_config
+from vamcei_jax.data.loader import make_draw
 from vamcei_jax.distributed import scan_steps
 from vamcei_jax.pipeline.stages import STAGES
 

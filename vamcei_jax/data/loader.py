@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, cast
 
@@ -25,7 +26,7 @@ from vamcei_jax.errors import InputError
 from vamcei_jax.prng import batch_positions, example_keys
 
 if TYPE_CHECKING:
-  from vamcei_jax.config.schema import AugmentConfig
+  from vamcei_jax.config.schema import AugmentConfig, StageConfig
 
 _DOMAIN_NUMBERS = {"source": 0, "target": 1}  # folded into the keys of the domains
 _SKIP = tfds.decode.SkipDecoding()
@@ -160,6 +161,11 @@ def batch_indices(key: Array, step: Array | int, size: int, batch: int) -> Array
   # A batch can reach over several epochs where it is larger than the data.
   epochs = position[0] // size + jnp.arange((batch - 1) // size + 2)
   return jax.vmap(permutation)(epochs)[position // size - epochs[0], position % size]
+
+
+def make_draw(config: StageConfig) -> Callable[..., dict]:
+  """(data, key, step) -> batch: `draw_batch` with the settings of a stage."""
+  return partial(draw_batch, batch_size=config.train.batch_size, crop=config.data.crop, strengths=config.augment)
 
 
 def draw_batch(

@@ -88,6 +88,12 @@ class Volume:
     first = self.affine @ (0, (height - 1) / 2, (width - 1) / 2, 1)
     return (first[:3] + np.arange(len(self.voxels))[:, None] * self.affine[:3, 0]) @ direction
 
+  def cropped(self, rows: slice, columns: slice) -> "Volume":
+    """The volume without the pixels outside these rows and columns."""
+    affine = self.affine.copy()
+    affine[:3, 3] += affine[:3, 1] * rows.start + affine[:3, 2] * columns.start
+    return dataclasses.replace(self, voxels=self.voxels[:, rows, columns], affine=affine)
+
   def turned(self, turn: np.ndarray) -> "Volume":
     """The volume with its slices turned as one of TURNS says."""
     voxels, affine = orient(self.voxels, self.affine, turn)

@@ -36,14 +36,6 @@ _SURE = 0.5  # sureness below which the heart is looked for elsewhere
 _NEAR_MM = 5.0  # a region this near to its heart stays
 
 
-def crop(volume: Volume, region: Region) -> Volume:
-  """A part of the slices of a volume."""
-  rows, columns = region
-  affine = volume.affine.copy()
-  affine[:3, 3] += affine[:3, 1] * rows.start + affine[:3, 2] * columns.start
-  return Volume(volume.voxels[:, rows, columns], affine, volume.plane)
-
-
 def whole_slices(volume: Volume) -> Region:
   """The region of all pixels of the slices."""
   _, height, width = volume.voxels.shape
@@ -98,7 +90,7 @@ def find_field(
   if sureness(view.probs) >= _SURE or len(rows) * len(columns) == 1:
     return number, region, view
   windows = [(row, column) for row in rows for column in columns]
-  best = max(windows, key=lambda window: sureness(look(crop(volume, window)).probs))
+  best = max(windows, key=lambda window: sureness(look(volume.cropped(*window)).probs))
   found = _follow(look, volume, best)
   return number, *max((region, view), found, key=lambda place: sureness(place[1].probs))
 
@@ -137,7 +129,7 @@ def _content(voxels: np.ndarray, axis: int) -> tuple[int, int]:
 
 def _follow(look: Look, volume: Volume, region: Region) -> tuple[Region, View]:
   """The region, moved onto the heart that it shows, and the view of it."""
-  view = look(crop(volume, region))
+  view = look(volume.cropped(*region))
   if region == whole_slices(volume):
     return region, view
   for _ in range(_LOOKS):
@@ -146,7 +138,7 @@ def _follow(look: Look, volume: Volume, region: Region) -> tuple[Region, View]:
     steps = [(new.start - old.start) * mm for new, old, mm in zip(moved, region, volume.spacing[1:], strict=True)]
     if math.hypot(*steps) <= _NEAR_MM:
       break
-    region, view = moved, look(crop(volume, moved))
+    region, view = moved, look(volume.cropped(*moved))
   return region, view
 
 

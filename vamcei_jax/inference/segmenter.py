@@ -29,7 +29,7 @@ from vamcei_jax.data.scan import Scan, read_scan, scan_of_array, scan_of_dicom, 
 from vamcei_jax.environment import jax_settings
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import expanded
-from vamcei_jax.inference.field import Region, View, crop, find_field, whole_slices
+from vamcei_jax.inference.field import Region, View, find_field, whole_slices
 from vamcei_jax.inference.postprocess import postprocess, smooth_slices
 from vamcei_jax.inference.prediction import Prediction
 from vamcei_jax.inference.quality import Finding, assess, touches_border
@@ -84,7 +84,7 @@ class Segmenter:
     scan = _read(volume, spacing, self.config.data.plane)
     seen = scan.volume.voxels.max((1, 2)) > scan.volume.voxels.min((1, 2))  # a blank slice is background
     scan, region, view, findings = self._find(scan, seen)
-    part = crop(_stack(scan.volume, seen), region)
+    part = _stack(scan.volume, seen).cropped(*region)
     if view is None:
       view = self._view(scan.name, part) if seen.any() else View(_background(part))
     probs, draws, cut = view

@@ -51,7 +51,8 @@ class VariationalUNet(nn.Module):
     latent_scales: number of last decoder blocks that end in a latent.
     norm: a key of `layers.NORMS`.
     logvar_range: interval of log σ², by a tanh; (-1, 1) as published.
-    affine, bias: of norms and of the convolutions before them, see `layers.ConvBlock`.
+    affine, bias: of norms and of the convolutions before them, see `layers.ConvBlock`; with `bias`, upsampling has one
+      bias a channel, see `layers.Upsample`.
     dropout: rate of Dropout2d in decoder blocks, but the second coarsest, as published.
     latent: "pointwise" for 1×1 convolutions to μ and log σ²; "attention" for μ of features that are multiplied by one
       map, and log σ² of a 3×3 convolution, as published.
@@ -88,7 +89,7 @@ class VariationalUNet(nn.Module):
     latents: list[Latent] = []
     scale_logits: list[Array] = []
     for scale in reversed(range(len(skips))):
-      x = Upsample(self.widths[scale], self.dtype, self.bias)(x)
+      x = Upsample(self.widths[scale], self.dtype, shared_bias=self.bias)(x)
       dropped = None
       if train and self.dropout and keys is not None and scale != len(skips) - 2:
         level_keys = jax.vmap(lambda key, scale=scale: jax.random.fold_in(key, _DROPOUT + scale))(keys)

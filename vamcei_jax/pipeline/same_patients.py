@@ -6,7 +6,6 @@ differ. So the mask is first fitted: it gets the place and the areas of the pred
 by a small weight.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +64,8 @@ def correct(prediction: Volume, mask: Volume) -> tuple[Float[np.ndarray, "D H W 
   cosines = (_directions(prediction) * _directions(mask)).sum(0)
   if window is None or window_of_mask is None or cosines.min() < _PARALLEL:
     return None
-  heart = _cut(prediction, window)
-  fitted = fit(heart, _cut(mask, window_of_mask))
+  heart = prediction.cropped(*window)
+  fitted = fit(heart, mask.cropped(*window_of_mask))
   if fitted is None:
     return None
   whole, lv = special.expit(fitted.distances / BLUR_MM)
@@ -131,13 +130,6 @@ def _around(heart: Bool[np.ndarray, "D H W"], spacing: tuple[float, float, float
   margin = np.ceil(_MARGIN_MM / np.array(spacing[1:])).astype(int)
   (top, left), (bottom, right) = np.maximum(places.min(0) - margin, 0), places.max(0) + margin + 1
   return slice(top, bottom), slice(left, right)
-
-
-def _cut(volume: Volume, window: tuple[slice, slice]) -> Volume:
-  """The volume without the rows and columns outside a window."""
-  affine = volume.affine.copy()
-  affine[:3, 3] += affine[:3, 1] * window[0].start + affine[:3, 2] * window[1].start
-  return dataclasses.replace(volume, voxels=volume.voxels[:, *window], affine=affine)
 
 
 def _parts(probs: Float[np.ndarray, "D H W 4"]) -> Float[np.ndarray, "3 D H W"]:

@@ -15,7 +15,7 @@ from jax import Array
 
 from vamcei_jax import distributed
 from vamcei_jax.config.schema import StageConfig, TrainConfig
-from vamcei_jax.data.loader import augment_batch, draw_batch
+from vamcei_jax.data.loader import augment_batch, make_draw
 from vamcei_jax.data.stream import StoredSlices, stream_batches
 from vamcei_jax.errors import InputError
 from vamcei_jax.methods.state import Params, State, start_from
@@ -154,9 +154,8 @@ def prepare_steps(
   settings, batch = config.train, config.train.batch_size
   # Hosts may differ in memory, and must decide alike.
   streamed = distributed.any_host(not fits(slices, jax.local_devices()[0], config.data.resident))
-  draw = partial(augment_batch, crop=config.data.crop, strengths=config.augment)
-  if not streamed:
-    draw = partial(draw_batch, batch_size=batch, crop=config.data.crop, strengths=config.augment)
+  of_slices = partial(augment_batch, crop=config.data.crop, strengths=config.augment)
+  draw = of_slices if streamed else make_draw(config)
   run = distributed.compile_steps(partial(method.make_step, config), draw, devices, streamed=streamed)
   if not streamed:
     data = distributed.replicate({domain: stored.load() for domain, stored in slices.items()}, devices)
