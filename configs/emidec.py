@@ -2,8 +2,8 @@
 
 python -m vamcei_jax.main --config=configs/emidec.py --config.data.root=DIR --workdir=runs/emidec
 
-DIR is the folder that contains the EMIDEC folder, emidec/images. weights/emidec_student/README.md has all commands and
-scores.
+DIR is the folder that contains the EMIDEC folder, emidec/images. weights/emidec_student/TRAINING.md has all
+commands and scores.
 """
 
 from ml_collections import ConfigDict

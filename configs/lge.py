@@ -5,7 +5,7 @@ python -m vamcei_jax.main --config=configs/lge.py --config.data.root=runs/lge_da
 
 It starts from weights/mscmrseg_student (for weights/lge: those of commit 011a62b), and learns the predictions of these
 weights for the LGE of MS-CMRSeg, and the masks of cine MR of ACDC and MS-CMRSeg: about 50 minutes on 2 cores.
-weights/lge/README.md has the further steps.
+weights/lge/TRAINING.md has the further steps.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python -m vamcei_jax.main --config=configs/lge_student.py --config.data.root=runs/lge_data --config.init=runs/lge3a \
   --config.teachers="('runs/lge2','weights/mscmrseg_student')" --workdir=runs/lge_3b
 
-About 10 minutes on 2 cores, after 1 minute for each teacher. weights/lge/README.md has all commands and scores.
+About 10 minutes on 2 cores, after 1 minute for each teacher. weights/lge/TRAINING.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict

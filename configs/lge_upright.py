@@ -4,7 +4,7 @@ python -m vamcei_jax.main --config=configs/lge_upright.py --config.data.root=run
   --config.init=runs/lge_mean4 --workdir=runs/lge_5
 
 The flag --config.init is needed: weights/lge, its default, is a mean that contains these students. About 15 minutes on
-2 cores. weights/lge/README.md has all commands and scores.
+2 cores. weights/lge/TRAINING.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ python -m vamcei_jax.main --config=configs/lge_wide.py --config.data.root=runs/l
   --config.teachers="('runs/lge_mean','weights/mscmrseg_student')" --workdir=runs/lge_4
 
 Both flags are needed: weights/lge, the default of config.init, is a mean that contains this student. About 20 minutes
-on 2 cores. weights/lge/README.md has all commands and scores.
+on 2 cores. weights/lge/TRAINING.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ python -m vamcei_jax.main --config=configs/mscmrseg_student.py --config.data.roo
 
 It learns the mean of the teachers' predictions for the LGE images, corrected by the bSSFP masks. Teachers are weights
 or runs, such as those of configs/mscmrseg_best.py with other seeds. About 22 minutes on 2 cores, after 1 to 2 minutes
-for each teacher and half a minute for the masks. weights/mscmrseg_student/README.md has all commands and scores.
+for each teacher and half a minute for the masks. weights/mscmrseg_student/TRAINING.md has all commands and scores.
 """
 
 from ml_collections import ConfigDict

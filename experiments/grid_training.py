@@ -22,7 +22,7 @@ from tensorboardX import SummaryWriter
 from experiments.grid_results import Run, Scores, write_grid_results
 from vamcei_jax import distributed
 from vamcei_jax.config.files import CONFIG_FILE, changed_field, read_config, stage_content, write_config
-from vamcei_jax.config.rules import shown
+from vamcei_jax.config.rules import shortened
 from vamcei_jax.config.schema import GridConfig, StageConfig, vary
 from vamcei_jax.data.loader import load_patients, make_draw
 from vamcei_jax.data.preprocess import preprocess_settings
@@ -164,7 +164,7 @@ def refuse_changes(config: StageConfig, grid: Mapping[str, Any], workdir: Path) 
   # Of rows, the first one that differs is named.
   if isinstance(before.get("rows"), list):
     pairs = [("grid.rows", *rows) for rows in zip_longest(before["rows"], grid["rows"])] + pairs
-  changes = (f"{name} had {shown(then)}, has {shown(now)}" for name, then, now in pairs if then != now)
+  changes = (f"{name} had {shortened(then)}, has {shortened(now)}" for name, then, now in pairs if then != now)
   if field := changed_field(workdir / part_name(0), config) or next(changes, None):
     raise InputError(f"{workdir}: made with another configuration: {field}; use another --workdir")
 

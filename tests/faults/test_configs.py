@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import ablation, folder, multistage, uda
 from tests.commands import error_of
 from tests.faults.corpus import broken_fields
-from vamcei_jax.config.rules import shown
+from vamcei_jax.config.rules import shortened
 from vamcei_jax.config.schema import StageConfig, flat_fields
 from vamcei_jax.errors import InputError
 from vamcei_jax.pipeline.resolve import resolve
@@ -54,10 +54,10 @@ def test_every_broken_field_is_named_in_one_line(base, least):
     except InputError as error:
       message = str(error)
     else:
-      wrong.append((field, shown(value), "accepted"))
+      wrong.append((field, shortened(value), "accepted"))
       continue
     if not re.match(rf"config\.(stage\.\w+\.)?{re.escape(field)}[=:.]", message):
-      wrong.append((field, shown(value), message))
+      wrong.append((field, shortened(value), message))
     assert message.isprintable(), message
     assert len(message) < 300, message
   assert wrong == []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vamcei_jax.config.rules import shown
+from vamcei_jax.config.rules import shortened
 from vamcei_jax.config.schema import StageConfig, build, find_record, flat_fields
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import write_text
@@ -54,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
       f"{path}: not found; name the folder of exported weights, of a run or of a stage of a run"
     ) from None
   except (RecursionError, ValueError) as error:
-    raise InputError(f"{path}: not valid JSON ({shown(str(error))}); restore it or use another folder") from None
+    raise InputError(f"{path}: not valid JSON ({shortened(str(error))}); restore it or use another folder") from None
   stages = content.get("stages") if isinstance(content, dict) else None
   named = isinstance(stages, list) and stages and all(isinstance(stage, str) for stage in stages)
   if not named or not isinstance(content.get("data"), dict):
@@ -90,7 +90,7 @@ def build_stage(content: Mapping[str, Any], origin: str) -> StageConfig:
     record = find_record(name)
     if record is None or not record.rule.accepts(value):
       expected = "no such field" if record is None else f"must be {record.rule.expected}"
-      raise InputError(f"{origin}: damaged ({name}={shown(value)}: {expected}); restore it or use another folder")
+      raise InputError(f"{origin}: damaged ({name}={shortened(value)}: {expected}); restore it or use another folder")
   return build(StageConfig, fields, name=content["stages"][-1])
 
 
@@ -147,7 +147,7 @@ def _upgrade_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
       continue
     value = sections[section].pop(key)
     if (list(value) if isinstance(value, list | tuple) else value) != neutral:
-      raise InputError(f"{name}.{removed}={shown(value)}: a removed option of version 0.1; set it to {neutral}")
+      raise InputError(f"{name}.{removed}={shortened(value)}: a removed option of version 0.1; set it to {neutral}")
   data = sections.get("data")
   if isinstance(data, dict) and "view" in data:
     data["plane"] = data.pop("view")

@@ -98,7 +98,7 @@ ROW = Rule(
 OPTION = either(whole(0), TEXT)
 
 
-def shown(value: object) -> str:
+def shortened(value: object) -> str:
   """A value in an error message: on one line of at most 100 characters."""
   try:
     line = " ".join(reprlib.repr(value).split())

@@ -82,18 +82,18 @@ class Segmenter:
       >>> prediction.volumes_ml["LV"]
     """
     scan = _read(volume, spacing, self.config.data.plane)
-    seen = scan.volume.voxels.max((1, 2)) > scan.volume.voxels.min((1, 2))  # a blank slice is background
-    scan, region, view, findings = self._find(scan, seen)
-    part = _stack(scan.volume, seen).cropped(*region)
+    filled = scan.volume.voxels.max((1, 2)) > scan.volume.voxels.min((1, 2))  # a blank slice is background
+    scan, region, view, findings = self._find(scan, filled)
+    part = _stack(scan.volume, filled).cropped(*region)
     if view is None:
-      view = self._view(scan.name, part) if seen.any() else View(_background(part))
+      view = self._view(scan.name, part) if filled.any() else View(_background(part))
     probs, draws, cut = view
-    classes = postprocess(probs) if self.inference.postprocess and seen.any() else probs.argmax(-1).astype(np.uint8)
+    classes = postprocess(probs) if self.inference.postprocess and filled.any() else probs.argmax(-1).astype(np.uint8)
     entropies, uncertainty = None, {}
     if draws:
       entropies = entropy(probs)
       uncertainty = structure_uncertainty(classes, draws, entropies, part.spacing)
-    paste = partial(_paste, seen=seen, region=region)
+    paste = partial(_paste, filled=filled, region=region)
     mask, maps = paste(classes, np.zeros_like(scan.volume.voxels, np.uint8)), paste(probs, _background(scan.volume))
     values = np.array(first_values(self.config.data.label_values))
     volumes_ml = _volumes(mask, scan.volume.spacing)
@@ -101,18 +101,18 @@ class Segmenter:
       mask=scan.restore_axes(compact(values)[mask]),
       probabilities=scan.restore_axes(maps),
       volumes_ml=volumes_ml,
-      quality=assess(maps, mask, volumes_ml, uniform=not seen.any(), cut=cut, assumed=findings),
+      quality=assess(maps, mask, volumes_ml, uniform=not filled.any(), cut=cut, assumed=findings),
       uncertainty=uncertainty,
       entropy=None if entropies is None else scan.restore_axes(paste(entropies, np.zeros(mask.shape, np.float32))),
       scan=scan,
     )
 
-  def _find(self, scan: Scan, seen: np.ndarray) -> tuple[Scan, Region, View | None, list[Finding]]:
+  def _find(self, scan: Scan, filled: np.ndarray) -> tuple[Scan, Region, View | None, list[Finding]]:
     """Where to look: the scan in the orientation that is assumed, the region that has the heart, and what was assumed.
 
     Args:
       scan: as it was read.
-      seen: (D,) whether a slice is not blank.
+      filled: (D,) whether a slice is not blank.
 
     Returns:
       The scan; rows and columns of the region; the view of it, or None if the network was not needed, or if the
@@ -123,18 +123,18 @@ class Segmenter:
       findings.append(Finding("series joined", f"{scan.dicom.series} series of one slice each, taken as one stack"))
     if note := self._settings(scan.name, scan.volume)[1]:
       findings.append(Finding("pixels resampled", note))
-    if not seen.any():
+    if not filled.any():
       return scan, whole_slices(scan.volume), None, findings
     # One prediction from the latent means is enough to find the heart.
     quick = dataclasses.replace(self, segment=self.glance, inference=dataclasses.replace(self.inference, samples=0))
     look = lambda volume: quick._view(scan.name, volume)
     searched = scan.lost and not every_orientation(self.config.augment)
     scans = [scan.turned(turn) for turn in TURNS] if searched else [scan]
-    number, region, view = find_field(look, [_stack(each.volume, seen) for each in scans], self.inference.extent_mm)
+    number, region, view = find_field(look, [_stack(each.volume, filled) for each in scans], self.inference.extent_mm)
     if searched:
       findings.append(Finding("orientation assumed", _LOST))
     scan = scans[number]
-    stack = _stack(scan.volume, seen)
+    stack = _stack(scan.volume, filled)
     if region != whole_slices(stack):
       size = "×".join(f"{n * mm:.0f}" for n, mm in zip(stack.voxels.shape[1:], stack.spacing[1:], strict=True))
       text = f"slices of {size} mm are larger than those of the training; a part of them was segmented"
@@ -197,9 +197,9 @@ def every_orientation(strengths: AugmentConfig) -> bool:
   return bool(strengths.flip) and strengths.rotation >= _HALF_TURN
 
 
-def _stack(volume: Volume, seen: np.ndarray) -> Volume:
+def _stack(volume: Volume, filled: np.ndarray) -> Volume:
   """The slices of a volume that are not blank."""
-  return dataclasses.replace(volume, voxels=volume.voxels[seen])
+  return dataclasses.replace(volume, voxels=volume.voxels[filled])
 
 
 def _background(volume: Volume) -> np.ndarray:
@@ -209,9 +209,9 @@ def _background(volume: Volume) -> np.ndarray:
   return probs
 
 
-def _paste(part: np.ndarray, whole: np.ndarray, seen: np.ndarray, region: Region) -> np.ndarray:
+def _paste(part: np.ndarray, whole: np.ndarray, filled: np.ndarray, region: Region) -> np.ndarray:
   """The maps of the whole volume with those of a region of the slices that were looked at."""
-  whole[seen, region[0], region[1]] = part
+  whole[filled, region[0], region[1]] = part
   return whole
 
 

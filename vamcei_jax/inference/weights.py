@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load, save
 
 from vamcei_jax.config.files import CONFIG_FILE, build_stage, read_config, stage_content, write_config
-from vamcei_jax.config.rules import shown
+from vamcei_jax.config.rules import shortened
 from vamcei_jax.config.schema import InferenceConfig, StageConfig, build, records
 from vamcei_jax.errors import InputError
 from vamcei_jax.files import replacing
@@ -94,7 +94,7 @@ def check_inference(settings: Mapping[str, Any], name_of=str) -> None:
     if name not in known:
       raise InputError(f"{name_of(name)}: no such option of prediction; choose from {', '.join(known)}")
     if not known[name].rule.accepts(value):
-      raise InputError(f"{name_of(name)}={shown(value)}: must be {known[name].rule.expected}")
+      raise InputError(f"{name_of(name)}={shortened(value)}: must be {known[name].rule.expected}")
 
 
 def _read_networks(folder: Path, sha256: str) -> dict[str, Params]:
@@ -106,7 +106,7 @@ def _read_networks(folder: Path, sha256: str) -> dict[str, Params]:
   except OSError:
     raise
   except Exception as error:  # a damaged file can raise many exception types
-    raise InputError(f"{path}: damaged ({shown(str(error))}); get the weights again") from None
+    raise InputError(f"{path}: damaged ({shortened(str(error))}); get the weights again") from None
   if not intact:
     raise InputError(f"{path}: damaged, or {NOT_DESCRIBED}")
   return jax.device_put(unflatten_dict({name: array.astype(np.float32) for name, array in half.items()}, sep="/"))

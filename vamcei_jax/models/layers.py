@@ -53,8 +53,8 @@ class ConvBlock(nn.Module):
 
 def drop_channels(keys: Key[Array, " B"], channels: int, rate: float) -> Float[Array, "B {channels}"]:
   """Dropout2d: a factor for each channel of each image, 0 with probability `rate`, else 1 / (1 - rate)."""
-  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (channels,)))(keys)
-  return kept / (1.0 - rate)
+  keeps = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (channels,)))(keys)
+  return keeps / (1.0 - rate)
 
 
 class Upsample(nn.Module):

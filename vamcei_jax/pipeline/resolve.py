@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vamcei_jax.config.files import stage_content, upgrade
-from vamcei_jax.config.rules import STRENGTH, choice, differing, each, either, shown
+from vamcei_jax.config.rules import STRENGTH, choice, differing, each, either, shortened
 from vamcei_jax.config.schema import (
   OTHER_RATE,
   OTHER_WEIGHT,
@@ -65,7 +65,7 @@ def resolve(config: ConfigDict) -> RunConfig:
     InputError: names the field that cannot be used and what it may be.
   """
   if not isinstance(config, ConfigDict):
-    raise InputError(f"config={shown(config)}: must be a ConfigDict, as get_config() of configs/uda.py returns it")
+    raise InputError(f"config={shortened(config)}: must be a ConfigDict, as get_config() of configs/uda.py returns it")
   content = upgrade(_to_dict(config))
   stages = _stage_names(content)
   shared = {name: value for name, value in content.items() if name not in ("stage", "stages", "grid")}
@@ -74,7 +74,7 @@ def resolve(config: ConfigDict) -> RunConfig:
   grid = _resolve_grid(content)
   for name in _OF_THE_RUN:
     if fields.get(name):
-      raise InputError(f"config.{name}={shown(fields[name])}: set by the run; leave it out")
+      raise InputError(f"config.{name}={shortened(fields[name])}: set by the run; leave it out")
   sections = {name: flat_fields(section) for name, section in _stage_sections(content).items()}
   for name, stage_fields in {**dict.fromkeys(stages, {}), **sections}.items():
     _check_section(name, stage_fields)
@@ -93,13 +93,13 @@ def _to_dict(config: ConfigDict) -> dict[str, Any]:
   try:
     return config.to_dict()
   except (RecursionError, TypeError, ValueError) as error:
-    raise InputError(f"config: cannot be resolved ({shown(str(error))}); see configs/uda.py") from None
+    raise InputError(f"config: cannot be resolved ({shortened(str(error))}); see configs/uda.py") from None
 
 
 def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
   stages = content.get("stages", ())
   if not differing(each(choice(tuple(STAGES)))).accepts(stages):
-    raise InputError(f"config.stages={shown(stages)}: must be some of {', '.join(STAGES)}, each once")
+    raise InputError(f"config.stages={shortened(stages)}: must be some of {', '.join(STAGES)}, each once")
   stages = tuple(stages)
   if ADAPT in stages and len(stages) > 1:
     raise InputError(f"config.stages={stages}: {ADAPT} stands alone, as its images are cut out by its teachers")
@@ -111,12 +111,12 @@ def _stage_names(content: Mapping[str, Any]) -> tuple[str, ...]:
 def _stage_sections(content: Mapping[str, Any]) -> Mapping[str, Mapping]:
   sections = content.get("stage", {})
   if not isinstance(sections, Mapping):
-    raise InputError(f"config.stage={shown(sections)}: must be a section, as in configs/uda.py")
+    raise InputError(f"config.stage={shortened(sections)}: must be a section, as in configs/uda.py")
   for name, section in sections.items():
     if name not in STAGES:
       raise InputError(f"config.stage.{name}: no such stage; choose from {', '.join(STAGES)}")
     if not isinstance(section, Mapping):
-      raise InputError(f"config.stage.{name}={shown(section)}: must be a section of the fields that differ for it")
+      raise InputError(f"config.stage.{name}={shortened(section)}: must be a section of the fields that differ for it")
   return sections
 
 
@@ -132,16 +132,16 @@ def _check_fields(fields: Mapping[str, Any], name_of: Callable[[str], str], meth
     record = find_record(name)
     if record is None:
       if is_section(name):
-        raise InputError(f"{name_of(name)}={shown(value)}: must be a section")
+        raise InputError(f"{name_of(name)}={shortened(value)}: must be a section")
       raise InputError(f"{name_of(name)}: no such field")
     if not record.rule.accepts(value):
-      raise InputError(f"{name_of(name)}={shown(value)}: must be {record.rule.expected}")
+      raise InputError(f"{name_of(name)}={shortened(value)}: must be {record.rule.expected}")
     for prefix, kind in (("loss.weights.", "TERMS"), ("optimizer.rates.", "NETWORKS")):
       if name.startswith(prefix):
         _check_known(name_of(name), name.removeprefix(prefix), kind, methods)
     if name == "optimizer.constant":
       for network in value:
-        _check_known(f"{name_of(name)}={shown(value)}", network, "NETWORKS", methods)
+        _check_known(f"{name_of(name)}={shortened(value)}", network, "NETWORKS", methods)
 
 
 def _check_known(field: str, name: str, kind: str, methods: Mapping[str, ModuleType]) -> None:
@@ -196,7 +196,7 @@ def check_relations(config: StageConfig, section: Collection[str] = ()) -> None:
     if not holds:
       differs = any(f"{name}.".startswith(f"{part}.") for part in section)
       full_name = f"config.stage.{config.name}.{name}" if differs else f"config.{name}"
-      raise InputError(f"{full_name}={shown(fields[name])}: must be {expected}")
+      raise InputError(f"{full_name}={shortened(fields[name])}: must be {expected}")
 
 
 def _relations(config: StageConfig) -> Iterator[tuple[str, bool, str]]:
@@ -254,13 +254,13 @@ def _resolve_grid(content: Mapping[str, Any]) -> GridConfig | None:
   if "grid" not in content:
     return None
   if not isinstance(content["grid"], Mapping):
-    raise InputError(f"config.grid={shown(content['grid'])}: must be a section, as in configs/ablation.py")
+    raise InputError(f"config.grid={shortened(content['grid'])}: must be a section, as in configs/ablation.py")
   fields, known = flat_fields(content["grid"]), dict(records(GridConfig))
   for name, value in fields.items():
     if name not in known:
       raise InputError(f"config.grid.{name}: no such field")
     if not known[name].rule.accepts(value):
-      raise InputError(f"config.grid.{name}={shown(value)}: must be {known[name].rule.expected}")
+      raise InputError(f"config.grid.{name}={shortened(value)}: must be {known[name].rule.expected}")
   return build(GridConfig, fields)
 
 
@@ -269,9 +269,9 @@ def _check_grid(grid: GridConfig | None, configs: Mapping[str, StageConfig]) -> 
     return
   names = [name for name, _ in grid.rows]
   if len(set(names)) < len(names):
-    raise InputError(f"config.grid.rows: rows must have different names, not {shown(names)}")
+    raise InputError(f"config.grid.rows: rows must have different names, not {shortened(names)}")
   for name, changes in grid.rows:
-    _check_row(f"config.grid.rows: {shown(name)} changes", changes, configs)
+    _check_row(f"config.grid.rows: {shortened(name)} changes", changes, configs)
 
 
 def _check_row(row: str, changes: Mapping[str, Any], configs: Mapping[str, StageConfig]) -> None:
@@ -280,14 +280,14 @@ def _check_row(row: str, changes: Mapping[str, Any], configs: Mapping[str, Stage
   weights = {term: weight for config in configs.values() for term, weight in config.loss.weights.items()}
   for name, value in changes.items():
     if name not in known:
-      raise InputError(f"{row} {shown(name)}; choose from {_abridged(known)}")
+      raise InputError(f"{row} {shortened(name)}; choose from {_abridged(known)}")
     weight, record = weights.get(name.removeprefix("loss.weights.")), find_record(name)
     assert record is not None, name
     # The weights of all rows have one shape, as they are mapped.
     scales = either(STRENGTH, each(STRENGTH, len(weight))) if isinstance(weight, tuple) else STRENGTH
     rule = record.rule if weight is None else scales
     if not rule.accepts(value):
-      raise InputError(f"{row} {name} to {shown(value)}: must be {rule.expected}")
+      raise InputError(f"{row} {name} to {shortened(value)}: must be {rule.expected}")
 
 
 def _abridged(names: Collection[str]) -> str:

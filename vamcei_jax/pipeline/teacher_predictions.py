@@ -20,7 +20,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from vamcei_jax.config.files import stage_content
-from vamcei_jax.config.rules import shown
+from vamcei_jax.config.rules import shortened
 from vamcei_jax.config.schema import StageConfig
 from vamcei_jax.data.geometry import spacing_of
 from vamcei_jax.data.labels import first_values
@@ -71,7 +71,7 @@ def prepare_for_adapt(config: StageConfig) -> Datasets:
     announce(data, role, builder)
   folders = [predict_target(teacher, config, datasets["target"]) for teacher in named_teachers(config)]
   if len(set(folders)) < len(folders):
-    raise InputError(f"config.teachers={shown(config.teachers)}: the same weights twice; name each once")
+    raise InputError(f"config.teachers={shortened(config.teachers)}: the same weights twice; name each once")
   mean = lambda case: mean_prediction(folders, case.name)
   cases = target_cases(datasets["target"])
   centres = {case.name: foreground_centre(mean(case)[..., 1:].sum(-1) > 0.5) for case in cases}
@@ -152,7 +152,7 @@ def read_prediction(folder: Path, patient: str) -> np.ndarray:
   try:
     probs = load(gzip.decompress(path.read_bytes()))["probabilities"].astype(np.float32)
   except (EOFError, KeyError, OSError, SafetensorError, zlib.error) as error:
-    raise InputError(f"{path}: damaged ({shown(str(error))}); remove it, the run makes it again") from None
+    raise InputError(f"{path}: damaged ({shortened(str(error))}); remove it, the run makes it again") from None
   return probs / probs.sum(-1, keepdims=True)
 
 
