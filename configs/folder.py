@@ -5,7 +5,7 @@ python -m vamcei_jax.main --config=configs/folder.py --config.data.root=DIR
 
 DIR has a folder for each domain, in the layout of nnU-Net (imagesTr, labelsTr, dataset.json) or a flat one (images,
 labels). If the target has masks, the program uses them for evaluation only. Copy this file, and change the fields that
-differ for your data. About 6 minutes for the phantoms of docs/own-training.md on 2 cores.
+differ for your data. 11 minutes for the phantoms of docs/own-training.md on 2 slow cores.
 """
 
 from ml_collections import ConfigDict
