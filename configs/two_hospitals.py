@@ -19,11 +19,6 @@ def get_config() -> ConfigDict:
   config.data.options = ConfigDict({"validation": 15})
 
   config.augment.scale = 0.3
-  config.augment.gamma = 0.3
-  config.augment.contrast = 0.2
-  config.augment.noise = 0.05
-  config.augment.gin = 1.0
-  config.augment.ipa = 1.0
 
   # As in configs/mscmrseg_ablation.py, because of three seeds.
   config.train.batch_size = 4

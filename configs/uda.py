@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
   model.logvar_range = (-3.0, -1.0)  # Range of log σ²; (-1, 1) as published.
   model.norm = "instance"  # Normalisation: instance or group.
   model.affine = True  # Norms of the segmenter with a scale and a bias; False as published.
-  model.bias = False  # Convolutions before norms with a bias, upsampling with one a channel; True as published.
+  model.bias = False  # Biases before norms, and one bias a channel in upsampling; True as published.
   model.dropout = 0.0  # Rate of Dropout2d in the segmenter's decoder blocks; 0.5 as published.
   model.latent = "pointwise"  # Layers to μ and log σ²: pointwise, or attention as published.
   model.heads = "pointwise"  # Output layers: pointwise, or convolution as published.

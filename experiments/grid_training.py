@@ -301,7 +301,8 @@ def advance_part(
   train, first = program.config.train, step
   intervals = (train.log_every, train.eval_every, train.checkpoint_every)
   keys = jnp.stack([run_keys(run)[0] for run in part.padded])
-  skipped, losses, started = [0] * len(part.padded), [], time.perf_counter()
+  skipped, since, started = [0] * len(part.padded), step, time.perf_counter()
+  total = taken = np.zeros(len(part.padded))  # of the losses since the last line, and number of their steps
   with open_grid_log(workdir, part, step) as log, noted_signals() as signals:
     while step < train.steps:
       count = steps_to_go(step, train, program.devices)
@@ -309,18 +310,20 @@ def advance_part(
       step += count
       skipped = count_skipped(skipped, metrics["skipped"], count)
       stop_if_stuck(part, skipped, train.max_bad_steps)
-      losses += [metrics["loss"]] * count
+      of_dispatch = count * (1 - metrics["skipped"])
+      taken, total = taken + of_dispatch, total + np.where(of_dispatch > 0, of_dispatch * metrics["loss"], 0)
       stopped = bool(signals)
       if step == train.steps or not all(step % every for every in intervals):
         # The first line of a session includes the compilation, so it has no rate.
-        rate = len(losses) / (time.perf_counter() - started) if step - len(losses) > first else None
-        scores = [{"loss": float(loss)} for loss in _mean_without_nan(np.stack(losses))[: len(part.runs)]]
+        rate = (step - since) / (time.perf_counter() - started) if since > first else None
+        losses = np.divide(total, taken, out=np.full(len(taken), np.nan), where=taken > 0)
+        scores = [{"loss": float(loss)} for loss in losses[: len(part.runs)]]
         if step % train.eval_every == 0 or step == train.steps:
           for run_scores, networks in zip(scores, averages(grid), strict=False):
             run_scores.update(validate(jax.device_put(networks, program.devices[0])))
         log(step, scores)
         print(progress(part, scores, step, train.steps, rate), flush=True)
-        losses, started = [], time.perf_counter()
+        total, taken, since, started = 0 * total, 0 * taken, step, time.perf_counter()
       if step % train.checkpoint_every == 0 or step == train.steps or stopped:
         save(checkpoints, members(grid), step)
       if stopped:
@@ -371,13 +374,6 @@ def progress(part: Part, scores: Sequence[Mapping[str, float]], step: int, steps
     row, room = part.runs[int(np.argmax(dices))].row, WIDTH - len(line) - len(speed) - 3
     best = f" ({row if len(row) <= room else row[: room - 1] + '…'})"
   return line + best + speed
-
-
-def _mean_without_nan(values: np.ndarray) -> np.ndarray:
-  """Mean over the first axis without NaN; NaN where all are."""
-  missing = np.isnan(values)
-  counts = (~missing).sum(0)
-  return np.where(counts > 0, np.where(missing, 0, values).sum(0) / np.maximum(counts, 1), np.nan)
 
 
 def count_skipped(before: Sequence[int], shares: Sequence[float], count: int) -> list[int]:

@@ -315,3 +315,22 @@ def test_the_advice_on_a_changed_configuration_works(tiny_run, prepared, tmp_pat
   assert retrained.returncode == 0, retrained.stderr
   assert "no_adaptation: starts" in retrained.stdout
   assert json.loads((workdir / "config.json").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize(
+  ("module", "flags", "expected"),
+  [
+    ("vamcei_jax.export", ["--workdir=", "--output=o"], "--workdir=: empty"),
+    ("vamcei_jax.export", ["--workdir=w", "--output="], "--output=: empty"),
+    ("vamcei_jax.predict", ["--weights=", "--input=.", "--output=o"], "--weights=: empty"),
+    ("vamcei_jax.main", [TINY, "--workdir="], "--workdir=: empty"),
+    ("vamcei_jax.main", ["--reproduce=run", "--describe"], "--describe and --print_config go with --config=FILE"),
+  ],
+)
+def test_flags_without_a_folder_or_a_configuration_are_refused(
+  run_command, module, flags, expected, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  flags = [flag.replace("tests/configs", str(ROOT / "tests" / "configs")) for flag in flags]
+  assert expected in error_of(run_command(module, *flags))
+  assert not list(tmp_path.iterdir())

@@ -48,15 +48,16 @@ def main() -> None:
   """Runs the command."""
   if (FLAGS.hosts is not None or FLAGS.host is not None) and not FLAGS.coordinator:
     raise InputError("--hosts and --host go with --coordinator=HOST:PORT")
+  if FLAGS.config is None and (FLAGS.describe or FLAGS.print_config):
+    raise InputError("--describe and --print_config go with --config=FILE")
   name = cli.config_path().stem if FLAGS.config is not None else None
+  workdir = cli.path_of("workdir")
   # Imported late: an error in a flag should not wait for JAX.
   from vamcei_jax.pipeline.describe import describe
   from vamcei_jax.pipeline.reproduce import reproduce
   from vamcei_jax.pipeline.resolve import format_config, resolve
   from vamcei_jax.pipeline.run import run
 
-  if FLAGS.config is None and (FLAGS.describe or FLAGS.print_config):
-    raise InputError("--describe and --print_config go with --config=FILE")
   if FLAGS.describe:
     print(describe(resolve(FLAGS.config)))
     return
@@ -65,7 +66,6 @@ def main() -> None:
     return
   if FLAGS.multihost or FLAGS.coordinator:
     _join_hosts()
-  workdir = cli.path_of("workdir")
   if name:
     run(FLAGS.config, workdir or Path("runs") / name, FLAGS.stages, on_start=_hint_huge_pages)
   else:

@@ -3,6 +3,7 @@
 import random
 import shutil
 import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from tests.commands import ROOT, command, error_of
 from tests.datasets.trees import build
 from tests.faults.test_damage import DAMAGES
 from tests.runs import assert_same, final_state
-from vamcei_jax.data.loader import load_slices
+from vamcei_jax.data.loader import load_slices, load_truths
 from vamcei_jax.errors import InputError
+from vamcei_jax.pipeline.domains import order_note
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,15 @@ def test_damaged_prepared_data_is_named_or_read_as_it_was(prepared_folder, damag
         np.testing.assert_array_equal(slices[name], values)
     shutil.rmtree(folder)
   assert named >= 3 if damage == "flipped" else named == tries
+
+
+def test_a_run_names_damaged_prepared_data(prepared_folder, tmp_path):
+  folder = shutil.copytree(prepared_folder, tmp_path / "phantom" / "lge" / "1.0.0")
+  (file,) = folder.glob("*train*")
+  file.write_bytes(file.read_bytes()[:1000])
+  for read in (load_truths, partial(order_note, "source")):
+    with pytest.raises(InputError, match=f"{folder}: damaged prepared data"):
+      list(read(tfds.builder_from_directory(folder)))
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_masks_with_their_values_in_another_order_are_warned_of(folder_config, t
   assert warned == ([] if values == (1, 2, 3) else [" source", " target"])
   prepare_datasets(resolve(folder_config).stages["vamcei"].data, tmp_path / "run")
   noted = [line for line in capsys.readouterr().out.splitlines() if "of the outline of LV" in line]
-  assert len(noted) == len(warned)
+  assert [line.split(":")[0] for line in noted] == ["source"][: len(warned)]  # a run opens no mask of the target
 
 
 def test_masks_of_a_source_of_the_stage_adapt_are_warned_of(folder_config, capsys):

@@ -181,9 +181,7 @@ class ModelConfig:
   )
   norm: str = field("instance", choice(NORMS), "Normalisation: instance or group.")
   affine: bool = field(True, FLAG, "Norms of the segmenter with a scale and a bias; False as published.")
-  bias: bool = field(
-    False, FLAG, "Convolutions before norms with a bias, upsampling with one a channel; True as published."
-  )
+  bias: bool = field(False, FLAG, "Biases before norms, and one bias a channel in upsampling; True as published.")
   dropout: float = field(0.0, number(0, 0.9), "Rate of Dropout2d in the segmenter's decoder blocks; 0.5 as published.")
   latent: str = field("pointwise", choice(LATENTS), "Layers to μ and log σ²: pointwise, or attention as published.")
   heads: str = field("pointwise", choice(HEADS), "Output layers: pointwise, or convolution as published.")

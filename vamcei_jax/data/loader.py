@@ -121,6 +121,15 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str, skipped: Collectio
   return open_source(split, decoders=dict.fromkeys(skipped, _SKIP) or None)
 
 
+def load_truths(builder: tfds.core.DatasetBuilder) -> Iterator[np.ndarray]:
+  """The masks (D, H, W) of a dataset, as class indices; each is read when it is used. Raises as naming_damage does."""
+  with naming_damage(builder.data_path):
+    for split in builder.info.splits:
+      for example in open_split(builder, split, ("image", "mask")):
+        if example["labelled"]:
+          yield example["truth"]
+
+
 def _read_split(builder: tfds.core.DatasetBuilder, split: str, skipped: Collection[str]) -> list[dict]:
   """All examples of a split, see `open_split`."""
   with naming_damage(builder.data_path):

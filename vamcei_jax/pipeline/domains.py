@@ -14,7 +14,7 @@ from nibabel.orientations import inv_ornt_aff
 from vamcei_jax.config.schema import DataConfig, StageConfig
 from vamcei_jax.data.geometry import TURNS
 from vamcei_jax.data.labels import CLASSES
-from vamcei_jax.data.loader import Patient, load_patients
+from vamcei_jax.data.loader import Patient, load_patients, load_truths
 from vamcei_jax.data.preprocess import covers, preprocess_settings
 from vamcei_jax.datasets import PREPARED_ELSEWHERE, left_out, lost_directions, prepare, refuse_shared
 from vamcei_jax.datasets.translated import prepare_translated
@@ -52,9 +52,12 @@ def prepare_datasets(data: DataConfig, workdir: Path) -> Datasets:
 
 
 def announce(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) -> None:
-  """Prints what is suspicious about the headers and masks of a domain, and how many files were left out."""
+  """Prints what is suspicious about the headers of a domain and its masks, and how many files were left out.
+
+  Masks of the target are for evaluation, and a run does not open them before.
+  """
   if not data.located:
-    for note in notes(data, role, builder):
+    for note in notes(data, role, builder, masks=role != "target"):
       print(note, flush=True)
   if files := left_out(builder):
     example = f"{len(files)} files were left out when it was prepared, among them {next(iter(files))}"
@@ -83,16 +86,15 @@ def prepare_domain(data: DataConfig, role: str, **arguments) -> tfds.core.Datase
   )
 
 
-def notes(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder) -> list[str]:
-  """The lines of lost_note and order_note that are not empty."""
-  return [note for note in (lost_note(data, role, builder), order_note(role, builder)) if note]
+def notes(data: DataConfig, role: str, builder: tfds.core.DatasetBuilder, *, masks: bool) -> list[str]:
+  """Lines on what is suspicious about the headers of a domain and, if they are to be read, about its masks."""
+  return [note for note in (lost_note(data, role, builder), order_note(role, builder) if masks else "") if note]
 
 
 def order_note(role: str, builder: tfds.core.DatasetBuilder) -> str:
   """A line on a domain whose masks seem to have their values in another order; empty if the order seems right."""
-  examples = (example for split in builder.info.splits for example in builder.as_data_source(split))
-  truths = (example["truth"] for example in examples if example["labelled"])
-  shares = [share for share in map(outline_at_myo, itertools.islice(truths, LOOKED_AT)) if np.isfinite(share)]
+  truths = itertools.islice(load_truths(builder), LOOKED_AT)
+  shares = [share for share in map(outline_at_myo, truths) if np.isfinite(share)]
   # 0.87 or more in each mask of ACDC, EMIDEC and MS-CMRSeg, and 0.46 or less with two or three values exchanged.
   if not shares or (median := np.median(shares)) >= 0.5:
     return ""

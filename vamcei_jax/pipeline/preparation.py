@@ -44,7 +44,7 @@ def prepare_run(config: ConfigDict) -> bool:
     builders[role] = builder = prepare_domain(data, role, centres=centres, leave_out=True)
     sizes[role] = print_domain(data, role, centres, builder)
     if first:
-      for note in notes(data, role, builder):
+      for note in notes(data, role, builder, masks=True):
         print(f"warning: {note}", flush=True)
   if "source" in builders:
     resampled = settings[0].spacing is not None

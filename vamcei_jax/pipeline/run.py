@@ -74,8 +74,7 @@ def run(
   for stage in resolved.stages.values():  # raises an error if the hosts cannot share a batch
     distributed.devices_for(stage.train.batch_size)
   trained = load_init(first, workdir)
-  for stage in resolved.stages.values():
-    check_init(stage, trained)
+  check_init(resolved.stages, trained)
   if distributed.is_first_host():
     print(describe_run(first, workdir), flush=True)
   prepare = partial(prepare_for_adapt, first) if first.name == ADAPT else partial(prepare_datasets, first.data, workdir)
@@ -112,13 +111,18 @@ def starts_from(stage: str, trained: Mapping[str, Params] | None) -> bool:
   return stage != LOCATOR and bool(set(trained or ()) & set(STAGES[stage].method.NETWORKS))
 
 
-def check_init(config: StageConfig, trained: Mapping[str, Params] | None) -> None:
-  """Raises an InputError if a stage starts from the networks of load_init and no kernel of them fits."""
-  if trained is None or not starts_from(config.name, trained):
+def check_init(stages: Mapping[str, StageConfig], trained: Mapping[str, Params] | None) -> None:
+  """Raises an InputError if no stage starts from the networks of load_init, or if a stage does and no kernel fits."""
+  if trained is None:
     return
-  state = jax.eval_shape(lambda: STAGES[config.name].method.init_state(config, jax.random.key(0)))
-  if not any(name[-1] == "kernel" for name in fitting_arrays(state.params, trained)):
-    raise InputError(f"config.init={config.init}: no kernel of it fits {config.name}; set config.model as it has it")
+  starting = [config for name, config in stages.items() if starts_from(name, trained)]
+  if not starting:
+    init = next(iter(stages.values())).init
+    raise InputError(f"config.init={init}: has {', '.join(trained)}, and no stage that could start from it")
+  for config in starting:
+    state = jax.eval_shape(partial(STAGES[config.name].method.init_state, config, jax.random.key(0)))
+    if not any(name[-1] == "kernel" for name in fitting_arrays(state.params, trained)):
+      raise InputError(f"config.init={config.init}: no kernel of it fits {config.name}; set config.model as it has it")
 
 
 def load_outside(field: str, path: str, workdir: Path) -> dict[str, Params]:
